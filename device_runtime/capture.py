@@ -1,0 +1,176 @@
+"""Make of a kernel, at every launch, the image that travels: the function with what it sees now."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable
+from itertools import count
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple
+
+from device_runtime.bytecode import assigned_names
+from device_runtime.errors import KernelNotSerializable, KernelTypeError
+from device_runtime.launch import Image
+from device_runtime.origin import OUR_PACKAGES
+from device_runtime.pickling import dumps
+from device_runtime.reducing import loading
+from device_runtime.source import with_globals
+from device_runtime.traces import reason
+from device_runtime.walk import Walk, plain_function
+
+LARGE = 1_000_000
+
+_numbers = count(1)
+# An image that is loaded in the process that made it leaves the modules there as they are.
+_process = os.urandom(8)
+
+
+class _Last(NamedTuple):
+    resident: frozenset[str]
+    walk: Walk | None  # None where identity cannot tell whether something changed
+    image: Image
+
+
+class Capture:
+    """Hold a kernel's function, and the image of it that was made last.
+
+    Threads may share one: what they race for is only who makes an image first.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.plain = plain_function(function)
+        named = self.plain or function
+        self.module = str(getattr(named, "__module__", None) or "__main__")
+        self.name = f"{self.module}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+        self._last: _Last | None = None
+        self._recompiled: dict[tuple[Any, frozenset[str]], FunctionType] = {}
+        self._large: set[str] = set()
+
+    def image(self, resident: frozenset[str] = frozenset()) -> Image:
+        """Return the kernel as it is now; the same image as the last time if nothing has changed.
+
+        `resident` are the names defined on the device for the kernel's module:
+        they are not captured, and a plain assignment to one is to the global.
+
+        Raises KernelNotSerializable, naming what is captured and does not
+        pickle, and KernelTypeError for an assignment that needs `global`.
+        """
+        last = self._last
+        if last is not None and last.walk is not None and last.resident == resident and last.walk.unchanged():
+            return last.image
+        function = self._with_resident(resident)
+        walk = Walk(function, resident)
+        if self.plain is not None:
+            walk.watch(self.plain)
+        data = self._encoded(function, walk)
+        used = frozenset(walk.resident)
+        if last is not None and (last.image.data, last.image.fresh, last.image.resident) == (
+            data,
+            walk.fresh,
+            used,
+        ):
+            image = last.image
+        else:
+            number = next(_numbers)
+            image = Image(number, self.name, self.module, data, walk.fresh, used, walk.sources())
+        self._last = _Last(resident, walk if walk.frozen else None, image)
+        if len(data) > LARGE:
+            self._warn(walk)
+        return image
+
+    def _with_resident(self, resident: frozenset[str]) -> Any:
+        """Return the function with the resident names it assigns to made global."""
+        plain = self.plain
+        names = resident & assigned_names(plain.__code__) if resident and plain is not None else frozenset()
+        if not names or plain is None:
+            return self.function
+        key = plain.__code__, names
+        if key not in self._recompiled:
+            self._recompiled[key] = with_globals(plain, names)
+        new = self._recompiled[key]
+        new.__defaults__, new.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__
+        return _replaced(self.function, plain, new)
+
+    def _encoded(self, function: Any, walk: Walk) -> bytes:
+        shared = [(module, name, value) for (module, name), value in walk.shared.items()]
+        try:
+            return dumps((_process, shared, function), rules=walk)
+        except Exception as error:
+            raise KernelNotSerializable(f"kernel {self.name}: {_culprit(walk)} {reason(error)}") from error
+
+    def _warn(self, walk: Walk) -> None:
+        """Name what is large, when it is encoded for the second time; once per name."""
+        for label, value in walk.values:
+            if label in self._large:
+                continue
+            seen = f"once {label}"
+            if seen not in self._large:
+                self._large.add(seen)
+                continue
+            self._large.add(label)
+            size = getattr(value, "nbytes", None)
+            size = size if isinstance(size, int) else len(dumps(value, rules=walk))
+            if size > LARGE:
+                warnings.warn(
+                    f"kernel {self.name} captures {label}, {size / 1e6:.1f} MB, which is encoded anew for "
+                    "every launch; define_on_device(…) puts it on the cores once, or pass it as an argument",
+                    UserWarning,
+                    stacklevel=_users_level(),
+                )
+
+
+def load_image(data: bytes) -> Any:
+    """Load the function of an image, on a core; arrays it captured are its own and writable.
+
+    Attributes of user modules that the kernel uses are set to what they were on
+    the host. Raises whatever the load raises; SystemExit as ImportError.
+    """
+    before, loading.writable = loading.writable, True
+    try:
+        process, shared, function = pickle.loads(data)
+        if process != _process:
+            for module, name, value in shared:
+                setattr(importlib.import_module(module), name, value)
+    except SystemExit as error:
+        raise ImportError("a module that the kernel needs ended by sys.exit() when imported") from error
+    finally:
+        loading.writable = before
+    return function
+
+
+def _replaced(thing: Any, old: FunctionType, new: FunctionType) -> Any:
+    """Return a callable with the function at its bottom exchanged."""
+    if thing is old:
+        return new
+    if isinstance(thing, MethodType):
+        return MethodType(_replaced(thing.__func__, old, new), thing.__self__)
+    if isinstance(thing, functools.partial):
+        return functools.partial(_replaced(thing.func, old, new), *thing.args, **thing.keywords)
+    raise KernelTypeError(
+        f"{old.__qualname__} assigns to resident data: write a `global` statement for it at its top"
+    )
+
+
+def _culprit(walk: Walk) -> str:
+    """Name the captured value that does not pickle on its own, if there is one."""
+    for label, value in walk.values:
+        try:
+            dumps(value, rules=walk)
+        except Exception:
+            kind = type(value)
+            return f"{label}, of type {kind.__module__}.{kind.__qualname__}, does not pickle:"
+    return "it does not pickle:"
+
+
+def _users_level() -> int:
+    """Return the stack level, for a warning, of the first frame that is not our own."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OUR_PACKAGES:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,0 +1,236 @@
+"""Encode values to travel between host and cores, and decode them there.
+
+A value is a pickle (protocol 5) with its large buffers out of band. What a
+kernel gets is its own: lists, dicts and objects are copies, NumPy arrays are
+read-only views. What the host gets back is writable and its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from device_runtime.errors import (
+    ArgsDecodeError,
+    ArgsNotSerializable,
+    KernelError,
+    RemoteTraceback,
+    SerializationError,
+)
+from device_runtime.launch import Buffer, Payload, Place, view_of
+from device_runtime.pickling import dumps, dumps_plain
+from device_runtime.reducing import OUT_OF_BAND, loading
+from device_runtime.traces import name_of, reason, text_of, traceback_text
+
+# What one launch has placed already: (address, size) to the buffer, and the
+# view it was taken from, which keeps the address from being used again.
+Memo = dict[tuple[int, int], tuple[Buffer, memoryview]]
+
+_SCALARS = frozenset({int, float, str, bool, type(None), complex, bytes})
+
+
+class _Encoding(threading.local):
+    handles: list[Any] | None = None
+
+
+_encoding = _Encoding()
+
+
+def encode(
+    value: Any,
+    place: Place,
+    *,
+    memo: Memo | None = None,
+    dependencies: list[Any] | None = None,
+    error: type[SerializationError] = ArgsNotSerializable,
+) -> Payload:
+    """Take a snapshot of a value.
+
+    `place` copies what is large to where units can read it; `memo` is shared by
+    the shards of one launch, so that what they all get is placed once. Handles
+    within the value are appended to `dependencies`, each once.
+
+    Raises `error`, saying what does not pickle and why.
+    """
+    if _is_plain(value):
+        return Payload(_placed_pickle(pickle.dumps(value, 5), place))
+    views: list[memoryview] = []
+    before, _encoding.handles = _encoding.handles, dependencies
+    try:
+        data = _dump(value, views)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as cause:
+        raise error(f"{_culprit(value)} does not pickle: {reason(cause)}") from cause
+    finally:
+        _encoding.handles = before
+    return Payload(_placed_pickle(data, place), tuple([_placed(view, place, memo) for view in views]))
+
+
+def decode(
+    payload: Payload,
+    *,
+    writable: bool = False,
+    dependencies: Sequence[Any] = (),
+    error: type[SerializationError] = ArgsDecodeError,
+) -> Any:
+    """Load a value; `dependencies` are the values of the handles that were found in it.
+
+    Arrays are read-only, or with `writable` private and writable: over the
+    payload's own memory where that is writable, else copied. Raises `error`
+    with the original exception as its cause, whatever the value's classes do.
+    """
+    before = loading.writable, loading.values
+    try:
+        loading.writable, loading.values = writable, dependencies
+        return pickle.loads(view_of(payload.data), buffers=[_lend(b, writable) for b in payload.buffers])
+    except KeyboardInterrupt:
+        raise
+    except BaseException as cause:
+        raise error(f"a value does not load here: {reason(cause)}") from cause
+    finally:
+        loading.writable, loading.values = before
+
+
+def depend(handle: Any) -> tuple[Callable[[int], Any], tuple[int]]:
+    """Return what a handle's `__reduce__` returns: a reference to the value it will have."""
+    handles = _encoding.handles
+    if handles is None:
+        raise TypeError(
+            "a handle can only be pickled as an argument of a launch; pass on its value, handle.result()"
+        )
+    for index, known in enumerate(handles):
+        if known is handle:
+            return resolve, (index,)
+    handles.append(handle)
+    return resolve, (len(handles) - 1,)
+
+
+def resolve(index: int) -> Any:
+    """Return the value of the handle that was given this index."""
+    return loading.values[index]
+
+
+# ---- exceptions ---------------------------------------------------------------
+
+
+def encode_error(error: BaseException, place: Place) -> Payload:
+    """Take down a kernel's exception: itself if it pickles, and in any case its type, text and traceback."""
+    try:
+        data: bytes | None = _dump(error, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        data = None
+    told = (name_of(error), text_of(error), traceback_text(error), data)
+    return Payload(_placed_pickle(pickle.dumps(told, 5), place))
+
+
+def decode_error(payload: Payload) -> BaseException:
+    """Return the exception, its cause a RemoteTraceback; a KernelError if it cannot be rebuilt here."""
+    type_name, text, trace, data = pickle.loads(view_of(payload.data))
+    loaded: Any = None
+    if data is not None:
+        with contextlib.suppress(SerializationError):
+            loaded = decode(Payload(data), writable=True)
+    error = loaded if isinstance(loaded, BaseException) else KernelError(type_name, text, trace)
+    error.__cause__ = RemoteTraceback(trace)
+    return error
+
+
+# ---- insides ------------------------------------------------------------------
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value, or arguments, are made of immutable scalars only."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is not tuple or len(value) != 2:
+        return False
+    args, kwargs = value
+    if type(args) is not tuple or type(kwargs) is not dict or not _SCALARS.issuperset(map(type, args)):
+        return False
+    return not kwargs or _SCALARS.issuperset(map(type, (*kwargs, *kwargs.values())))
+
+
+def _dump(value: Any, views: list[memoryview] | None) -> bytes:
+    """Pickle a value, its large buffers to `views`; with None, all in one."""
+
+    def keep(buffer: pickle.PickleBuffer) -> None:
+        assert views is not None
+        views.append(buffer.raw())
+
+    callback = None if views is None else keep
+    try:
+        return dumps_plain(value, callback)
+    except Exception:
+        if views:
+            views.clear()
+        return dumps(value, callback)
+
+
+def _placed_pickle(data: bytes, place: Place) -> Buffer:
+    return data if len(data) < OUT_OF_BAND else place(memoryview(data))
+
+
+def _placed(view: memoryview, place: Place, memo: Memo | None) -> Buffer:
+    if view.nbytes < OUT_OF_BAND:
+        return bytes(view)
+    numpy = sys.modules.get("numpy")
+    if memo is None or numpy is None:
+        return place(view)
+    key = numpy.frombuffer(view, numpy.uint8).__array_interface__["data"][0], view.nbytes
+    if key not in memo:
+        memo[key] = place(view), view
+    return memo[key][0]
+
+
+def _lend(buffer: Buffer, writable: bool) -> Any:
+    """Return a buffer for pickle to build on; whatever is built on it keeps a stored block alive."""
+    view = view_of(buffer)
+    if writable and view.readonly:
+        return bytearray(view)
+    if not isinstance(buffer, bytes) and view.nbytes:
+        view = memoryview(_held(buffer, view))
+    return view if writable else view.toreadonly()
+
+
+def _held(buffer: Any, view: memoryview) -> Any:
+    """Return an array over a view that also holds the block: its memoryviews then do, too."""
+    import numpy
+
+    held = numpy.frombuffer(view, numpy.uint8).view(_held_class())
+    held.block = buffer
+    return held[:]  # numpy passes over a base whose own base is a plain array, as that of `held` is
+
+
+@lru_cache(maxsize=1)
+def _held_class() -> Any:
+    import numpy
+
+    class Held(numpy.ndarray[Any, Any]):
+        block: Any
+
+    return Held
+
+
+def _culprit(value: Any) -> str:
+    """Name the argument that does not pickle on its own, if there is one."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is tuple and type(value[1]) is dict:
+        args, kwargs = value
+        named = [(f"argument {i + 1}", arg) for i, arg in enumerate(args)]
+        named += [(f"argument {name!r}", arg) for name, arg in kwargs.items()]
+        for name, arg in named:
+            try:
+                _dump(arg, [])
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                return f"{name} (of type {name_of(arg)})"
+    return f"a value of type {name_of(value)}"

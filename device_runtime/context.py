@@ -1,0 +1,73 @@
+"""What a kernel may know about where it runs."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from device_runtime.launch import ShardId
+
+
+class Mesh(Protocol):
+    """Messages between the cores of one launch; those with different tags never mix.
+
+    All raise PeerEnded for a core that is not in the launch or whose shard has
+    ended, and none of whose messages is left.
+    """
+
+    def put(self, core: int, value: Any, tag: int = 0) -> None:
+        """Send a value; it may be changed afterwards."""
+
+    def get(self, core: int, tag: int = 0) -> Any:
+        """Return the next value that `core` sent, waiting for it."""
+
+    def probe(self, core: int, tag: int = 0) -> bool:
+        """Tell whether `get` would return at once."""
+
+
+@dataclass(eq=False)
+class Context:
+    """The shard that is being run."""
+
+    core: int
+    numcores: int
+    shard: ShardId
+    cores: tuple[int, ...]  # the launch's, in rank order
+    mesh: Mesh
+    resident: dict[tuple[str, str], Any]  # by module and name; belongs to the core
+    depth: int = 0  # of launches nested in kernels
+    nested: Any = None  # the session that launches made here go to, once there is one
+
+    @property
+    def rank(self) -> int:
+        return self.shard.rank
+
+    @property
+    def size(self) -> int:
+        return len(self.cores)
+
+
+# A process core runs one shard at a time, and all threads of its kernel belong to it.
+_of_process: Context | None = None
+# On a device that runs kernels in the host's process, the context is a thread's.
+_of_thread = threading.local()
+
+
+def current() -> Context | None:
+    """Return the context of the kernel that calls, None on the host."""
+    found: Context | None = getattr(_of_thread, "context", None)
+    return found if found is not None else _of_process
+
+
+def enter_process(context: Context | None) -> None:
+    """Make `context` that of every thread in this process."""
+    global _of_process
+    _of_process = context
+
+
+def enter_thread(context: Context | None) -> Context | None:
+    """Make `context` that of this thread; return the one it had."""
+    before: Context | None = getattr(_of_thread, "context", None)
+    _of_thread.context = context
+    return before

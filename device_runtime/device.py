@@ -1,0 +1,62 @@
+"""What a device is to the floors above: six verbs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from device_runtime.launch import Buffer, Event, Message
+
+
+class Device(ABC):
+    """Own compute units and memory, and run shards on them.
+
+    The dispatcher calls every method but `place`, one at a time; `place` is
+    called by whichever thread makes a launch. `send` never waits. Units run
+    what they are sent one shard at a time, in the order sent. Every shard that
+    was sent ends in one `Ended`, or in the `Lost` of its unit.
+
+    `depth` is how many shards a unit may hold at once. An `immediate` device
+    runs kernels in the calling thread, when its method `run` is called; a
+    launch has then ended before the call that made it returns. `memory` is how
+    many bytes of their own the units have, None where they share the host's.
+    """
+
+    address: str
+    depth: int = 1
+    immediate: bool = False
+    memory: int | None = None
+
+    @abstractmethod
+    def open(self) -> int:
+        """Start the device and return its number of units; they are numbered from 0.
+
+        Raises DeviceUnavailable, saying what to do.
+        """
+
+    @abstractmethod
+    def send(self, unit: int, messages: Sequence[Message]) -> None:
+        """Hand messages to a unit, in order."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return a file descriptor that is readable while events may be waiting."""
+
+    @abstractmethod
+    def receive(self) -> list[Event]:
+        """Return the events that are there now, oldest first; do not wait for one."""
+
+    @abstractmethod
+    def kill(self, unit: int) -> None:
+        """End what the unit runs, by force; its `Lost` follows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the units and give back everything; nothing is left behind."""
+
+    def run(self) -> None:
+        """Run what was sent, in this thread; called of immediate devices only, with no lock held."""
+
+    def place(self, view: memoryview) -> Buffer:
+        """Copy bytes to where the units can read them; the copy is read-only to all."""
+        return bytes(view)

@@ -1,0 +1,198 @@
+"""The errors a user can meet, in one tree.
+
+OffloadError
+├── OptionError (ValueError)          an option, placement or address that cannot be meant
+│   ├── UnknownDeviceError            no device has this address
+│   └── ResidentNameError             a resident name that is not defined on the device
+├── KernelTypeError (TypeError)       this object cannot be a kernel
+├── SerializationError                something could not be pickled, or loaded
+│   ├── KernelNotSerializable (TypeError)   the function or a value it captures
+│   ├── ArgsNotSerializable (TypeError)     an argument; raised at the call
+│   ├── ArgsDecodeError                     arguments did not load on the core
+│   ├── ResultNotSerializable               the kernel's value
+│   └── ResultDecodeError                   the value did not load on the host
+├── DeviceError                       the device itself failed
+│   ├── DeviceUnavailable             it cannot be opened here, and why
+│   ├── DeviceMemoryError (MemoryError)
+│   └── NoUnitsError                  no compute unit is left to run the launch
+├── LaunchError                       this launch failed, though its kernel did not raise
+│   ├── WorkerDied                    the core's process ended while it ran the kernel
+│   │   └── PoisonedKernel            the launch killed as many cores as it was allowed to
+│   ├── LaunchTimeout                 it ran longer than its option timeout=
+│   ├── DependencyError               a handle among its arguments had failed
+│   ├── ResidentDataLost              the core was restarted and lost its resident data
+│   └── KernelError                   stands for an exception that cannot be rebuilt here
+├── MessageError                      send, recv and their kin
+│   ├── NotOnDevice                   called on the host
+│   └── PeerEnded                     the other core will never answer
+├── NestedDeadlockError               launches nested too deeply
+├── SessionClosed (RuntimeError)      a launch after shutdown
+└── ForkedHandleError (RuntimeError)  a handle used in a forked child
+
+A kernel's own exception is raised as it is; its cause is a RemoteTraceback.
+`wait(timeout=…)` raises the built-in TimeoutError, a cancelled launch
+`concurrent.futures.CancelledError`.
+"""
+
+from __future__ import annotations
+
+
+class OffloadError(Exception):
+    """Be the root of everything this package raises of its own accord."""
+
+
+class OptionError(OffloadError, ValueError):
+    """Refuse an option, a placement or an address, naming the value and the limit."""
+
+
+class UnknownDeviceError(OptionError):
+    """Refuse a device address that no installed device answers to."""
+
+
+class ResidentNameError(OptionError):
+    """Refuse a name that is not defined on the device, naming those that are."""
+
+
+class KernelTypeError(OffloadError, TypeError):
+    """Refuse an object that cannot be a kernel."""
+
+
+class SerializationError(OffloadError):
+    """Report something that could not travel between host and core."""
+
+
+class KernelNotSerializable(SerializationError, TypeError):
+    """Report a kernel, or a value it captures, that does not pickle."""
+
+
+class ArgsNotSerializable(SerializationError, TypeError):
+    """Report an argument that does not pickle; nothing was queued."""
+
+
+class ArgsDecodeError(SerializationError):
+    """Report arguments that did not load on the core."""
+
+
+class ResultNotSerializable(SerializationError):
+    """Report a kernel's value that does not pickle."""
+
+
+class ResultDecodeError(SerializationError):
+    """Report a value that did not load on the host."""
+
+
+class DeviceError(OffloadError):
+    """Report a fault of the device itself."""
+
+
+class DeviceUnavailable(DeviceError):
+    """Say why a device cannot be opened here, and what to do."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """Report that device memory is exhausted, naming size and limit."""
+
+
+class NoUnitsError(DeviceError):
+    """Report that no compute unit is left to run a launch."""
+
+
+class LaunchError(OffloadError):
+    """Report a launch that failed though its kernel did not raise."""
+
+
+class WorkerDied(LaunchError):
+    """Report that a core's process ended before it delivered an outcome.
+
+    `exit_code` is the code given to `os._exit`, or minus the signal's number;
+    `begun` says whether the kernel had begun; `output` holds the last lines
+    that the core wrote.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        exit_code: int | None = None,
+        begun: bool = True,
+        output: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.begun = begun
+        self.output = output
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.exit_code, self.begun, self.output)
+
+
+class PoisonedKernel(WorkerDied):
+    """Report a launch whose attempts killed so many cores that it is not tried again."""
+
+
+class LaunchTimeout(LaunchError):
+    """Report a launch that was ended because it ran longer than its option `timeout`."""
+
+
+class DependencyError(LaunchError):
+    """Report that a handle among the arguments failed; its error is the cause."""
+
+
+class ResidentDataLost(LaunchError):
+    """Report that the core was restarted since a resident name was defined on it."""
+
+
+class KernelError(LaunchError):
+    """Stand for a kernel's exception that could not be rebuilt on the host.
+
+    `type_name`, `text` and `traceback` tell what is known of it.
+    """
+
+    def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
+        super().__init__(type_name, text, traceback)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}"
+
+
+class MessageError(OffloadError):
+    """Report a failed exchange between cores."""
+
+
+class NotOnDevice(MessageError):
+    """Refuse a call that has a meaning only inside a kernel."""
+
+
+class PeerEnded(MessageError):
+    """Report that the other core will never answer: its shard has ended, or it has none."""
+
+
+class NestedDeadlockError(OffloadError):
+    """Refuse launches that are nested too deeply inside kernels."""
+
+
+class SessionClosed(OffloadError, RuntimeError):
+    """Refuse a launch after the session was shut down."""
+
+
+class ForkedHandleError(OffloadError, RuntimeError):
+    """Refuse a handle in a process that was forked from the one that owns it."""
+
+
+class RemoteTraceback(Exception):
+    """Carry a traceback of another process as text; it is the cause of what is raised here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text.rstrip()}\n"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Attach a note to `error`, as `BaseException.add_note` does from Python 3.11 on."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    error.__notes__ = [*notes, note]  # type: ignore[attr-defined, unused-ignore]

@@ -1,0 +1,264 @@
+"""The device that runs kernels in the calling thread: `inline`, for debugging.
+
+It keeps to everything that other devices do: copies, read-only arrays, order,
+errors. What it cannot do is outlive a kernel: `os._exit` ends the host, and
+no timeout can end a kernel.
+
+Only one kernel runs at a time. One that waits for a message lets others run
+meanwhile, in threads of their own which take turns; so kernels that talk to
+each other work, and always in the same order.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from device_runtime import codec
+from device_runtime.context import Context, current, enter_thread
+from device_runtime.device import Device
+from device_runtime.errors import PeerEnded
+from device_runtime.launch import Ended, Event, Message, Payload, Work
+from device_runtime.output import end_line, write_marked
+from device_runtime.registry import unit_count
+from device_runtime.runner import Runner
+
+
+class _Strand:
+    """A shard that is under way: it has the turn, or waits for it or for a message."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.ready: Callable[[], bool] = lambda: True
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+
+class InlineDevice(Device):
+    """Virtual cores that take turns in the thread that makes the launch."""
+
+    immediate = True
+
+    def __init__(self, units: int) -> None:
+        self.address = f"inline:{units}"
+        self._units = units
+        self._works: deque[tuple[int, Work]] = deque()
+        self._events: list[Event] = []
+        self._waiting: list[_Strand] = []
+
+    def open(self) -> int:
+        outer = current()
+        self._depth = 0 if outer is None else outer.depth + 1
+        self._bell = os.pipe()
+        for end in self._bell:
+            os.set_blocking(end, False)
+        self._meshes = [_InlineMesh(self, core) for core in range(self._units)]
+        self._runners = [
+            Runner(core, self._units, mesh, bytes, _enter, lambda *_: None, self._depth)
+            for core, mesh in enumerate(self._meshes)
+        ]
+        return self._units
+
+    def send(self, unit: int, messages: Sequence[Message]) -> None:
+        self._works.extend((unit, message) for message in messages if isinstance(message, Work))
+        self._ring()
+
+    def fileno(self) -> int:
+        return self._bell[0]
+
+    def receive(self) -> list[Event]:
+        try:
+            os.read(self._bell[0], 4096)
+        except BlockingIOError:
+            pass
+        events, self._events = self._events, []
+        return events
+
+    def kill(self, unit: int) -> None:
+        """Do nothing: what runs here runs in the thread that would have to end it."""
+
+    def close(self) -> None:
+        for end in self._bell:
+            os.close(end)
+
+    def run(self) -> None:
+        if self._works:
+            undo = _mark_streams()
+            try:
+                while self._works:
+                    self._run(*self._works.popleft())
+            finally:
+                undo()
+
+    def _ring(self) -> None:
+        try:
+            os.write(self._bell[1], b"\0")
+        except BlockingIOError:
+            pass  # it has not been heard yet, so it will be
+
+    def _run(self, unit: int, work: Work) -> None:
+        mesh = self._meshes[unit]
+        mesh.begin(_Strand(work))
+        outcome = self._runners[unit].run(work)
+        end_line(unit)
+        for other in self._meshes:
+            other.forget(work.shard.launch, unit, mesh is other)
+        self._events.append(Ended(unit, work.shard, outcome))
+        self._ring()
+
+    def wait(self, strand: _Strand, ready: Callable[[], bool], vain: Callable[[], str]) -> None:
+        """Let other shards run until `ready()`; raise PeerEnded once it never will be."""
+        strand.ready = ready
+        while not ready():
+            if self._works:
+                self._waiting.append(strand)
+                threading.Thread(target=self._run_apart, args=self._works.popleft(), daemon=True).start()
+                strand.turn.acquire()
+                continue
+            other = next((s for s in self._waiting if s.ready()), None)
+            if other is None:
+                raise PeerEnded(vain())
+            self._waiting.remove(other)
+            self._waiting.append(strand)
+            other.turn.release()
+            strand.turn.acquire()
+
+    def _run_apart(self, unit: int, work: Work) -> None:
+        """Run a shard in this thread, then give the turn to one that waits."""
+        self._run(unit, work)
+        following = next((s for s in self._waiting if s.ready()), self._waiting[0])
+        self._waiting.remove(following)
+        following.turn.release()
+
+
+class _InlineMesh:
+    """Messages between the virtual cores: kept as they travel elsewhere, pickled."""
+
+    def __init__(self, device: InlineDevice, core: int) -> None:
+        self._device = device
+        self._core = core
+        self._queues: dict[tuple[int, int, int], deque[Payload]] = {}  # by launch, sender and tag
+        self._ended: set[tuple[int, int]] = set()  # launch and core
+
+    def begin(self, strand: _Strand) -> None:
+        self._strand = strand
+
+    def forget(self, launch: int, core: int, own: bool) -> None:
+        """Note that a core's shard has ended; if it is one's own, drop what was sent to it."""
+        if own:
+            self._queues = {key: queue for key, queue in self._queues.items() if key[0] != launch}
+            self._ended = {(number, c) for number, c in self._ended if number != launch}
+        else:
+            self._ended.add((launch, core))
+
+    def put(self, core: int, value: Any, tag: int = 0) -> None:
+        self._check(core)
+        target = self._device._meshes[core]._queues
+        key = (self._strand.work.shard.launch, self._core, tag)
+        target.setdefault(key, deque()).append(codec.encode(value, bytes))
+
+    def get(self, core: int, tag: int = 0) -> Any:
+        self._check(core)
+        launch = self._strand.work.shard.launch
+        key = (launch, core, tag)
+
+        def vain() -> str:
+            ended = (launch, core) in self._ended
+            why = "its shard has ended" if ended else "every core of the launch waits"
+            return f"core {self._core} waits for core {core} in vain: {why}"
+
+        self._device.wait(self._strand, lambda: bool(self._queues.get(key)), vain)
+        return codec.decode(self._queues[key].popleft(), writable=True)
+
+    def probe(self, core: int, tag: int = 0) -> bool:
+        self._check(core)
+        return bool(self._queues.get((self._strand.work.shard.launch, core, tag)))
+
+    def _check(self, core: int) -> None:
+        if core not in self._strand.work.cores:
+            raise PeerEnded(
+                f"core {core} is not in this launch, which runs on cores {list(self._strand.work.cores)}"
+            )
+
+
+class _MarkedStream(io.TextIOBase):
+    """Standard output or error of kernels: marks every line with the core that writes it."""
+
+    def __init__(self, name: str, out: TextIO) -> None:
+        self._name = name
+        self.out = out
+        self.buffer = _MarkedBytes(self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def write(self, text: str) -> int:
+        context = current()
+        if context is None:  # a thread of the host's
+            self.out.write(text)
+        elif text:
+            write_marked(self.out, context.core, self._name, text)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        self.out.flush()
+
+    def fileno(self) -> int:
+        return self.out.fileno()
+
+    def isatty(self) -> bool:
+        return self.out.isatty()
+
+    def close(self) -> None:
+        """Stay open: the stream is the host's."""
+
+
+class _MarkedBytes(io.RawIOBase):
+    """What a kernel writes as bytes."""
+
+    def __init__(self, stream: _MarkedStream) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._stream.write(bytes(data).decode("utf-8", "backslashreplace"))
+        return len(data)
+
+
+def _mark_streams() -> Callable[[], None]:
+    """Put marked streams in the place of the host's, and return what undoes it."""
+    saved = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    for name, out in saved.items():
+        if out is not None and not isinstance(out, _MarkedStream):
+            setattr(sys, name, _MarkedStream(name, out))
+
+    def undo() -> None:
+        for name, out in saved.items():
+            setattr(sys, name, out)
+
+    return undo
+
+
+def _enter(context: Context) -> Callable[[], None]:
+    before = enter_thread(context)
+
+    def leave() -> None:
+        enter_thread(before)
+
+    return leave
+
+
+def open_inline(rest: str) -> InlineDevice:
+    """Make the device of an address: `inline` has one virtual core, `inline:4` has four."""
+    return InlineDevice(unit_count("inline", rest, 1))

@@ -1,0 +1,172 @@
+"""The data that a launch consists of on its way: what goes to a unit, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+
+class Stored(Protocol):
+    """Bytes in a device's own memory; they are freed with the last reference to this object."""
+
+    @property
+    def view(self) -> memoryview: ...
+
+
+Buffer = bytes | Stored
+# Takes a snapshot of bytes into memory that the device's units can reach.
+Place = Callable[[memoryview], Buffer]
+
+
+class Payload(NamedTuple):
+    """One encoded value: a pickle (protocol 5) and its out-of-band buffers, in order."""
+
+    data: Buffer
+    buffers: tuple[Buffer, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(view_of(b)) for b in (self.data, *self.buffers))
+
+
+def view_of(buffer: Buffer) -> memoryview:
+    """Return the buffer's bytes as a flat, read-only or writable, memoryview."""
+    return memoryview(buffer) if isinstance(buffer, bytes) else buffer.view
+
+
+class ShardId(NamedTuple):
+    """Name one attempt at one shard; outcomes of earlier attempts are told apart by it."""
+
+    launch: int
+    rank: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A kernel as it travels: the function with the values it captures, as of one launch.
+
+    A unit is sent an image once and then only its number.
+    """
+
+    number: int  # unique in the host process
+    name: str  # for messages: module.qualname
+    module: str  # whose resident names the kernel sees
+    data: bytes  # loads to the function
+    fresh: bool = False  # load anew for every launch: a run could change what was captured
+    resident: frozenset[str] = frozenset()  # resident names the kernel uses
+    sources: Mapping[str, list[str]] = field(default_factory=dict)  # for tracebacks: files cores cannot read
+
+
+class Dependency(NamedTuple):
+    """The value of a handle among the arguments: what its `result()` would give."""
+
+    bare: bool  # one value, not the list of all shards' values
+    payloads: tuple[Payload, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Everything a unit needs to run one shard."""
+
+    shard: ShardId
+    image: Image
+    args: Payload  # loads to (args, kwargs); for a mapped launch to a list of these
+    cores: tuple[int, ...]  # the launch's cores, in rank order
+    dependencies: tuple[Dependency, ...] = ()
+    mapped: bool = False  # one call per element of args
+    report_begin: bool = False
+    log_level: int = 30
+
+
+class PeerNotice(NamedTuple):
+    """Tell a shard that waits for a message that `core` will never send one."""
+
+    shard: ShardId
+    core: int
+    why: str
+
+
+Message = Work | PeerNotice
+
+
+class Outcome(NamedTuple):
+    """How a shard ended: a value, a kernel's exception (both encoded), or the runtime's own error.
+
+    `begun` and `ended` are in seconds of `time.monotonic`; 0.0 where it never began.
+    """
+
+    payload: Payload | None = None
+    failed: bool = False  # the payload loads to an exception
+    error: BaseException | None = None  # raised by the runtime; there is no payload then
+    begun: float = 0.0
+    ended: float = 0.0
+
+
+class Ended(NamedTuple):
+    """A shard ended."""
+
+    unit: int
+    shard: ShardId
+    outcome: Outcome
+
+
+class Begun(NamedTuple):
+    """A shard whose work asked for it begins to run."""
+
+    unit: int
+    shard: ShardId
+    at: float
+
+
+class Lost(NamedTuple):
+    """A unit is gone with all it held; the device is already restarting it.
+
+    `begun` is the shard that user code was running, None if there was none.
+    """
+
+    unit: int
+    begun: ShardId | None
+    why: str
+    exit_code: int | None
+    output: str
+
+
+class Ready(NamedTuple):
+    """A lost unit is back, without its resident data."""
+
+    unit: int
+
+
+class Gone(NamedTuple):
+    """A unit will not come back."""
+
+    unit: int
+    why: str
+
+
+class Printed(NamedTuple):
+    """Text that a unit wrote to "stdout" or "stderr"."""
+
+    unit: int
+    stream: str
+    text: str
+
+
+class Logged(NamedTuple):
+    """A log record of a kernel, as the mapping that `logging.makeLogRecord` takes."""
+
+    unit: int
+    record: Mapping[str, object]
+
+
+class Waiting(NamedTuple):
+    """A shard has been waiting for a message from `core` for a while."""
+
+    unit: int
+    shard: ShardId
+    core: int
+
+
+Event = Ended | Begun | Lost | Ready | Gone | Printed | Logged | Waiting

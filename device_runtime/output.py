@@ -1,0 +1,71 @@
+"""Show on the host what kernels print and log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TextIO
+
+from device_runtime.launch import Event, Logged, Printed
+
+# Where the cursor stands behind an unfinished line, and the core and stream it is of.
+_unfinished: tuple[TextIO, tuple[int, str]] | None = None
+# Its cache is emptied whenever any logger's level changes; see wanted_log_level.
+_sentinel = logging.getLogger("offload.kernel")
+
+
+def show(event: Event) -> None:
+    """Write a `Printed` to the host's own stream, and give a `Logged` to the logger of its name."""
+    if isinstance(event, Printed):
+        out = getattr(sys, event.stream)
+        if out is not None:  # a program without a console has none
+            write_marked(out, event.unit, event.stream, event.text)
+    elif isinstance(event, Logged):
+        record = logging.makeLogRecord(event.record)
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+
+def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:
+    """Write text, each line marked with its core; two cores' lines are never run together."""
+    global _unfinished
+    if os.environ.get("OFFLOAD_PREFIX", "1") == "0":
+        out.write(text)
+        out.flush()
+        return
+    prefix = f"[core {unit}] "
+    start = prefix
+    if _unfinished is not None:
+        other, last = _unfinished
+        if last == (unit, stream):
+            start = ""
+        else:
+            other.write("\n")
+    out.write(start + text[:-1].replace("\n", "\n" + prefix) + text[-1])
+    out.flush()
+    _unfinished = None if text.endswith("\n") else (out, (unit, stream))
+
+
+def end_line(unit: int) -> None:
+    """Finish the line that a core left unfinished when its shard ended."""
+    if _unfinished is not None and _unfinished[1][0] == unit:
+        out, (_, stream) = _unfinished
+        write_marked(out, unit, stream, "\n")
+
+
+_level = logging.WARNING
+
+
+def wanted_log_level() -> int:
+    """Return the lowest level that any logger of the host lets pass."""
+    global _level
+    # `_cache` is the logging module's own note of which levels are enabled; setLevel empties it.
+    cache = getattr(_sentinel, "_cache", None)
+    if not cache:
+        loggers = list(logging.Logger.manager.loggerDict.values())
+        levels = [log.level for log in loggers if isinstance(log, logging.Logger) and log.level]
+        _level = min([logging.root.level, *levels])
+        _sentinel.isEnabledFor(logging.CRITICAL)
+    return _level

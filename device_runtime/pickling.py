@@ -1,0 +1,151 @@
+"""Pickle values, by value where a core cannot import what they are made of.
+
+Two picklers, both C picklers with a hook. `Plain` costs little and gives up
+with `NotPlain` where a class or function would have to travel by value;
+`by_value` is cloudpickle's, with our own idea of what can be imported. All
+that depends on cloudpickle's insides is in `_by_value_pickler`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import pickle
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Protocol
+
+from device_runtime.bytecode import visible_globals
+from device_runtime.origin import is_importable
+from device_runtime.reducing import LruCached, reduce, reduce_cached
+
+_SINGLETONS = (type(None), type(...), type(NotImplemented))
+
+
+class FunctionRules(Protocol):
+    """Say more of functions than whether a core can import them."""
+
+    def by_value(self, function: FunctionType) -> bool: ...
+    def globals_of(self, function: FunctionType) -> dict[str, Any]: ...
+    def module_of(self, function: FunctionType) -> str | None: ...
+
+
+class NotPlain(Exception):
+    """Say that something has to travel by value."""
+
+
+def dumps(
+    value: Any,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    rules: FunctionRules | None = None,
+) -> bytes:
+    """Pickle a value; classes and functions that cores cannot import travel by value."""
+    file = io.BytesIO()
+    _by_value_pickler()(file, rules, buffer_callback).dump(value)
+    return file.getvalue()
+
+
+def dumps_plain(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+    """Pickle a value of which nothing travels by value; anything else raises."""
+    file = io.BytesIO()
+    Plain(file, 5, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
+
+
+class Plain(pickle.Pickler):
+    """Pickle by reference what cores can import; refuse the rest."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (type, FunctionType)):
+            if is_importable(value) or any(value is kind for kind in _SINGLETONS):
+                return NotImplemented
+            raise NotPlain
+        reduced = reduce(value)
+        if reduced is NotImplemented and getattr(value, "__module__", None) == "__main__":
+            raise NotPlain
+        return reduced
+
+
+@functools.lru_cache(maxsize=1)
+def _by_value_pickler() -> Any:
+    """Return cloudpickle's pickler, changed in what it takes for importable, and for our own objects."""
+    from cloudpickle import cloudpickle
+
+    class ByValue(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
+        def __init__(
+            self,
+            file: io.BytesIO,
+            rules: FunctionRules | None,
+            buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
+        ) -> None:
+            super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+            self._rules = rules
+
+        def reducer_override(self, value: Any) -> Any:
+            kind = type(value)
+            if kind is FunctionType:
+                return self._reduce_function(value)
+            if isinstance(value, type):
+                reduced = super().reducer_override(value)
+                if reduced is NotImplemented and not is_importable(value):
+                    reduced = cloudpickle._dynamic_classreduce(value)
+                return (
+                    reduced
+                    if reduced is NotImplemented or len(reduced) != 6
+                    else _reduced_class(value, reduced)
+                )
+            if kind is _ModuleGlobals:
+                return module_globals, (value["__name__"],)
+            if kind is LruCached and self._rules and self._rules.by_value(value.__wrapped__):
+                return reduce_cached(value)
+            return reduce(value)
+
+        def _reduce_function(self, function: FunctionType) -> Any:
+            rules = self._rules
+            if is_importable(function) and not (rules and rules.by_value(function)):
+                return NotImplemented
+            if rules and (module := rules.module_of(function)):
+                self.globals_ref[id(function.__globals__)] = _ModuleGlobals(__name__=module)
+            reduced = self._dynamic_function_reduce(function)
+            # cloudpickle overlooks the globals that the body of a nested class uses.
+            known = rules.globals_of(function) if rules else visible_globals(function)
+            reduced[2][1]["__globals__"] = known
+            return reduced
+
+    return ByValue
+
+
+# Classes that have left this process by value, and those that have come to it so.
+_ours: weakref.WeakSet[type] = weakref.WeakSet()
+_theirs: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def _reduced_class(kind: type, reduced: Any) -> Any:
+    if kind not in _theirs:
+        _ours.add(kind)
+    make, args, state, items, pairs, set_state = reduced
+    return make, args, (kind in _ours, set_state, state), items, pairs, set_class_state
+
+
+def set_class_state(kind: type, state: tuple[bool, Callable[[type, Any], Any], Any]) -> type:
+    """Fill a class that travelled by value, or bring it up to date.
+
+    cloudpickle finds the class again where it has been before, and would then
+    overwrite it: a script's class with what a core's copy of it looks like.
+    """
+    original, set_state, content = state
+    if kind not in _ours and (original or kind not in _theirs):
+        _theirs.add(kind)
+        set_state(kind, content)
+    return kind
+
+
+class _ModuleGlobals(dict[str, Any]):
+    """Stand for the globals of a module as it is on the core."""
+
+
+def module_globals(name: str) -> dict[str, Any]:
+    """Return the globals of a module here."""
+    return vars(importlib.import_module(name))

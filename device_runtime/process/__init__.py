@@ -1,0 +1,1 @@
+"""Process cores: compute units that are processes of this machine."""

@@ -1,0 +1,195 @@
+"""One process core, seen from the host: its channel, its output, and the memory shared with it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+
+from device_runtime.launch import (
+    Begun,
+    Buffer,
+    Ended,
+    Event,
+    Logged,
+    Message,
+    Outcome,
+    PeerNotice,
+    Printed,
+    ShardId,
+    Waiting,
+    Work,
+)
+from device_runtime.process import wire
+from device_runtime.process.arena import Arena, Block, Reader, Viewed, create
+from device_runtime.runner import Remembered
+
+_TAIL = 2000  # characters of output kept, to be told when the core dies
+_READ = 65536
+
+
+class Core:
+    """The host's side of one core, from its start to its end."""
+
+    def __init__(self, unit: int, epoch: int, arena: Arena) -> None:
+        self.unit = unit
+        self.epoch = epoch
+        self.stillborn = 0  # predecessors in a row that died before they had done anything
+        self.heard = False
+        self._arena = arena
+        self.channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setblocking(False)
+        self._streams: dict[int, str] = {}
+        self._their_ends: list[int] = []
+        for name in ("stdout", "stderr"):
+            ours, theirs = os.pipe()
+            os.set_blocking(ours, False)
+            self._streams[ours] = name
+            self._their_ends.append(theirs)
+        self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
+        self._arena_descriptor = create()
+        self._reader = Reader(self._arena_descriptor, writable=True)
+        self._lent: dict[int, list[Block]] = {}  # by offset: blocks the core looks at, once for each look
+        self._images = Remembered()
+        self._path: list[str] = []
+        self._backlog: deque[bytes] = deque()  # frames that the socket had no room for
+        self._tail = ""
+
+    def descriptors(self) -> list[int]:
+        """Return what is to be watched for the core's words."""
+        return [*self._streams, self.channel.fileno()]
+
+    def give_away(self) -> list[int]:
+        """Return the descriptors the core is born with; the caller closes all but the last."""
+        return [self._theirs.detach(), *self._their_ends, self._arena_descriptor]
+
+    @property
+    def blocked(self) -> bool:
+        """Tell whether frames wait for room in the socket."""
+        return bool(self._backlog)
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send messages, in order, in as few frames as they fit in."""
+        entries: list[wire.Entry] = []
+        for message in messages:
+            if isinstance(message, PeerNotice):
+                entries.append(("notice", tuple(message.shard), message.core, message.why))
+                continue
+            self._send_image(message, entries)
+            entries.append(wire.work_out(message, self._reach))
+        returned = []
+        while self._reader.returned:
+            returned.append(self._reader.returned.popleft())
+        frame, block = wire.pack(entries, returned, self._arena)
+        if block is not None:
+            self._lend(block)
+        self._backlog.append(frame)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what has been waiting for room; return whether all is sent."""
+        while self._backlog:
+            try:
+                self.channel.send(self._backlog[0])
+            except BlockingIOError:
+                return False
+            except (BrokenPipeError, ConnectionResetError):
+                self._backlog.clear()  # it is dead; its end is about to be reported
+                return True
+            self._backlog.popleft()
+        return True
+
+    def read(self, events: list[Event]) -> bool:
+        """Take in what the core said; return False when it will say no more."""
+        while True:
+            try:
+                frame = self.channel.recv(wire.RECEIVE)
+            except BlockingIOError:
+                return True
+            except ConnectionResetError:
+                return False
+            if not frame:
+                return False
+            self.heard = True
+            entries, returned = wire.unpack(frame, self._reader)
+            for offset in returned:
+                looks = self._lent[offset]
+                looks.pop()
+                if not looks:
+                    del self._lent[offset]
+            for entry in entries:
+                events.append(self._event(entry))
+
+    def read_output(self, descriptor: int, events: list[Event]) -> bool:
+        """Take in what the core printed; return False when the stream is closed."""
+        name, decoder = self._streams[descriptor], self._decoders[descriptor]
+        while True:
+            try:
+                data = os.read(descriptor, _READ)
+            except BlockingIOError:
+                return True
+            text = decoder.decode(data, final=not data)
+            if text:
+                self._tail = (self._tail + text)[-_TAIL:]
+                events.append(Printed(self.unit, name, text))
+            if not data:
+                return False
+
+    def tail(self) -> str:
+        """Return the last lines the core wrote since its last outcome."""
+        return "\n".join(self._tail.strip().splitlines()[-20:])
+
+    def close(self) -> None:
+        """Give back descriptors and blocks. Results in the core's memory stay readable."""
+        self.channel.close()
+        for descriptor in (*self._streams, self._arena_descriptor):
+            os.close(descriptor)
+        self._streams.clear()
+        self._lent.clear()
+
+    def abandon(self) -> None:
+        """Close the descriptors, in a forked child."""
+        self.channel.close()
+        for descriptor in self._streams:
+            os.close(descriptor)
+
+    def _event(self, entry: wire.Entry) -> Event:
+        word: str = entry[0]
+        if word == "ended":
+            _, shard, failed, described, begun, ended = entry
+            payload = wire.payload_in(described, self._reader)
+            self._tail = ""
+            return Ended(self.unit, ShardId(*shard), Outcome(payload, failed, None, begun, ended))
+        if word == "begun":
+            return Begun(self.unit, ShardId(*entry[1]), entry[2])
+        if word == "waiting":
+            return Waiting(self.unit, ShardId(*entry[1]), entry[2])
+        return Logged(self.unit, entry[1])
+
+    def _send_image(self, work: Work, entries: list[wire.Entry]) -> None:
+        if self._images.use(work.image.number) is None:
+            path = search_path()
+            if path != self._path:
+                self._path = path
+                entries.append(("path", path))
+            self._images.use(work.image.number, True)
+            entries.append(wire.image_out(work.image))
+
+    def _reach(self, buffer: Buffer) -> Buffer:
+        """Return a buffer whose bytes the core can read, and keep it until the core has returned it."""
+        if isinstance(buffer, Viewed):  # another core's result
+            buffer = self._arena.store(buffer.view)
+        if isinstance(buffer, Block):
+            self._lend(buffer)
+        return buffer
+
+    def _lend(self, block: Block) -> None:
+        self._lent.setdefault(block.offset, []).append(block)
+
+
+def search_path() -> list[str]:
+    """Return where the host looks for modules; cores look in the same places."""
+    return [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]

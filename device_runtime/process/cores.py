@@ -1,0 +1,270 @@
+"""The device of process cores, seen from the host: `local:4`."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from device_runtime.device import Device
+from device_runtime.errors import DeviceUnavailable
+from device_runtime.launch import Buffer, Event, Gone, Lost, Message, Ready
+from device_runtime.process import arena
+from device_runtime.process.core import Core, search_path
+from device_runtime.process.status import StatusPage
+from device_runtime.registry import unit_count
+
+# Run by the fresh interpreter. Its first entry of sys.path, the current
+# directory, goes before anything is imported from there.
+_BOOT = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+import marshal, socket
+control = socket.socket(fileno=int(sys.argv[1]))
+sys.path[:] = marshal.loads(control.recv(1 << 17))
+from device_runtime.process.zygote import main
+main(control)
+"""
+_NOFILE_PER_CORE = 5
+_MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
+
+
+class ProcessDevice(Device):
+    """Cores that are processes of this machine, forked from one zygote."""
+
+    depth = 32
+
+    def __init__(self, units: int) -> None:
+        self.address = f"local:{units}"
+        self._units = units
+        self._cores: list[Core] = []
+        self._by_descriptor: dict[int, Core] = {}
+        self._events: list[Event] = []
+        self._started = False  # the zygote has said so
+        self._closed = False
+
+    def open(self) -> int:
+        if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
+            raise DeviceUnavailable(f"{self.address}: process cores need Linux; use the device 'inline' here")
+        try:
+            self._arena_descriptor = arena.create()
+            self._status_descriptor = arena.create()
+            self._arena = arena.Arena(self._arena_descriptor)
+            self._status = StatusPage(self._status_descriptor, self._units)
+            self._epoll = select.epoll()
+            self._start_zygote()
+            for unit in range(self._units):
+                self._cores.append(self._spawn(unit, 0))
+        except OSError as error:
+            self.close()
+            raise DeviceUnavailable(
+                f"{self.address} could not be opened: {error}; each core needs about {_NOFILE_PER_CORE} "
+                "open files (see `ulimit -n`) and one process"
+            ) from error
+        _devices.add(self)
+        return self._units
+
+    def _start_zygote(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = dict(os.environ)
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment.setdefault(variable, "1")  # one core, one thread: cores share the CPUs already
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._control = ours
+        self._control.send(marshal.dumps(search_path()))
+        # What the host has imported, kernels are likely to need.
+        preload = ["cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
+        order = pickle.dumps(("open", self._units, preload))
+        socket.send_fds(self._control, [order], [self._arena_descriptor, self._status_descriptor])
+        self._control.setblocking(False)
+        self._epoll.register(self._control, select.EPOLLIN)
+
+    def _spawn(self, unit: int, epoch: int) -> Core:
+        core = Core(unit, epoch, self._arena)
+        for descriptor in core.descriptors():
+            self._by_descriptor[descriptor] = core
+            self._epoll.register(descriptor, select.EPOLLIN)
+        theirs = core.give_away()
+        try:
+            socket.send_fds(self._control, [pickle.dumps(("spawn", unit, epoch))], theirs)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the zygote has ended; its socket says so next
+        for descriptor in theirs[:-1]:
+            os.close(descriptor)
+        return core
+
+    def send(self, unit: int, messages: Sequence[Message]) -> None:
+        core = self._cores[unit]
+        core.send(messages)
+        if core.blocked:
+            self._epoll.modify(core.channel, select.EPOLLIN | select.EPOLLOUT)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def receive(self) -> list[Event]:
+        ready = self._epoll.poll(0, 4 * len(self._cores) + 1)
+        channels = []
+        for descriptor, _ in ready:
+            if descriptor == self._control.fileno():
+                continue
+            core = self._by_descriptor.get(descriptor)
+            if core is None:
+                continue
+            if descriptor == core.channel.fileno():
+                channels.append(core)
+            elif not core.read_output(descriptor, self._events):
+                self._forget(descriptor)
+        # Output goes first: what a kernel printed was there before its outcome.
+        for core in channels:
+            if core.blocked and core.flush():
+                self._epoll.modify(core.channel, select.EPOLLIN)
+            if not core.read(self._events):
+                self._forget(core.channel.fileno())
+        if any(descriptor == self._control.fileno() for descriptor, _ in ready):
+            self._hear_zygote()
+        events, self._events = self._events, []
+        return events
+
+    def kill(self, unit: int) -> None:
+        try:
+            self._control.send(pickle.dumps(("kill", unit)))
+        except OSError:
+            pass  # the zygote has ended, and the core with it
+
+    def close(self) -> None:
+        self._closed = True
+        _devices.discard(self)
+        if hasattr(self, "_control"):
+            self._control.close()
+            self._zygote.wait()
+        for core in self._cores:
+            core.close()
+        if hasattr(self, "_epoll"):
+            self._epoll.close()
+        os.close(self._arena_descriptor)
+        os.close(self._status_descriptor)
+
+    def place(self, view: memoryview) -> Buffer:
+        return arena.place(self._arena, view)
+
+    def abandon(self) -> None:
+        """Close what a forked child has no business with: its copy would keep the cores from ending."""
+        self._control.close()
+        self._epoll.close()
+        for core in self._cores:
+            core.abandon()
+
+    def _forget(self, descriptor: int) -> None:
+        self._epoll.unregister(descriptor)
+        del self._by_descriptor[descriptor]
+
+    def _hear_zygote(self) -> None:
+        while True:
+            try:
+                data = self._control.recv(4096)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._zygote_ended()
+                return
+            report: tuple[Any, ...] = pickle.loads(data)
+            if report[0] == "ready":
+                self._started = True
+            else:
+                self._core_ended(*report[1:])
+
+    def _core_ended(self, unit: int, epoch: int, code: int | None, why: str) -> None:
+        core = self._cores[unit]
+        if core.epoch != epoch:
+            return
+        self._bury(core)
+        why = why or _describe(code)
+        begun = self._status.begun(unit)
+        self._status.end(unit)
+        self._events.append(Lost(unit, begun, why, code, core.tail()))
+        stillborn = 0 if core.heard else core.stillborn + 1
+        if stillborn >= _MOST_STILLBORN:
+            self._events.append(
+                Gone(unit, f"its process ended {stillborn} times before it did anything: {why}")
+            )
+            return
+        self._cores[unit] = self._spawn(unit, epoch + 1)
+        self._cores[unit].stillborn = stillborn
+        self._events.append(Ready(unit))
+
+    def _bury(self, core: Core) -> None:
+        """Take in what a dead core still said, and forget it."""
+        for descriptor in core.descriptors():
+            if descriptor in self._by_descriptor:
+                if descriptor == core.channel.fileno():
+                    core.read(self._events)
+                else:
+                    core.read_output(descriptor, self._events)
+                self._forget(descriptor)
+        core.close()
+
+    def _zygote_ended(self) -> None:
+        """Start again when the zygote died, or give up when it never lived."""
+        self._epoll.unregister(self._control)
+        self._control.close()
+        code = self._zygote.wait()
+        why = f"the process that starts cores ended ({_describe(code)})"
+        for core in self._cores:
+            self._bury(core)
+            begun = self._status.begun(core.unit)
+            self._status.end(core.unit)
+            self._events.append(Lost(core.unit, begun, why, code, core.tail()))
+            if not self._started:
+                self._events.append(Gone(core.unit, f"{why} before it could start one"))
+        if self._started:
+            self._started = False
+            self._start_zygote()
+            for unit, core in enumerate(self._cores):
+                self._cores[unit] = self._spawn(unit, core.epoch + 1)
+                self._events.append(Ready(unit))
+
+
+def _describe(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    if name == "SIGKILL":
+        return "signal 9, SIGKILL, cause unknown; a lack of memory is a common one"
+    return f"signal {-code}, {name}"
+
+
+def open_local(rest: str) -> ProcessDevice:
+    """Make the device of an address: `local` has one core for each CPU, `local:4` has four."""
+    return ProcessDevice(unit_count("local", rest, len(os.sched_getaffinity(0))))
+
+
+_devices: weakref.WeakSet[ProcessDevice] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for device in list(_devices):
+        device.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)

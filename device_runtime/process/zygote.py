@@ -1,0 +1,194 @@
+"""The process that all cores are forked from.
+
+It is a fresh interpreter, not a copy of the host: it has imported what every
+core needs, runs one thread, and does nothing but fork cores, see them end, and
+report it. When the host is gone its socket closes; then the zygote ends all
+cores, and itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from device_runtime.process import worker
+
+_PR_SET_PDEATHSIG = 1
+TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+RECEIVE = 1 << 17  # bytes of a message, sys.path in it
+
+
+class Zygote:
+    """Fork cores on demand, and report their ends."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        order, descriptors = self._read()
+        assert order is not None
+        _, self._units, preload = order
+        self._host_arena, self._status = descriptors
+        for name in preload:
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                pass  # the core will say so where a kernel needs it
+        _allow_descriptors(4 * self._units + 64)
+        self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._units)]
+        self._cores: dict[int, tuple[int, int]] = {}  # by process: unit and its epoch
+        self._processes: dict[int, int] = {}  # by unit
+        self._doomed: dict[int, float] = {}  # process, and when it is killed if it still lives
+        self._prctl = ctypes.CDLL(None).prctl
+        gc.collect()
+        gc.freeze()  # cores share these objects' memory; a collection must not touch it
+
+    def serve(self) -> None:
+        """Obey the host until it is gone."""
+        bell, ring = os.pipe()
+        os.set_blocking(bell, False)
+        os.set_blocking(ring, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
+        self._bells = (bell, ring)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(bell, select.POLLIN)
+        self._tell(("ready",))
+        while True:
+            for descriptor, _ in poll.poll(self._until_next_kill()):
+                if descriptor == bell:
+                    os.read(bell, 4096)
+                else:
+                    order, descriptors = self._read()
+                    if order is None:
+                        self._end_all()
+                        return
+                    if order[0] == "spawn":
+                        self._spawn(order[1], order[2], descriptors)
+                    elif order[0] == "kill":
+                        self._kill(order[1])
+            self._reap()
+            now = time.monotonic()
+            for process in [p for p, due in self._doomed.items() if due <= now]:
+                del self._doomed[process]
+                os.kill(process, signal.SIGKILL)
+
+    def _read(self) -> tuple[Any, list[int]]:
+        data, descriptors, _, _ = socket.recv_fds(self._control, RECEIVE, 8)
+        return (pickle.loads(data) if data else None), descriptors
+
+    def _until_next_kill(self) -> int | None:
+        if not self._doomed:
+            return None
+        return max(0, int((min(self._doomed.values()) - time.monotonic()) * 1000) + 1)
+
+    def _spawn(self, unit: int, epoch: int, descriptors: list[int]) -> None:
+        try:
+            process = os.fork()
+        except OSError as error:
+            self._tell(("exit", unit, epoch, None, f"no process could be started for it: {error}"))
+        else:
+            if not process:
+                self._become_core(unit, descriptors)
+            self._cores[process] = (unit, epoch)
+            self._processes[unit] = process
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _become_core(self, unit: int, descriptors: list[int]) -> NoReturn:
+        status = 1
+        try:
+            parent = os.getppid()
+            os.setsid()  # away from the terminal's Ctrl-C, and a group that can be ended as a whole
+            self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.set_wakeup_fd(-1)
+            for descriptor in (self._control.detach(), *self._bells):
+                os.close(descriptor)
+            if os.getppid() == parent:  # else the zygote died before the signal was asked for
+                channel, stdout, stderr, arena = descriptors
+                outs = [out for out, _ in self._inboxes]
+                inbox = self._inboxes[unit][1]
+                worker.main(
+                    worker.Seat(
+                        unit,
+                        self._units,
+                        channel,
+                        stdout,
+                        stderr,
+                        arena,
+                        self._host_arena,
+                        self._status,
+                        inbox,
+                        outs,
+                    )
+                )
+                status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+    def _kill(self, unit: int) -> None:
+        process = self._processes.get(unit)
+        if process is not None and process not in self._doomed:
+            os.kill(process, signal.SIGTERM)
+            self._doomed[process] = time.monotonic() + TERM_GRACE
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                process, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not process:
+                return
+            self._doomed.pop(process, None)
+            if process in self._cores:
+                unit, epoch = self._cores.pop(process)
+                del self._processes[unit]
+                _end_group(process)
+                self._tell(("exit", unit, epoch, os.waitstatus_to_exitcode(status), ""))
+
+    def _tell(self, report: tuple[Any, ...]) -> None:
+        try:
+            self._control.send(pickle.dumps(report))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the host is gone; the next read of the socket says so
+
+    def _end_all(self) -> None:
+        for process in self._cores:
+            _end_group(process)
+            os.kill(process, signal.SIGKILL)
+        for process in self._cores:
+            os.waitpid(process, 0)
+
+
+def _end_group(process: int) -> None:
+    """End the processes that a core's kernels left behind."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # none are left
+
+
+def _allow_descriptors(count: int) -> None:
+    """Raise the soft limit of open files, as far as it goes, where many cores need it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+
+
+def main(control: socket.socket) -> None:
+    """Be the zygote until the host is gone."""
+    Zygote(control).serve()
+    os._exit(0)

@@ -1,0 +1,152 @@
+"""How single objects are taken apart and put together again: arrays, exceptions, cached functions."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from device_runtime.origin import is_importable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Smaller arrays travel inside the pickle: a buffer of their own would cost more than the copy.
+OUT_OF_BAND = 8192
+
+LruCached = type(functools.lru_cache(lambda: None))
+_HEAP_TYPE = 1 << 9
+
+
+class Loading(threading.local):
+    """What the reconstructors below need to know of the load they are part of."""
+
+    writable: bool = False
+    values: Any = ()
+
+
+loading = Loading()
+
+
+def reduce(value: Any) -> Any:
+    """Return how a value is taken apart in both picklers, NotImplemented for pickle's own way."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, getattr(numpy, "ndarray", ())):
+        return _reduce_array(cast(Any, value))
+    if isinstance(value, BaseException):
+        return _reduce_error(value)
+    if type(value) is LruCached and not is_importable(value):
+        return reduce_cached(value)
+    return NotImplemented
+
+
+# ---- arrays -------------------------------------------------------------------
+
+
+def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
+    import numpy
+
+    kind: Any = type(array)
+    plain = numpy.ndarray
+    if array.dtype.hasobject or not (
+        kind is plain
+        or (
+            kind.__reduce__ is plain.__reduce__
+            and kind.__reduce_ex__ is plain.__reduce_ex__
+            and kind.__setstate__ is plain.__setstate__
+        )
+    ):
+        reduced = array.__reduce__()
+        if len(reduced) == 3 and reduced[2] is not None:
+            return (*reduced, None, None, _set_array_state)
+        return reduced
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    if kind is not plain:
+        array = array.view(plain)
+    if not array.flags.forc:
+        array = array.copy(order="C")
+    dtype = array.dtype
+    data: bytes | pickle.PickleBuffer = b""
+    if array.nbytes:
+        # Seen as bytes, since not every dtype has a buffer to give (datetimes have none).
+        flat = (array.T if order == "F" else array).reshape(-1).view(numpy.uint8)
+        data = flat.tobytes() if array.nbytes < OUT_OF_BAND else pickle.PickleBuffer(cast(Any, flat))
+    args = (
+        data,
+        dtype.str if dtype.isbuiltin == 1 and dtype.kind in "biufc" else dtype,
+        array.shape,
+        order,
+    )
+    return rebuild_array, args if kind is plain else (*args, kind)
+
+
+def rebuild_array(
+    data: Any, dtype: Any, shape: tuple[int, ...], order: Any = "C", kind: Any = None
+) -> np.ndarray[Any, Any]:
+    """Make an array over `data`, read-only unless the value is loaded to be written to."""
+    import numpy
+
+    if not data:
+        array: np.ndarray[Any, Any] = numpy.ndarray(shape, dtype, order=order)
+    else:
+        if loading.writable and isinstance(data, bytes):
+            data = bytearray(data)
+        array = numpy.ndarray(shape, dtype, data, order=order)
+    if not loading.writable:
+        array.flags.writeable = False
+    elif not array.flags.writeable:  # pickle keeps it so for the buffer of a read-only array
+        array = array.copy(order="K")
+    return array if kind is None else array.view(kind)
+
+
+def _set_array_state(array: np.ndarray[Any, Any], state: Any) -> None:
+    array.__setstate__(state)  # type: ignore[attr-defined, unused-ignore]
+    if not loading.writable:
+        array.flags.writeable = False
+
+
+# ---- exceptions, cached functions ---------------------------------------------
+
+
+def _layout(kind: type) -> type:
+    """Return the built-in exception class whose layout a class has."""
+    while kind.__flags__ & _HEAP_TYPE and kind.__base__ is not None:
+        kind = kind.__base__
+    return kind
+
+
+def _reduce_error(error: BaseException) -> Any:
+    """Take an exception apart so that its own `__init__` is not run on arguments it never saw.
+
+    pickle calls `type(error)(*error.args)`, which fails, or doubles the text,
+    for every class whose `__init__` makes a message out of other arguments.
+    """
+    kind = type(error)
+    base = _layout(kind)
+    own = kind.__mro__[: kind.__mro__.index(base)]
+    if any(name in cls.__dict__ for cls in own for name in ("__reduce__", "__reduce_ex__", "__new__")):
+        return NotImplemented
+    reduced = error.__reduce__()
+    if not isinstance(reduced, tuple) or len(reduced) < 2:
+        return NotImplemented
+    return rebuild_error, (kind, *reduced[1]), *reduced[2:]
+
+
+def rebuild_error(kind: type[BaseException], *args: Any) -> BaseException:
+    """Make an exception with these arguments without running its class's own `__init__`."""
+    error = kind.__new__(kind, *args)
+    _layout(kind).__init__(error, *args)  # type: ignore[misc]
+    return error
+
+
+def reduce_cached(value: Any) -> Any:
+    """Take apart a function that `lru_cache` wraps; its copy begins with an empty cache."""
+    kept = value.cache_parameters()
+    return _rebuild_cached, (value.__wrapped__, kept["maxsize"], kept["typed"])
+
+
+def _rebuild_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
+    return functools.lru_cache(maxsize, typed)(function)

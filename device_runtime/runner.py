@@ -1,0 +1,168 @@
+"""Run shards on a core: the same on every device whose units run Python."""
+
+from __future__ import annotations
+
+import linecache
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+from device_runtime import capture, codec
+from device_runtime.context import Context, Mesh
+from device_runtime.errors import ArgsDecodeError, ResidentDataLost, ResultNotSerializable, add_note
+from device_runtime.launch import Image, Outcome, Payload, Place, Work
+
+# The host keeps the same account of what each unit remembers: see `Remembered`.
+IMAGES_KEPT = 128
+
+
+class Remembered(OrderedDict[int, Any]):
+    """Images by number, the least recently used forgotten.
+
+    Host and core hold one each for a core. As both see the same works in the
+    same order, the host knows what the core remembers without asking.
+    """
+
+    def use(self, number: int, image: Any = None) -> Any:
+        """Return what is remembered under a number, None if nothing is; remember `image` if given."""
+        if image is not None:
+            self[number] = image
+            if len(self) > IMAGES_KEPT:
+                self.popitem(last=False)
+            return image
+        found = self.get(number)
+        if found is not None:
+            self.move_to_end(number)
+        return found
+
+
+class Runner:
+    """Run the shards of one core, one at a time.
+
+    `enter` makes a context current and returns what undoes it; `begin` is
+    called just before user code runs, with the time.
+    """
+
+    def __init__(
+        self,
+        core: int,
+        numcores: int,
+        mesh: Mesh,
+        place: Place,
+        enter: Callable[[Context], Callable[[], None]],
+        begin: Callable[[Work, float], None],
+        depth: int = 0,
+    ) -> None:
+        self.core = core
+        self.numcores = numcores
+        self.mesh = mesh
+        self.resident: dict[tuple[str, str], Any] = {}
+        self._place = place
+        self._enter = enter
+        self._begin = begin
+        self._depth = depth
+        self._functions: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+
+    def run(self, work: Work) -> Outcome:
+        """Run one shard; whatever goes wrong in it becomes its outcome."""
+        begun = 0.0
+        try:
+            function = self._load(work.image)
+            calls = self._arguments(work)
+            shared = _globals_of(function) if work.image.resident else {}
+            self._lend_resident(work, shared)
+            context = Context(
+                self.core, self.numcores, work.shard, work.cores, self.mesh, self.resident, self._depth
+            )
+            leave = self._enter(context)
+            try:
+                begun = time.monotonic()
+                self._begin(work, begun)
+                value = _run_all(function, calls) if work.mapped else function(*calls[0], **calls[1])
+            finally:
+                leave()
+                self._take_resident(work, shared)
+                if context.nested is not None:
+                    context.nested.shutdown()
+            ended = time.monotonic()
+            del function, calls
+            return Outcome(
+                codec.encode(value, self._place, error=ResultNotSerializable), False, None, begun, ended
+            )
+        except BaseException as error:
+            ended = time.monotonic()
+            _explain(error)
+            return Outcome(codec.encode_error(error, self._place), True, None, begun, ended)
+
+    def _load(self, image: Image) -> Callable[..., Any]:
+        function = self._functions.get(image.number)
+        if function is None:
+            for file, lines in image.sources.items():
+                linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+            try:
+                function = capture.load_image(image.data)
+            except Exception as error:
+                raise ArgsDecodeError(
+                    f"kernel {image.name}, or a value it captures, did not load on core {self.core}: "
+                    f"{error!r}"
+                ) from error
+            if not image.fresh:
+                self._functions[image.number] = function
+                if len(self._functions) > IMAGES_KEPT:
+                    self._functions.popitem(last=False)
+        return function
+
+    def _arguments(self, work: Work) -> Any:
+        values = []
+        for need in work.dependencies:
+            found = [codec.decode(payload) for payload in need.payloads]
+            values.append(found[0] if need.bare else found)
+        return codec.decode(work.args, dependencies=values, error=ArgsDecodeError)
+
+    def _lend_resident(self, work: Work, shared: dict[str, Any]) -> None:
+        """Put resident values where the kernel reads them: among its globals."""
+        for name in work.image.resident:
+            try:
+                shared[name] = self.resident[work.image.module, name]
+            except KeyError:
+                raise ResidentDataLost(
+                    f"core {self.core} was restarted and has lost its resident data: {name!r} of module "
+                    f"{work.image.module!r} is gone; call define_on_device for it again"
+                ) from None
+
+    def _take_resident(self, work: Work, shared: dict[str, Any]) -> None:
+        for name in work.image.resident:
+            if name in shared:
+                self.resident[work.image.module, name] = shared[name]
+
+
+def _run_all(function: Callable[..., Any], calls: list[Any]) -> tuple[list[Any], Payload | None]:
+    """Return the values of one call after another, and the error that ended the row, encoded."""
+    values: list[Any] = []
+    for args, kwargs in calls:
+        try:
+            values.append(function(*args, **kwargs))
+        except BaseException as error:
+            _explain(error)
+            return values, codec.encode_error(error, bytes)
+    return values, None
+
+
+def _globals_of(function: Any) -> dict[str, Any]:
+    """Return the globals of the function behind a partial, a bound method or a wrapper."""
+    while not isinstance(function, FunctionType):
+        inner = getattr(function, "func", None) or getattr(function, "__func__", None)
+        if inner is None:
+            inner = type(function).__dict__.get("__call__")
+        if inner is None:
+            return {}
+        function = inner
+    return function.__globals__
+
+
+def _explain(error: BaseException) -> None:
+    """Add to a kernel's own error what its author may not know."""
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        add_note(error, "Arrays arrive in a kernel as read-only views; x = x.copy() makes one to write to.")

@@ -1,0 +1,162 @@
+"""Run ordinary Python functions on compute units: cores, boards, clusters.
+
+    from offload import offload
+
+    @offload
+    def find_pi(darts): ...
+
+    find_pi(100_000)        # one value per core, in core order
+
+Importing this package starts nothing and loads next to nothing: a name is
+loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from device_runtime.errors import (
+        ArgsDecodeError,
+        ArgsNotSerializable,
+        DependencyError,
+        DeviceError,
+        DeviceMemoryError,
+        DeviceUnavailable,
+        ForkedHandleError,
+        KernelError,
+        KernelNotSerializable,
+        KernelTypeError,
+        LaunchError,
+        LaunchTimeout,
+        MessageError,
+        NestedDeadlockError,
+        NotOnDevice,
+        NoUnitsError,
+        OffloadError,
+        OptionError,
+        PeerEnded,
+        PoisonedKernel,
+        RemoteTraceback,
+        ResidentDataLost,
+        ResidentNameError,
+        ResultDecodeError,
+        ResultNotSerializable,
+        SerializationError,
+        SessionClosed,
+        UnknownDeviceError,
+        WorkerDied,
+    )
+    from offload.decorators import offload, offload_multiple, offload_single
+    from offload.handle import Handle, SingleHandle, Timing
+    from offload.kernel import AsyncKernel, Kernel, SingleKernel
+    from offload.options import Options
+    from offload.resident import copy_from_device, copy_to_device, define_on_device
+    from offload.scattering import broadcast, scatter
+    from offload.session import Session, connect, shutdown
+    from offload.waiting import as_completed, wait_all, wait_any, waitAll
+
+__all__ = [
+    "ArgsDecodeError",
+    "ArgsNotSerializable",
+    "AsyncKernel",
+    "DependencyError",
+    "DeviceError",
+    "DeviceMemoryError",
+    "DeviceUnavailable",
+    "ForkedHandleError",
+    "Handle",
+    "Kernel",
+    "KernelError",
+    "KernelNotSerializable",
+    "KernelTypeError",
+    "LaunchError",
+    "LaunchTimeout",
+    "MessageError",
+    "NestedDeadlockError",
+    "NoUnitsError",
+    "NotOnDevice",
+    "OffloadError",
+    "OptionError",
+    "Options",
+    "PeerEnded",
+    "PoisonedKernel",
+    "RemoteTraceback",
+    "ResidentDataLost",
+    "ResidentNameError",
+    "ResultDecodeError",
+    "ResultNotSerializable",
+    "SerializationError",
+    "Session",
+    "SessionClosed",
+    "SingleHandle",
+    "SingleKernel",
+    "Timing",
+    "UnknownDeviceError",
+    "WorkerDied",
+    "as_completed",
+    "broadcast",
+    "connect",
+    "copy_from_device",
+    "copy_to_device",
+    "define_on_device",
+    "offload",
+    "offload_multiple",
+    "offload_single",
+    "scatter",
+    "shutdown",
+    "waitAll",
+    "wait_all",
+    "wait_any",
+]
+
+# Where names come from; those that are not here are errors.
+_HOMES = {
+    "offload.decorators": ("offload", "offload_multiple", "offload_single"),
+    "offload.handle": ("Handle", "SingleHandle", "Timing"),
+    "offload.kernel": ("AsyncKernel", "Kernel", "SingleKernel"),
+    "offload.options": ("Options",),
+    "offload.resident": ("copy_from_device", "copy_to_device", "define_on_device"),
+    "offload.scattering": ("broadcast", "scatter"),
+    "offload.session": ("Session", "connect", "shutdown"),
+    "offload.waiting": ("as_completed", "waitAll", "wait_all", "wait_any"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def _check_floors() -> None:
+    """Raise ImportError if a file of the user's own hides a package that this one stands on."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for name in ("scheduler", "device_runtime"):
+        loaded = sys.modules.get(name)
+        if loaded is not None:
+            found = getattr(loaded, "__file__", None)
+        else:
+            spec = importlib.util.find_spec(name)
+            found = None if spec is None else spec.origin
+        if found is None or os.path.dirname(os.path.dirname(os.path.abspath(found))) != here:
+            raise ImportError(
+                f"offload needs its own package {name!r}, but {found or 'nothing'} is found under this name; "
+                f"rename that file or folder (and delete its __pycache__)"
+                if found
+                else f"offload needs its own package {name!r}, which is not installed beside it in {here}"
+            )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF.get(name, "device_runtime.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_check_floors()

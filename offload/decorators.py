@@ -1,0 +1,121 @@
+"""The decorators that make kernels."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+
+from device_runtime.errors import OptionError
+from offload.body import Body
+from offload.kernel import AsyncKernel, Kernel, SingleKernel, make
+from offload.options import OptionNames, check
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def offload(fn: Callable[P, R], /) -> Kernel[P, R]: ...
+@overload
+def offload(
+    fn: Callable[P, R], /, *, async_: Literal[True], **options: Unpack[OptionNames]
+) -> AsyncKernel[P, R]: ...
+@overload
+def offload(
+    fn: Callable[P, R], /, *, async_: Literal[False] = False, **options: Unpack[OptionNames]
+) -> Kernel[P, R]: ...
+@overload
+def offload(
+    *, async_: Literal[True], **options: Unpack[OptionNames]
+) -> Callable[[Callable[P, R]], AsyncKernel[P, R]]: ...
+@overload
+def offload(
+    *, async_: Literal[False] = False, **options: Unpack[OptionNames]
+) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
+def offload(*fn: Any, **options: Any) -> Any:
+    """Make a function a kernel: its calls run on the cores of a device.
+
+        @offload                          # all cores, blocking, a list in core order
+        def find_pi(darts): ...
+
+        @offload(auto=2, async_=True)
+        def find_pi(darts): ...
+
+    Options (see `offload.Options`): `async_`, one of `auto`, `target` and
+    `all`, `device`, `timeout`, `retries`, `priority`. A call may override them
+    by name, unless the function has a parameter of that name; then the
+    function keeps it, with a warning here, and `.options(...)` sets the option.
+
+    Raises KernelTypeError for what cannot be a kernel, and OptionError.
+    """
+    return _decorate("offload", fn, {}, options)
+
+
+@overload
+def offload_single(fn: Callable[P, R], /, **options: Unpack[OptionNames]) -> SingleKernel[P, R]: ...
+@overload
+def offload_single(
+    **options: Unpack[OptionNames],
+) -> Callable[[Callable[P, R]], SingleKernel[P, R]]: ...
+def offload_single(*fn: Any, **options: Any) -> Any:
+    """Make a function a kernel whose calls run on one core and return a handle at once.
+
+    `offload` with `async_=True, auto=1`, and with its other options.
+    """
+    return _decorate("offload_single", fn, {"async_": True, "auto": 1}, options)
+
+
+@overload
+def offload_multiple(
+    fn: Callable[P, R], /, *, cores: int, **options: Unpack[OptionNames]
+) -> AsyncKernel[P, R]: ...
+@overload
+def offload_multiple(
+    *, cores: int, **options: Unpack[OptionNames]
+) -> Callable[[Callable[P, R]], AsyncKernel[P, R]]: ...
+def offload_multiple(*fn: Any, **options: Any) -> Any:
+    """Make a function a kernel whose calls run on `cores` cores and return a handle at once.
+
+    `offload` with `async_=True, auto=cores`, and with its other options.
+    Raises OptionError where `cores` is not given.
+    """
+    cores = options.pop("cores", None)
+    if cores is None:
+        raise OptionError("offload_multiple needs to know how many: @offload_multiple(cores=4)")
+    return _decorate("offload_multiple", fn, {"async_": True, "auto": cores}, options)
+
+
+def _decorate(name: str, fn: tuple[Any, ...], own: dict[str, Any], options: dict[str, Any]) -> Any:
+    if len(fn) > 1:
+        raise OptionError(f"@{name} takes its options by name, as in @{name}(timeout=10)")
+    # An option that both give is the user's; `auto` besides another placement is an error.
+    given = {**own, **options}
+    if "async" in options:
+        given.pop("async_", None) if "async_" not in options else None
+    layer = check(given, f"@{name}")
+
+    def decorate(function: Any) -> Any:
+        body = Body(function)
+        for option in body.signature.hidden_options():
+            warnings.warn(
+                f"kernel {body.name} has a parameter named {option!r}, as an option is: in its calls "
+                f"{option}= is the parameter; .options({option}=...) sets the option",
+                UserWarning,
+                stacklevel=_users_level(),
+            )
+        return make(body, layer)
+
+    return decorate(*fn) if fn else decorate
+
+
+def _users_level() -> int:
+    """Return the stack level, for a warning, of the first frame outside this module."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame, level = frame.f_back, level + 1
+    return level

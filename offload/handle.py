@@ -1,0 +1,213 @@
+"""The host's side of a launch: everything a `concurrent.futures.Future` can do, and more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from device_runtime import codec
+from offload.shards import Shards
+
+R = TypeVar("R")
+
+_log = logging.getLogger("offload")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Tell when a shard was queued, began and ended, in seconds since the handle's launch.
+
+    `core` is None until the scheduler has chosen one; `begun` and `ended` are
+    None until the shard has ended, `begun` for ever if it never began.
+    """
+
+    core: int | None
+    queued: float
+    begun: float | None
+    ended: float | None
+
+
+class Handle(Shards[R]):
+    """Stand for a launch whose values may not be there yet.
+
+    Given as an argument to a later launch, it makes that launch wait, and
+    becomes there what `result()` would give. `await handle` gives that, too.
+    """
+
+    __slots__ = ()
+
+    def result(self, timeout: float | None = None) -> R | list[R]:
+        """Wait, and return the value of a launch that was asked for one unit, else the list in core order.
+
+        Raises what `wait` raises.
+        """
+        values = self.wait(timeout)
+        return values[0] if self._bare else values
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait, and return the exception that `wait` would raise, None if it would raise none.
+
+        Raises CancelledError if the launch was cancelled, and TimeoutError.
+        """
+        self._wait_done(timeout)
+        error = self._error()
+        if isinstance(error, CancelledError):
+            raise error.with_traceback(None)
+        return error
+
+    def done(self) -> bool:
+        """Tell whether all cores have finished."""
+        self._dispatcher.outstanding(self._tickets[0])  # raises in a forked child
+        return self._is_done()
+
+    def cancel(self, kill: bool = False) -> bool:
+        """Cancel the launch if no core has begun it; with `kill`, end it on the cores that run it, too.
+
+        Return whether all of it is now cancelled; `wait` then raises CancelledError.
+        """
+        cancelled = [self._dispatcher.cancel(ticket, kill) for ticket in self._tickets]
+        return all(cancelled)
+
+    def add_done_callback(self, callback: Callable[[Handle[R]], object]) -> None:
+        """Call `callback(handle)` once all cores have finished; at once if they have.
+
+        It runs in some thread of the host's. An exception it raises is logged
+        to the logger "offload".
+        """
+
+        def call() -> None:
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("a callback of the launch of %s failed", self._name)
+
+        self._on_done(call)
+
+    def future(self) -> Future[Any]:
+        """Return a `concurrent.futures.Future` of what `result()` gives; cancelling it cancels the launch."""
+        return LaunchFuture(self)
+
+    @property
+    def timing(self) -> list[Timing]:
+        """When each shard was queued, began and ended, in the order of `wait`."""
+        start = self._tickets[0].submitted
+        found = []
+        for ticket in self._tickets:
+            for rank, outcome in enumerate(list(ticket.outcomes)):
+                begun = outcome.begun if outcome is not None else 0.0
+                ended = outcome.ended if outcome is not None else 0.0
+                found.append(
+                    Timing(
+                        ticket.units[rank] if ticket.units is not None else None,
+                        ticket.submitted - start,
+                        begun - start if begun else None,
+                        ended - start if ended else None,
+                    )
+                )
+        return found
+
+    @property
+    def submitted(self) -> float:
+        """When the launch was made, in seconds of `time.monotonic`; `timing` counts from here."""
+        return self._tickets[0].submitted
+
+    def __await__(self) -> Generator[Any, None, R | list[R]]:
+        loop = asyncio.get_running_loop()
+        settled = loop.create_future()
+
+        def settle() -> None:
+            if not settled.done():
+                settled.set_result(None)
+
+        def tell() -> None:
+            # A loop that is closed by now has nobody left who waits.
+            if not loop.is_closed():
+                try:
+                    loop.call_soon_threadsafe(settle)
+                except RuntimeError:
+                    _log.debug("the event loop that awaited %s was closed", self._name)
+
+        self._on_done(tell)
+        yield from settled
+        return self.result()
+
+    def __reduce__(self) -> Any:
+        return codec.depend(self)
+
+    def __repr__(self) -> str:
+        ended = sum(len(ticket.finished) for ticket in self._tickets)
+        failed = not all(ticket.ok for ticket in self._tickets)
+        state = "done" if self._is_done() else f"{ended} of {self._count} cores done"
+        return f"<Handle of {self._name}: {state}{', failed' if failed else ''}>"
+
+    def _repr_html_(self) -> str:
+        from offload.table import handle_table
+
+        return handle_table(self)
+
+    def _on_done(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when all launches of this handle have ended."""
+        tickets = self._tickets
+        pending = [callback]
+
+        def ended(_: object) -> None:
+            if all(ticket.done for ticket in tickets):
+                try:
+                    call = pending.pop()
+                except IndexError:
+                    return  # the last two ended at once, and the other one's thread calls
+                call()
+
+        for ticket in tickets:
+            ticket.on_done(ended)
+
+
+class SingleHandle(Handle[R]):
+    """Stand for a launch that was asked for one unit: `result()` and `await` give one value.
+
+    After `append` they give a list, as any handle of several launches does.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def result(self, timeout: float | None = None) -> R: ...
+
+        def __await__(self) -> Generator[Any, None, R]: ...
+
+
+class LaunchFuture(Future[Any]):
+    """Be a `Future` that a launch settles."""
+
+    def __init__(self, handle: Handle[Any]) -> None:
+        super().__init__()
+        self._handle = handle
+        handle._on_done(self._settle)
+
+    def cancel(self) -> bool:
+        """Cancel the launch if no core has begun it; return whether it is cancelled."""
+        if self.done() or self._handle.cancel():
+            return super().cancel()
+        return False
+
+    def running(self) -> bool:
+        """Tell whether a core has begun the launch, which cannot be cancelled any more."""
+        return not self.done() and self._handle.number_running() > 0
+
+    def _settle(self) -> None:
+        error: BaseException | None = None
+        try:
+            error = self._handle.exception()
+        except CancelledError:
+            super().cancel()
+        if not self.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(self._handle.result())

@@ -1,0 +1,213 @@
+"""Kernels: functions that run on a device when they are called."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
+
+from offload.body import Body
+from offload.handle import Handle, SingleHandle
+from offload.launching import launch
+from offload.options import LimitNames, OptionNames, Options, check
+from offload.session import Session, session
+
+if TYPE_CHECKING:
+    from typing import Concatenate
+
+    from typing_extensions import Self, Unpack
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Q = ParamSpec("Q")
+S = TypeVar("S")
+
+
+class Kernel(Generic[P, R]):
+    """Be a function whose calls run on the cores of a device.
+
+    A call takes the function's own arguments and, by name, options (see
+    `Options`); it waits and returns one value per core, in core order, or with
+    `async_=True` returns a handle at once.
+
+        find_pi(100_000)                        # [3.14…, 3.13…]
+        find_pi(100_000, target=[0, 1])
+        find_pi.launch(100_000).wait()
+    """
+
+    def __init__(self, body: Body, layer: Mapping[str, Any], bound: tuple[Any, ...] = ()) -> None:
+        functools.update_wrapper(self, body.fn)
+        self._body = body
+        self._layer = dict(layer)
+        self._bound = bound  # the instance or class that the function is a method of
+        # With the defaults it was made from, not their session, which would then never be freed.
+        self._merged: tuple[Options | None, Options] = None, Options()
+        shown = body.signature.shown
+        if shown is not None:
+            self.__signature__ = shown.replace(parameters=list(shown.parameters.values())[len(bound) :])
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
+    @overload
+    def __call__(self, *args: Any, async_: Literal[True], **kwargs: Any) -> Handle[R]: ...
+    @overload
+    def __call__(self, *args: Any, target: int | Sequence[int], **kwargs: Any) -> list[R]: ...
+    @overload
+    def __call__(self, *args: Any, auto: int, **kwargs: Any) -> list[R]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on the device and return the list of the cores' values, or a handle if `async_`."""
+        here = session()
+        options = self._options(here, kwargs)
+        if self._bound:
+            args = self._bound + args
+        self._body.signature.check(args, kwargs)
+        if options.async_:
+            return launch(here, self._body, args, kwargs, options)
+        return launch(here, self._body, args, kwargs, options, attended=True).wait()
+
+    def launch(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Start a launch and return its handle, whatever the option `async_` says."""
+        here = session()
+        named: dict[str, Any] = kwargs
+        options = self._options(here, named)
+        full = self._bound + args
+        self._body.signature.check(full, named)
+        return launch(here, self._body, full, named, options)
+
+    @overload
+    def options(self, *, async_: Literal[True], **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
+    @overload
+    def options(self, *, async_: Literal[False], **options: Unpack[OptionNames]) -> Kernel[P, R]: ...
+    @overload
+    def options(self, **options: Unpack[OptionNames]) -> Self: ...
+
+    def options(self, **options: Any) -> Any:
+        """Return this kernel with other options; those that are not given stay as they are."""
+        layer = check(options, f"{self._body.name}.options()")
+        return make(self._body, merged_layers(self._layer, layer), self._bound)
+
+    def map(
+        self, *iterables: Iterable[Any], chunksize: int | None = None, window: int | None = None
+    ) -> Iterator[R]:
+        """Run once per element, as `map` does, and iterate over the values in input order.
+
+        Elements are taken from the iterables as cores become free, so they may
+        be endless. Each call runs on one core; `chunksize` calls travel
+        together, by default as many as make a few milliseconds of work, and at
+        most `window` chunks are under way (twice as many as there are cores).
+
+        A call that raises ends the iteration there with its exception. Closing
+        the iterator cancels what is queued.
+        """
+        from offload.mapping import map_kernel
+
+        here = session()
+        return map_kernel(
+            here, self._body, self._bound, self._options(here, {}), iterables, chunksize, window
+        )
+
+    @property
+    def fn(self) -> Callable[P, R]:
+        """The plain function; calling it runs it here and now."""
+        fn = self._body.fn
+        return cast("Callable[P, R]", MethodType(fn, *self._bound) if self._bound else fn)
+
+    @property
+    def __offload_kernel__(self) -> Callable[..., Any]:
+        """The function that travels when another kernel refers to this one."""
+        return self._body.fn
+
+    @overload
+    def __get__(self, instance: None, owner: Any) -> Self: ...
+    @overload
+    def __get__(self: Kernel[Concatenate[S, Q], R], instance: S, owner: Any) -> Kernel[Q, R]: ...
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Bind as a function in a class does; the instance then travels as the first argument."""
+        kind = self._body.kind
+        if kind == "class":
+            return make(self._body, self._layer, (owner if owner is not None else type(instance),))
+        if instance is None or kind != "method" or self._bound:
+            return self
+        return make(self._body, self._layer, (instance,))
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self._body.fn, self._body.kind, self._layer, self._bound)
+
+    def __repr__(self) -> str:
+        said = "".join(f", {name}={value!r}" for name, value in self._layer.items())
+        return f"<kernel {self._body.name}{said}>"
+
+    def _options(self, here: Session, kwargs: dict[str, Any]) -> Options:
+        """Return the options of a launch, taking those given in the call out of `kwargs`."""
+        defaults, options = self._merged
+        if defaults is not here.defaults:
+            options = here.defaults.merged(self._layer)
+            self._merged = here.defaults, options
+        given = kwargs.keys() & self._body.signature.options if kwargs else None
+        if given:
+            layer = {name: kwargs.pop(name) for name in given}
+            options = options.merged(check(layer, f"kernel {self._body.name}"))
+        return options
+
+
+class AsyncKernel(Kernel[P, R]):
+    """Be a kernel with the option `async_=True`: a call returns its handle at once."""
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
+        @overload
+        def __call__(self, *args: Any, target: int | Sequence[int], **kwargs: Any) -> Handle[R]: ...
+        @overload
+        def __call__(self, *args: Any, auto: int, **kwargs: Any) -> Handle[R]: ...
+
+        def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self, *args: Any, **kwargs: Any
+        ) -> Any: ...
+
+
+class SingleKernel(AsyncKernel[P, R]):
+    """Be an asynchronous kernel for one core: `result()` of a call's handle is one value."""
+
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> SingleHandle[R]: ...
+
+        def launch(self, *args: P.args, **kwargs: P.kwargs) -> SingleHandle[R]: ...
+
+        # With another placement it is a kernel for one core no more.
+        @overload  # type: ignore[override]
+        def options(self, **options: Unpack[LimitNames]) -> Self: ...
+        @overload
+        def options(self, **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
+
+        def options(self, **options: Any) -> Any: ...  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+def make(body: Body, layer: Mapping[str, Any], bound: tuple[Any, ...] = ()) -> Kernel[..., Any]:
+    """Make the kernel of a function, of the class that fits its options."""
+    kind: type[Kernel[..., Any]] = Kernel
+    if layer.get("async_"):
+        kind = SingleKernel if layer.get("auto") == 1 else AsyncKernel
+    return kind(body, layer, bound)
+
+
+def merged_layers(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two layers of options as one: a placement above replaces all of the one below."""
+    keep = dict(lower)
+    if upper.keys() & {"auto", "target"}:
+        for name in ("auto", "target", "all", "single"):
+            keep.pop(name, None)
+    return {**keep, **upper}
+
+
+def _rebuild(fn: Any, kind: str, layer: dict[str, Any], bound: tuple[Any, ...]) -> Kernel[..., Any]:
+    body = Body(fn)
+    body.kind = kind
+    return make(body, layer, bound)

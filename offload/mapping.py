@@ -1,0 +1,125 @@
+"""Run a kernel once per element of a stream: chunked, lazy, in order."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from device_runtime import codec
+from device_runtime.errors import OptionError
+from offload.body import Body
+from offload.handle import Handle
+from offload.launching import launch
+from offload.options import Options
+from offload.session import Session
+
+CHUNK_SECONDS = 0.002  # of work in a chunk: enough to make the cost of a launch small
+CHUNK_BYTES = 4 << 20  # of arguments
+CHUNK_MOST = 4096  # elements
+
+
+def map_kernel(
+    here: Session,
+    body: Body,
+    bound: tuple[Any, ...],
+    options: Options,
+    iterables: tuple[Iterable[Any], ...],
+    chunksize: int | None,
+    window: int | None,
+) -> Iterator[Any]:
+    """Return the iterator that `Kernel.map` promises; wrong arguments are refused at once."""
+    if not iterables:
+        raise TypeError(f"{body.name}.map() needs at least one iterable")
+    for name, value in (("chunksize", chunksize), ("window", window)):
+        if value is not None and (isinstance(value, bool) or operator.index(value) < 1):
+            raise OptionError(f"{body.name}.map: {name}={value!r} must be an integer of at least 1")
+    body.signature.check((*bound, *itertools.repeat(None, len(iterables))), {})
+    cores = here.pool(options.device).units
+    options.place(cores, body.name)
+    if options.target is not None:
+        placed = [replace(options, target=(core,), single=True) for core in options.target]
+    else:
+        placed = [replace(options, auto=1)] * cores
+    elements = _Elements(iterables, len(placed), chunksize)
+    return _stream(here, body, bound, placed, elements, window or 2 * len(placed))
+
+
+class _Elements:
+    """Cut a stream of elements into chunks; how long they are follows how long they took."""
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...], cores: int, chunksize: int | None) -> None:
+        self._source = zip(*iterables)
+        self._left = min((operator.length_hint(i, sys.maxsize) for i in iterables), default=sys.maxsize)
+        self._cores = cores
+        self._fixed = chunksize
+        self._size = 1
+        self.slow = False  # whether the source takes its time
+        self.ended = False
+        self.error: BaseException | None = None  # the source's own, due after the elements before it
+
+    def chunk(self) -> list[tuple[Any, ...]]:
+        """Return the next elements; none when the source has ended or failed."""
+        found: list[tuple[Any, ...]] = []
+        size = self._fixed or max(1, min(self._size, self._left // (2 * self._cores)))
+        volume, begun = 0, time.monotonic()
+        try:
+            while len(found) < size:
+                element = next(self._source)
+                found.append(element)
+                volume += sum(getattr(part, "nbytes", 0) or sys.getsizeof(part, 0) for part in element)
+                self.slow = time.monotonic() - begun > CHUNK_SECONDS
+                if self._fixed is None and (self.slow or volume > CHUNK_BYTES):
+                    break
+        except StopIteration:
+            self.ended = True
+        except Exception as error:
+            self.ended, self.error = True, error
+        self._left = max(0, self._left - len(found))
+        return found
+
+    def learn(self, count: int, seconds: float) -> None:
+        """Take note of how long a chunk of `count` elements took."""
+        wanted = CHUNK_SECONDS * count / max(seconds, 1e-9)
+        self._size = int(max(1, min(wanted, 2 * self._size, CHUNK_MOST)))
+
+
+def _stream(
+    here: Session,
+    body: Body,
+    bound: tuple[Any, ...],
+    placed: list[Options],
+    elements: _Elements,
+    window: int,
+) -> Iterator[Any]:
+    pending: deque[Handle[Any]] = deque()
+    turns = itertools.cycle(placed)
+    try:
+        while True:
+            while not elements.ended and len(pending) < window:
+                chunk = elements.chunk()
+                if chunk:
+                    calls: list[Any] = [((*bound, *element), {}) for element in chunk]
+                    pending.append(launch(here, body, (calls,), {}, next(turns), mapped=True))
+                if elements.slow and pending and pending[0].done():
+                    break  # deliver what is there rather than wait for the source
+            if not pending:
+                break
+            handle = pending.popleft()
+            values, error = handle.wait()[0]
+            timing = handle.timing[0]
+            if timing.begun is not None and timing.ended is not None:
+                elements.learn(max(1, len(values)), timing.ended - timing.begun)
+            yield from values
+            if error is not None:
+                raise codec.decode_error(error)
+        if elements.error is not None:
+            raise elements.error
+    finally:
+        for handle in pending:
+            handle.cancel()

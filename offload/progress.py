@@ -1,0 +1,63 @@
+"""Show a progress bar while a handle is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from offload.shards import Shards
+
+
+def watch(shards: Shards[Any], timeout: float | None) -> None:
+    """Wait until all cores have finished, and show how many have.
+
+    Raises ImportError, naming the extra to install, where neither tqdm nor
+    rich is installed, and TimeoutError as `wait` does.
+    """
+    from offload.shards import Deadline
+
+    deadline, total, done = Deadline(timeout), shards._count, 0
+    with _bar(shards._name, total) as advance:
+        while done < total:
+            if not shards._dispatcher.wait(partial(_more, shards, done), deadline.left()):
+                raise shards._timed_out(timeout)
+            now = sum(len(ticket.finished) for ticket in shards._tickets)
+            advance(now - done)
+            done = now
+
+
+def _more(shards: Shards[Any], done: int) -> bool:
+    return sum(len(ticket.finished) for ticket in shards._tickets) > done
+
+
+def _bar(name: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
+    """Return a bar that is shown while its context lasts; it gives the function that advances it."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        pass
+    else:
+        return _tqdm_bar(tqdm, name, total)
+    try:
+        from rich.progress import Progress
+    except ImportError:
+        raise ImportError("progress=True needs tqdm or rich: pip install 'offload[progress]'") from None
+    return _rich_bar(Progress, name, total)
+
+
+@contextmanager
+def _tqdm_bar(tqdm: Any, name: str, total: int) -> Iterator[Callable[[int], object]]:
+    with tqdm(total=total, desc=name, unit="core") as bar:
+        yield bar.update
+
+
+@contextmanager
+def _rich_bar(progress: Any, name: str, total: int) -> Iterator[Callable[[int], object]]:
+    with progress() as bar:
+        row = bar.add_task(name, total=total)
+        yield lambda count: bar.advance(row, count)

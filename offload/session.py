@@ -1,0 +1,246 @@
+"""Sessions: which devices are open, and which one is the default.
+
+A program has a default session, made at its first launch or by `connect`. A
+kernel that launches others has one of its own on its core's place, so that a
+launch that waits for another never waits for the place it holds itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from device_runtime.context import Context, current
+from device_runtime.errors import NestedDeadlockError, SessionClosed
+from offload.options import Options
+
+if TYPE_CHECKING:
+    from scheduler.dispatcher import Dispatcher
+    from scheduler.ticket import Pool
+
+T = TypeVar("T")
+
+MAX_DEPTH = 16  # of launches nested in kernels
+DRAIN_AT_EXIT = 5.0  # seconds
+
+
+class Once(Generic[T]):
+    """Hold values that are made once each, whichever threads ask for them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, T] = {}
+        self._making: dict[str, Future[T]] = {}
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """Return the value of `key`; make it if there is none, or wait for the thread that does."""
+        if key in self.values:
+            return self.values[key]
+        mine: Future[T] = Future()
+        first = self._making.setdefault(key, mine)
+        if first is mine:
+            try:
+                self.values[key] = value = make()
+            except BaseException as error:
+                del self._making[key]  # the next one tries again
+                mine.set_exception(error)
+                raise
+            mine.set_result(value)
+        return first.result()
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self.values.clear()
+        self._making.clear()
+
+
+class Session:
+    """Hold the devices that launches run on, each opened when it is first used.
+
+    `device` is the address of the default one: as given, else OFFLOAD_DEVICE,
+    else process cores, one per CPU. As a context manager a session shuts down
+    when the block is left, after everything in it has ended.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        from offload import settings
+
+        layer = settings.read()
+        self.device: str = device or layer.pop("device", None) or "local"
+        self.defaults = Options().merged(layer)
+        self.closed = False
+        self.nested_in: Context | None = None  # the kernel whose launches it runs
+        self._dispatchers: Once[Dispatcher] = Once()
+        self._pools: Once[Pool] = Once()
+        self._resident: dict[tuple[int, str], frozenset[str]] = {}  # names, by pool and module
+        self._entered = 0
+        self._process = os.getpid()
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self._dispatchers.get("", self._start)
+
+    def pool(self, address: str | None = None) -> Pool:
+        """Return the open device of an address, None being the default's; open it if need be.
+
+        Raises SessionClosed, and what opening raises: UnknownDeviceError,
+        OptionError, DeviceUnavailable.
+        """
+        if self.closed:
+            raise SessionClosed("the session is shut down; offload.connect() starts a new one")
+        # Inside a kernel all launches stay on the core's own place.
+        if address is None or self.nested_in is not None:
+            address = self.device
+        return self._pools.get(address, lambda: self.dispatcher.open(address))
+
+    def resident(self, pool: Pool, module: str) -> frozenset[str]:
+        """Return the names that are defined on a device for a module."""
+        return self._resident.get((pool.index, module), frozenset())
+
+    def define(self, pool: Pool, module: str, name: str) -> None:
+        """Note that a name is defined on a device for a module."""
+        self._resident[pool.index, module] = self.resident(pool, module) | {name}
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Refuse new launches and close the devices once everything has ended.
+
+        With `wait=False`, what is queued is cancelled and what runs is ended.
+        """
+        self._close(None if wait else 0.0)
+
+    def __enter__(self) -> Session:
+        self._entered += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0:
+            self.shutdown()
+        elif _defaults and _defaults[-1] is self and self in _defaults[:-1]:
+            _defaults.pop()
+
+    def __repr__(self) -> str:
+        return f"<offload session on {self.device!r}{', shut down' if self.closed else ''}>"
+
+    def _start(self) -> Dispatcher:
+        from scheduler.dispatcher import Dispatcher
+
+        _started.add(self)
+        return Dispatcher()
+
+    def _close(self, drain: float | None) -> tuple[int, int]:
+        """Close everything; return how many launches were cancelled and how many ended by force."""
+        self.closed = True
+        _started.discard(self)
+        # The last default stays, closed: a launch after shutdown must say so.
+        if any(s is not self for s in _defaults):
+            _defaults[:] = [s for s in _defaults if s is not self]
+        if self._process != os.getpid() or not self._dispatchers.values:
+            return 0, 0
+        cut = self.dispatcher.close(drain)
+        return cut.cancelled, cut.ended
+
+
+_started: set[Session] = set()
+_defaults: list[Session] = []  # the last one counts; the others wait for it to be shut down
+_first: Once[Session] = Once()
+
+
+def session() -> Session:
+    """Return the session that a launch made here and now belongs to."""
+    context = current()
+    if context is not None:
+        return _nested(context)
+    return _defaults[-1] if _defaults else _first.get("", _make_default)
+
+
+def _make_default() -> Session:
+    _defaults.append(Session())
+    return _defaults[-1]
+
+
+def connect(device: str | None = None) -> Session:
+    """Make `device` the one that launches run on, open it, and return its session.
+
+    Launches under way elsewhere go on. An address that was connected to before
+    gives the session it had, with its resident data, unless that is shut down.
+    In a `with` statement the session is shut down when the block is left, and
+    the one before it is the default again.
+
+        offload.connect("local:4")
+        with offload.connect("inline"): ...
+
+    Raises UnknownDeviceError, OptionError and DeviceUnavailable.
+    """
+    context = current()
+    if context is not None:
+        return _nested(context)
+    made = Session(device)
+    chosen = next((s for s in reversed(_defaults) if s.device == made.device and not s.closed), made)
+    try:
+        chosen.pool()
+    except BaseException:
+        made.shutdown(wait=False)
+        raise
+    if not _defaults or _defaults[-1] is not chosen:
+        _defaults.append(chosen)
+    if _defaults[0].closed:
+        del _defaults[0]
+    return chosen
+
+
+def shutdown(wait: bool = True) -> None:
+    """Shut the default session down; a later launch raises SessionClosed until `connect` is called.
+
+    With `wait=False`, what is queued is cancelled and what runs is ended.
+    """
+    context = current()
+    found = context.nested if context is not None else _defaults[-1] if _defaults else None
+    if found is not None:
+        found.shutdown(wait)
+
+
+def _nested(context: Context) -> Session:
+    """Return the session for launches made by a kernel."""
+    if context.nested is None:
+        if context.depth >= MAX_DEPTH:
+            raise NestedDeadlockError(
+                f"launches are nested {MAX_DEPTH} deep: kernels that launch kernels without an end? "
+                f"Core {context.core} runs them all on its own place and stops here"
+            )
+        nested = Session(f"inline:{context.numcores}")
+        nested.nested_in = context
+        context.nested = nested
+    found: Session = context.nested
+    return found
+
+
+def _at_exit() -> None:
+    """Let what runs end within DRAIN_AT_EXIT seconds, cancel the rest, and say what was cut off."""
+    cancelled = ended = 0
+    for live in list(_started):
+        counts = live._close(DRAIN_AT_EXIT)
+        cancelled, ended = cancelled + counts[0], ended + counts[1]
+    if cancelled or ended:
+        print(
+            f"offload: the program ended with launches pending: {cancelled} queued cancelled, "
+            f"{ended} running ended; wait for handles or call offload.shutdown() to let them finish",
+            file=sys.stderr,
+        )
+
+
+def _after_fork() -> None:
+    # The child cannot use its parent's devices; its own launches open new ones.
+    _started.clear()
+    _defaults.clear()
+    _first.clear()
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)

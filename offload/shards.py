@@ -1,0 +1,212 @@
+"""What one or more launches have given so far, in core order: the ePython side of a handle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from device_runtime.errors import OptionError, add_note
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from scheduler.dispatcher import Dispatcher
+    from scheduler.ticket import Ticket
+
+R = TypeVar("R")
+
+
+class Deadline:
+    """Share one timeout among several waits."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Return the seconds that are left, None without a timeout."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+class Shards(Generic[R]):
+    """Wait for the shards of one launch or more, and hand out their values.
+
+    `wait`, `wait_any` and the iterations raise a kernel's own exception, with
+    its remote traceback as the cause.
+    """
+
+    __slots__ = ("__weakref__", "_bare", "_dispatcher", "_failure", "_handed", "_tickets")
+
+    def __init__(self, dispatcher: Dispatcher, ticket: Ticket, bare: bool = False) -> None:
+        self._dispatcher = dispatcher
+        self._tickets = [ticket]
+        self._bare = bare
+        self._handed: dict[tuple[int, int], object] = {}  # shards given away by wait_any
+        self._failure: BaseException | None = None
+
+    def wait(self, timeout: float | None = None, progress: bool = False) -> list[R]:
+        """Wait for all cores and return their values in core order (launch order, then core order).
+
+        It may be called again and gives the same values. With `progress` a bar
+        shows how many cores are done. Raises the exception of the first core
+        that failed, and TimeoutError after `timeout` seconds; that cancels
+        nothing.
+        """
+        if progress:
+            from offload.progress import watch
+
+            watch(self, timeout)
+        self._wait_done(timeout)
+        error = self._error()
+        if error is not None:
+            # Without the traceback of the last time it was raised, to which this one would be added.
+            raise error.with_traceback(None)
+        return [ticket.value(rank) for ticket in self._tickets for rank in range(ticket.count)]
+
+    def wait_any(self, timeout: float | None = None) -> dict[int, R]:
+        """Wait for the next core to finish and return `{core: value}`; each core is handed out once.
+
+        Raises that core's exception if it failed, LookupError when every core
+        was handed out, and TimeoutError as `wait` does.
+        """
+        core, ticket, rank = self._take(timeout)
+        return {core: ticket.value(rank)}
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[tuple[int, R]]:
+        """Iterate over `(core, value)` in order of completion, all cores, whatever `wait_any` handed out.
+
+        Raises a failed core's exception at its place and then ends. `timeout`
+        counts from the call to the last value.
+        """
+        deadline = Deadline(timeout)
+
+        def iterate() -> Iterator[tuple[int, R]]:
+            given: dict[tuple[int, int], object] = {}
+            for _ in range(self._count):
+                core, ticket, rank = self._take(deadline.left(), given)
+                yield core, ticket.value(rank)
+
+        return iterate()
+
+    def test(self) -> bool:
+        """Tell whether at least one core has finished whose value `wait_any` has not handed out.
+
+        True also when all cores have finished: then every value is available.
+        """
+        self._dispatcher.outstanding(self._tickets[0])  # raises in a forked child
+        return self._is_done() or self._ready(self._handed)
+
+    def number_running(self) -> int:
+        """Return on how many cores it is running."""
+        return sum(self._dispatcher.running(ticket) for ticket in self._tickets)
+
+    def number_outstanding(self) -> int:
+        """Return on how many cores it is running or queued."""
+        return sum(self._dispatcher.outstanding(ticket) for ticket in self._tickets)
+
+    def append(self, other: Shards[R]) -> Self:
+        """Add the launches of another handle to this one, which then waits for all of them.
+
+        `wait` gives the values of the launches one after another, and `result`
+        a list. The other handle stays as it is.
+
+        Raises OptionError for a handle of another session.
+        """
+        if not isinstance(other, Shards):
+            raise OptionError(f"append takes a handle, not {type(other).__name__}")
+        if other._dispatcher is not self._dispatcher:
+            raise OptionError("append takes a handle of the same session")
+        # Replaced, not extended: others may be iterating over the list.
+        self._tickets = [*self._tickets, *other._tickets]
+        self._bare = False
+        self._failure = None
+        return self
+
+    # ---- shared with Handle and the functions over several handles -----------------
+
+    @property
+    def _name(self) -> str:
+        return ", ".join(dict.fromkeys(ticket.name for ticket in self._tickets))
+
+    @property
+    def _count(self) -> int:
+        return sum(ticket.count for ticket in self._tickets)
+
+    def _is_done(self) -> bool:
+        return all(ticket.done for ticket in self._tickets)
+
+    def _wait_done(self, timeout: float | None) -> None:
+        if not self._dispatcher.wait(self._is_done, timeout):
+            raise self._timed_out(timeout)
+
+    def _timed_out(self, timeout: float | None) -> TimeoutError:
+        assert timeout is not None
+        cores = [
+            str(ticket.units[rank])
+            for ticket in self._tickets
+            if ticket.units is not None
+            for rank in range(ticket.count)
+            if ticket.outcomes[rank] is None
+        ]
+        left = f"core{'s' * (len(cores) > 1)} {', '.join(cores)}" if cores else "not placed on a core yet"
+        return TimeoutError(
+            f"kernel {self._name} has not ended after {timeout:g} s, waiting for {left}; "
+            "nothing was cancelled"
+        )
+
+    def _ready(self, given: dict[tuple[int, int], object]) -> bool:
+        """Tell whether a shard has ended that is not among `given`."""
+        return sum(len(ticket.finished) for ticket in self._tickets) > len(given)
+
+    def _take(
+        self, timeout: float | None, given: dict[tuple[int, int], object] | None = None
+    ) -> tuple[int, Ticket, int]:
+        """Wait for a shard that is not among `given`, add it there, and return its core, ticket and rank."""
+        given = self._handed if given is None else given
+        mine = object()
+        while True:
+            if len(given) >= self._count:
+                raise LookupError(
+                    f"kernel {self._name}: wait_any has handed out all {self._count} cores; "
+                    "wait() gives all values again"
+                )
+            # All handed out by another thread meanwhile is an end of waiting, too.
+            if not self._dispatcher.wait(lambda: self._ready(given) or len(given) >= self._count, timeout):
+                raise self._timed_out(timeout)
+            for ticket in self._tickets:
+                for rank in ticket.finished:
+                    # setdefault decides between two threads that see the same shard.
+                    if given.setdefault((ticket.number, rank), mine) is mine:
+                        return _core(ticket, rank), ticket, rank
+
+    def _error(self) -> BaseException | None:
+        """Return the first error in core order, the others attached to it as notes; None without one."""
+        if self._failure is None:
+            failed = [
+                (_core(ticket, rank), error)
+                for ticket in self._tickets
+                for rank in range(ticket.count)
+                if (error := ticket.error(rank)) is not None
+            ]
+            if not failed:
+                return None
+            self._failure = failed[0][1]
+            known = list(getattr(self._failure, "__notes__", ()))
+            for core, error in failed[1:]:
+                note = f"core {core} failed too: {_said(error)}"
+                if error is not self._failure and note not in known:
+                    add_note(self._failure, note)
+        return self._failure
+
+
+def _core(ticket: Ticket, rank: int) -> int:
+    """Return a shard's core; of one that never got a core, its rank."""
+    return ticket.units[rank] if ticket.units is not None else rank
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__} (its text cannot be had)"

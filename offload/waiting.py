@@ -1,0 +1,109 @@
+"""Wait for several handles at once, of any kernels, devices and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from offload.handle import Handle
+from offload.shards import Deadline
+
+R = TypeVar("R")
+
+
+def wait_all(*handles: Handle[R], timeout: float | None = None) -> list[list[R]]:
+    """Wait for all handles and return what `wait` of each gives, in argument order.
+
+    When it raises a kernel's exception, that of the first handle that failed,
+    all of them have ended. Raises TimeoutError after `timeout` seconds for all
+    together; that cancels nothing.
+    """
+    _check("wait_all", handles)
+    deadline = Deadline(timeout)
+    for handle in handles:
+        handle._wait_done(deadline.left())
+    return [handle.wait() for handle in handles]
+
+
+waitAll = wait_all  # ePython's spelling
+
+
+def wait_any(*handles: Handle[R], timeout: float | None = None) -> tuple[Handle[R], dict[int, R]]:
+    """Wait for the next core of any handle to finish and return `(handle, {core: value})`.
+
+    Each core of each handle is handed out once, here or by `handle.wait_any`.
+    Raises that core's exception if it failed, LookupError when all were handed
+    out, and TimeoutError.
+    """
+    _check("wait_any", handles)
+    deadline = Deadline(timeout)
+    while True:
+        open_ = [handle for handle in handles if len(handle._handed) < handle._count]
+        if not open_:
+            raise LookupError("wait_any has handed out all cores of these handles")
+        _wait_ready(open_, deadline)
+        for handle in open_:
+            if handle._ready(handle._handed):
+                try:
+                    return handle, handle.wait_any(timeout=0)
+                except TimeoutError:
+                    continue  # another thread was handed the one we saw
+
+
+def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[Handle[R]]:
+    """Iterate over the handles in order of completion, each once.
+
+    Nothing is raised for a launch that failed: its `result()` does. Raises
+    TimeoutError when `timeout` seconds from the call were not enough.
+    """
+    _check("as_completed", handles)
+    deadline = Deadline(timeout)
+    done: SimpleQueue[Handle[R]] = SimpleQueue()
+    distinct = dict.fromkeys(handles)
+    for handle in distinct:
+        handle._on_done(lambda handle=handle: done.put(handle))  # type: ignore[misc]
+
+    def iterate() -> Iterator[Handle[R]]:
+        for given in range(len(distinct)):
+            try:
+                yield done.get(timeout=deadline.left())
+            except Empty:
+                raise TimeoutError(
+                    f"{len(distinct) - given} of {len(distinct)} launches have not ended "
+                    f"after {timeout:g} s; nothing was cancelled"
+                ) from None
+
+    return iterate()
+
+
+def _wait_ready(handles: list[Handle[Any]], deadline: Deadline) -> None:
+    """Wait until one of the handles has a core to hand out."""
+
+    def ready() -> bool:
+        return any(handle._ready(handle._handed) for handle in handles)
+
+    if len({handle._dispatcher for handle in handles}) == 1:
+        if handles[0]._dispatcher.wait(ready, deadline.left()):
+            return
+    else:
+        # Two schedulers: no thread can wait for both, so each one's own tells when a launch has ended.
+        told: SimpleQueue[None] = SimpleQueue()
+        for handle in handles:
+            for ticket in handle._tickets:
+                ticket.on_done(lambda _: told.put(None))
+        while not ready():
+            try:
+                told.get(timeout=deadline.left())
+            except Empty:
+                break
+        else:
+            return
+    raise handles[0]._timed_out(deadline.timeout)
+
+
+def _check(name: str, handles: tuple[Any, ...]) -> None:
+    for handle in handles:
+        if not isinstance(handle, Handle):
+            hint = f"; write {name}(*handles)" if isinstance(handle, (list, tuple)) else ""
+            raise TypeError(f"{name} takes handles, not {type(handle).__name__}{hint}")

@@ -1,0 +1,1 @@
+"""The scheduler: which shard runs on which unit, and when."""

@@ -1,0 +1,451 @@
+"""The one place where launches, devices and threads meet.
+
+The state machine decides; the dispatcher carries out what it decided and
+tells it what happened. One guard protects all of it. Events are received by
+one thread at a time, the *pump*: a thread that waits for a launch, or, while
+launches are under way and nobody waits, a thread in the background.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from device_runtime.errors import (
+    DependencyError,
+    ForkedHandleError,
+    LaunchTimeout,
+    NoUnitsError,
+    OptionError,
+    PoisonedKernel,
+    SessionClosed,
+    WorkerDied,
+)
+from device_runtime.interrupts import Guard, Shield, Window, defer_interrupts
+from device_runtime.launch import (
+    Begun,
+    Dependency,
+    Ended,
+    Event,
+    Gone,
+    Logged,
+    Lost,
+    Message,
+    Outcome,
+    Payload,
+    PeerNotice,
+    Printed,
+    Ready,
+    ShardId,
+    Waiting,
+    Work,
+)
+from device_runtime.output import show, wanted_log_level
+from device_runtime.registry import open_device
+from scheduler import events
+from scheduler.pump import Pump
+from scheduler.state import MAX_UNITS_LOST, State
+from scheduler.ticket import Pool, Request, Ticket, cancelled
+
+_log = logging.getLogger("offload")
+
+
+class _Launch:
+    """An unfinished launch: what was asked for, and who waits for messages of its shards."""
+
+    __slots__ = ("listeners", "request", "ticket")
+
+    def __init__(self, request: Request, ticket: Ticket) -> None:
+        self.request = request
+        self.ticket = ticket
+        self.listeners: list[tuple[int, ShardId, int]] = []  # unit, its shard, the core it waits for
+
+
+class Closed(NamedTuple):
+    """What closing cut off: launches cancelled in the queue, and launches ended while they ran."""
+
+    cancelled: int
+    ended: int
+
+
+class Dispatcher:
+    """Run launches on devices."""
+
+    def __init__(self) -> None:
+        self._guard = Guard()
+        self._state = State()
+        self._pump = Pump(self._guard, self)
+        self._pools: list[Pool] = []
+        self._open: dict[int, Pool] = {}  # by the descriptor that tells of its events
+        self._launches: dict[int, _Launch] = {}
+        self._numbers = itertools.count(1)
+        self._events: deque[tuple[int, Event]] = deque()  # received, not handled yet
+        self._output: deque[Event] = deque()  # received, not shown yet
+        self._outbox: dict[tuple[int, int], list[Message]] = {}
+        self._callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()
+        self._closed = False
+        self._forked = False
+        _dispatchers.add(self)
+
+    def open(self, address: str) -> Pool:
+        """Open a device and make its units available to launches.
+
+        Raises what `registry.open_device` and `Device.open` raise.
+        """
+        self._check()
+        defer_interrupts()
+        device = open_device(address)
+        with self._guard:
+            units = device.open()
+            pool = Pool(len(self._pools), address, units, device)
+            self._pools.append(pool)
+            self._open[device.fileno()] = pool
+            self._step(events.PoolOpened(pool.index, units, device.depth))
+            self._pump.watch(device.fileno())
+        return pool
+
+    def submit(self, request: Request) -> Ticket:
+        """Queue a launch and return at once.
+
+        Raises SessionClosed, ForkedHandleError, and OptionError for a
+        dependency on a launch of another session.
+        """
+        self._check()
+        with self._guard:
+            if self._closed:
+                raise SessionClosed("the session is shut down; offload.connect() starts a new one")
+            unfinished, failed = self._dependencies(request)
+            ticket = Ticket(next(self._numbers), request, self._guard)
+            self._launches[ticket.number] = _Launch(request, ticket)
+            if failed:
+                error = Outcome(error=_dependency_error(request))
+                for rank in range(request.count):
+                    self._settle(ticket, rank, error)
+            else:
+                self._step(
+                    events.Submit(
+                        ticket.number,
+                        request.pool.index,
+                        request.units,
+                        request.count,
+                        request.kernel,
+                        request.priority,
+                        unfinished,
+                        request.retries,
+                        request.timeout,
+                    )
+                )
+                self._flush()
+            if not request.attended:
+                self._pump.attend()
+        if self._callbacks:
+            self._run_callbacks()
+        if request.pool.device.immediate:
+            self.wait(lambda: ticket.done)
+        return ticket
+
+    def cancel(self, ticket: Ticket, kill: bool = False) -> bool:
+        """Cancel a launch that is queued; with `kill` also one that runs. Return whether it ends so."""
+        self._check()
+        with self._guard:
+            if ticket.done or not (kill or self._state.can_cancel(ticket.number)):
+                return False
+            self._step(events.Cancel(ticket.number, kill))
+            self._flush()
+            self._pump.attend()
+        self._pump.ring()
+        self._run_callbacks()
+        return True
+
+    def running(self, ticket: Ticket) -> int:
+        """Return how many shards of a launch are on a unit."""
+        self._check()
+        with self._guard:
+            return 0 if ticket.done else self._state.running(ticket.number)
+
+    def outstanding(self, ticket: Ticket) -> int:
+        """Return how many shards of a launch are running or queued."""
+        self._check()
+        return ticket.count - len(ticket.finished)
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until `ready()` holds or `timeout` seconds have passed; return whether it holds.
+
+        `ready` is called often, and under the guard: it must be quick.
+        """
+        self._check()
+        return self._pump.wait(ready, timeout)
+
+    def close(self, drain: float | None = None) -> Closed:
+        """Refuse new launches, let the others end, and close all devices.
+
+        Without `drain`, every launch is waited for. With it, queued launches
+        are cancelled, and running ones given that many seconds.
+        """
+        self._check()
+        with self._guard:
+            first, self._closed = not self._closed, True
+            queued = [n for n in self._launches if self._state.can_cancel(n)] if drain is not None else []
+            for number in queued:
+                if number in self._launches:  # else it went with one it depended on
+                    self._step(events.Cancel(number))
+            self._flush()
+        self._pump.ring()
+        self._run_callbacks()
+        self._pump.wait(lambda: not self._launches, drain)
+        if not first:
+            return Closed(0, 0)
+        with self._guard:
+            ended = len(self._launches)
+            for pool in self._pools:
+                self._step(events.PoolClosed(pool.index))
+                self._pump.forget(pool.device.fileno())
+                pool.device.close()
+            self._open.clear()
+        self._pump.stop()
+        self._run_callbacks()
+        return Closed(len(queued), ended)
+
+    def _check(self) -> None:
+        if self._forked:
+            raise ForkedHandleError(
+                "this process was forked from the one that made the launch; only that one can use its handles"
+            )
+
+    # ---- driven by the pump ----------------------------------------------------
+
+    def busy(self) -> bool:
+        return bool(self._launches or self._events)
+
+    def next_deadline(self) -> float | None:
+        return 0.0 if self._events else self._state.next_deadline()
+
+    def receive(self, descriptors: set[int]) -> None:
+        for descriptor in descriptors:
+            pool = self._open.get(descriptor)
+            if pool is None:
+                continue
+            for event in pool.device.receive():
+                if isinstance(event, (Printed, Logged)):
+                    self._output.append(event)
+                else:
+                    self._events.append((pool.index, event))
+
+    def work(self) -> None:
+        while self._output:
+            with Window():
+                show(self._output.popleft())
+        self._run_callbacks()
+        for pool in self._pools:
+            if pool.device.immediate:
+                with Window():
+                    pool.device.run()
+
+    def handle(self) -> None:
+        while self._events:
+            self._handle(*self._events.popleft())
+        due = self._state.next_deadline()
+        if due is not None:
+            now = time.monotonic()
+            if now >= due:
+                self._step(events.Tick(now))
+        self._flush()
+
+    def _run_callbacks(self) -> None:
+        with Shield():
+            while self._callbacks:
+                try:
+                    callback, ticket = self._callbacks.popleft()
+                except IndexError:
+                    return  # another thread took it
+                try:
+                    callback(ticket)
+                except Exception:
+                    _log.exception("a callback of %s failed", ticket.name)
+
+    # ---- the state machine -------------------------------------------------------
+
+    def _handle(self, pool: int, event: Event) -> None:
+        """Tell the state machine what a device reported."""
+        if isinstance(event, Ended):
+            outcome = event.outcome
+            ok = outcome.error is None and not outcome.failed
+            took = outcome.ended - outcome.begun
+            self._step(events.ShardEnded(pool, event.unit, event.shard, ok, took), outcome)
+        elif isinstance(event, Begun):
+            self._step(events.ShardBegun(pool, event.unit, event.shard, event.at))
+        elif isinstance(event, Lost):
+            lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic())
+            self._step(lost, lost=event)
+        elif isinstance(event, Ready):
+            self._step(events.UnitReady(pool, event.unit))
+        elif isinstance(event, Gone):
+            _log.warning("core %d of %s is gone: %s", event.unit, self._pools[pool].address, event.why)
+            self._step(events.UnitGone(pool, event.unit))
+        elif isinstance(event, Waiting):
+            self._listen(pool, event)
+
+    def _step(
+        self,
+        event: events.Event,
+        outcome: Outcome | None = None,
+        lost: Lost | None = None,
+    ) -> None:
+        """Carry out what the state machine decides; called under the guard.
+
+        `outcome` and `lost` are what the device told with the event.
+        """
+        for action in self._state.step(event):
+            if isinstance(action, events.Send):
+                self._outbox.setdefault((action.pool, action.unit), []).append(self._work(action.shard))
+            elif isinstance(action, events.Settle):
+                launch = self._launches[action.launch]
+                if action.how != "ended":
+                    outcome = Outcome(error=self._verdict(launch, action, lost))
+                assert outcome is not None
+                self._settle(launch.ticket, action.rank, outcome)
+            elif isinstance(action, events.Placed):
+                self._launches[action.launch].ticket.units = action.units
+            else:
+                self._pools[action.pool].device.kill(action.unit)
+
+    def _flush(self) -> None:
+        """Send what was decided, one batch to each unit."""
+        if self._outbox:
+            outbox, self._outbox = self._outbox, {}
+            for (pool, unit), messages in outbox.items():
+                self._pools[pool].device.send(unit, messages)
+
+    def _work(self, shard: ShardId) -> Work:
+        launch = self._launches[shard.launch]
+        request, units = launch.request, launch.ticket.units
+        assert units is not None
+        return Work(
+            shard,
+            request.image,
+            request.args[shard.rank if len(request.args) > 1 else 0],
+            units,
+            tuple(Dependency(need.bare, _payloads(need.tickets)) for need in request.depends),
+            request.mapped,
+            request.timeout is not None,
+            wanted_log_level(),
+        )
+
+    def _settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
+        launch = self._launches[ticket.number]
+        if ticket.settle(rank, outcome):
+            del self._launches[ticket.number]
+            self._callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())
+        if launch.listeners and ticket.units is not None:
+            ended = ticket.units[rank]
+            still = []
+            for unit, shard, core in launch.listeners:
+                if core == ended:
+                    self._tell(ticket.pool.index, unit, PeerNotice(shard, core, "its shard has ended"))
+                else:
+                    still.append((unit, shard, core))
+            launch.listeners = still
+
+    def _verdict(self, launch: _Launch, action: events.Settle, lost: Lost | None) -> BaseException:
+        """Make the error of a shard that the state machine ended without an outcome."""
+        request, ticket, how = launch.request, launch.ticket, action.how
+        core = None if ticket.units is None else ticket.units[action.rank]
+        where = f"kernel {request.name} on core {core}" if core is not None else f"kernel {request.name}"
+        if how in ("died", "poisoned"):
+            assert lost is not None
+            begun = lost.begun is not None and lost.begun.launch == ticket.number
+            told = f"; its last output was:\n{lost.output}" if lost.output else ""
+            if how == "died":
+                return WorkerDied(
+                    f"{where}: the core's process ended ({lost.why}) while it ran the kernel; "
+                    f"the core is being restarted, without its resident data{told}",
+                    lost.exit_code,
+                    begun,
+                    lost.output,
+                )
+            return PoisonedKernel(
+                f"{where}: the launch has ended {MAX_UNITS_LOST} core processes (last: {lost.why}) "
+                f"and is not tried again{told}",
+                lost.exit_code,
+                begun,
+                lost.output,
+            )
+        if how == "timeout":
+            assert request.timeout is not None
+            return LaunchTimeout(f"{where} ran longer than its timeout, {request.timeout:g} s, and was ended")
+        if how == "dependency":
+            return _dependency_error(request)
+        if how == "no units":
+            return NoUnitsError(f"{where}: no core of {request.pool.address} is left to run it")
+        if how == "closed":
+            return SessionClosed(f"{where}: the session was shut down before the launch had ended")
+        return cancelled(request.name)
+
+    def _listen(self, pool: int, event: Waiting) -> None:
+        """Answer a shard that waits for a message, now or when its peer ends."""
+        launch = self._launches.get(event.shard.launch)
+        if launch is None or launch.ticket.units is None:
+            return
+        units, why = launch.ticket.units, ""
+        if event.core not in units:
+            why = "it is not in this launch"
+        elif launch.ticket.outcomes[units.index(event.core)] is not None:
+            why = "its shard has ended"
+        if why:
+            self._tell(pool, event.unit, PeerNotice(event.shard, event.core, why))
+        else:
+            launch.listeners.append((event.unit, event.shard, event.core))
+
+    def _tell(self, pool: int, unit: int, notice: PeerNotice) -> None:
+        self._outbox.setdefault((pool, unit), []).append(notice)
+
+    def _dependencies(self, request: Request) -> tuple[tuple[int, ...], bool]:
+        """Return the unfinished launches a request needs, and whether one of the others has failed."""
+        unfinished: dict[int, None] = {}
+        failed = False
+        for ticket in (ticket for need in request.depends for ticket in need.tickets):
+            if ticket.done:
+                failed = failed or not ticket.ok
+            elif ticket.number in self._launches and self._launches[ticket.number].ticket is ticket:
+                unfinished[ticket.number] = None
+            else:
+                raise OptionError(
+                    f"kernel {request.name} was given a handle of another session ({ticket.name}); "
+                    "wait for it and pass its result"
+                )
+        return tuple(unfinished), failed
+
+
+def _dependency_error(request: Request) -> DependencyError:
+    """Make the error of a launch whose arguments include the handle of one that failed."""
+    failed = next(t for need in request.depends for t in need.tickets if t.done and not t.ok)
+    return DependencyError(
+        f"kernel {request.name} was not run: a handle among its arguments, of kernel {failed.name}, failed"
+    )
+
+
+def _payloads(tickets: tuple[Ticket, ...]) -> tuple[Payload, ...]:
+    """Return the values of finished launches, in core order."""
+    found = []
+    for ticket in tickets:
+        for outcome in ticket.outcomes:
+            assert outcome is not None and outcome.payload is not None
+            found.append(outcome.payload)
+    return tuple(found)
+
+
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for dispatcher in _dispatchers:
+        dispatcher._forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,154 @@
+"""What the scheduler's state machine is told, and what it decides.
+
+A pool is the set of units of one open device; `unit` counts within its pool,
+`rank` within its launch. Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from device_runtime.launch import ShardId
+
+# ---- told -------------------------------------------------------------------
+
+
+class PoolOpened(NamedTuple):
+    """A device is open; each of its units holds up to `depth` shards at once."""
+
+    pool: int
+    units: int
+    depth: int = 1
+
+
+class PoolClosed(NamedTuple):
+    """A device is closed; whatever it still held ends as "closed"."""
+
+    pool: int
+
+
+@dataclass(frozen=True)
+class Submit:
+    """A launch is made: on the named units, or on `count` units of the scheduler's choice."""
+
+    launch: int  # grows from launch to launch
+    pool: int
+    units: tuple[int, ...] | None  # ascending; None: choose
+    count: int  # number of shards
+    kernel: int = 0  # launches of one kernel share an estimate of its run time
+    priority: int = 0
+    depends: tuple[int, ...] = ()  # unfinished launches whose values it needs
+    retries: int = 0
+    timeout: float | None = None  # seconds a shard may run
+
+
+class ShardBegun(NamedTuple):
+    """A unit begins to run a shard (told only for launches with a timeout)."""
+
+    pool: int
+    unit: int
+    shard: ShardId
+    now: float
+
+
+class ShardEnded(NamedTuple):
+    """A unit delivered a shard's outcome."""
+
+    pool: int
+    unit: int
+    shard: ShardId
+    ok: bool
+    seconds: float  # its run time
+
+
+class UnitLost(NamedTuple):
+    """A unit died; `begun` is the shard it was running, if any."""
+
+    pool: int
+    unit: int
+    begun: ShardId | None
+    now: float
+
+
+class UnitReady(NamedTuple):
+    """A lost unit is back."""
+
+    pool: int
+    unit: int
+
+
+class UnitGone(NamedTuple):
+    """A unit will not come back."""
+
+    pool: int
+    unit: int
+
+
+class Cancel(NamedTuple):
+    """The caller no longer wants a launch; `kill` also ends what runs already."""
+
+    launch: int
+    kill: bool = False
+
+
+class Tick(NamedTuple):
+    """The time `next_deadline` named has come."""
+
+    now: float
+
+
+Event = (
+    PoolOpened
+    | PoolClosed
+    | Submit
+    | ShardBegun
+    | ShardEnded
+    | UnitLost
+    | UnitReady
+    | UnitGone
+    | Cancel
+    | Tick
+)
+
+# ---- decided ----------------------------------------------------------------
+
+
+class Placed(NamedTuple):
+    """A launch that left the choice to the scheduler has its units, ascending, by rank."""
+
+    launch: int
+    units: tuple[int, ...]
+
+
+class Send(NamedTuple):
+    """Hand a shard to a unit now."""
+
+    pool: int
+    unit: int
+    shard: ShardId
+
+
+class Kill(NamedTuple):
+    """End by force what a unit runs; `UnitLost` follows."""
+
+    pool: int
+    unit: int
+
+
+class Settle(NamedTuple):
+    """A shard's end is final.
+
+    `how` is "ended" (the outcome that was delivered counts), "died" (its unit
+    was lost under it), "poisoned" (it lost too many units), "timeout",
+    "cancelled", "dependency" (the launch `cause` failed), "no units" or
+    "closed".
+    """
+
+    launch: int
+    rank: int
+    how: str
+    cause: int = -1
+
+
+Action = Placed | Send | Kill | Settle

@@ -1,0 +1,183 @@
+"""Who receives events: one thread at a time, the pump.
+
+A thread that waits for a launch pumps, so that no other thread need be woken
+for its sake; if one does already, it sleeps until its launch is done or the
+pump stops. While launches are under way and nobody waits, a thread in the
+background pumps. It is started when it is first needed, and parked, not
+ended, when there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from device_runtime.interrupts import Guard, Shield, Window
+
+
+class Engine(Protocol):
+    """What the pump drives. All but `work` is called under the guard."""
+
+    def busy(self) -> bool:
+        """Tell whether events may come that somebody has to receive."""
+
+    def next_deadline(self) -> float | None:
+        """Return when `handle` has something to do even if no event comes."""
+
+    def receive(self, descriptors: set[int]) -> None:
+        """Take in the events of the devices whose descriptors are readable."""
+
+    def work(self) -> None:
+        """Do what must be done outside the guard: show output, run callbacks and immediate devices."""
+
+    def handle(self) -> None:
+        """Let everything follow that follows from the events taken in, and from the time."""
+
+
+class _Waiter:
+    """A thread that sleeps while another one pumps."""
+
+    __slots__ = ("ready", "wake")
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self.ready = ready
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+    def rouse(self) -> None:
+        if self.wake.locked():
+            self.wake.release()
+
+
+class Pump:
+    """Let threads wait, and have exactly one of them receive events."""
+
+    def __init__(self, guard: Guard, engine: Engine) -> None:
+        self._guard = guard
+        self._engine = engine
+        self._poll = select.poll()
+        self._bell = os.pipe()  # rings to make the pump look up from its wait
+        for end in self._bell:
+            os.set_blocking(end, False)
+        self._poll.register(self._bell[0], select.POLLIN)
+        self._pumping = False
+        self._waiters: list[_Waiter] = []
+        self._background: threading.Thread | None = None
+        self._parked: _Waiter | None = None  # the background thread's, while it has nothing to do
+        self._stopped = False
+
+    def watch(self, descriptor: int) -> None:
+        """Look for events at one more descriptor."""
+        self._poll.register(descriptor, select.POLLIN)
+        self.ring()
+
+    def forget(self, descriptor: int) -> None:
+        """Look at a descriptor no longer."""
+        self._poll.unregister(descriptor)
+
+    def ring(self) -> None:
+        """Make the pump look up: there is something to do that no descriptor tells."""
+        try:
+            os.write(self._bell[1], b"\0")
+        except BlockingIOError:
+            pass  # it has not heard the earlier rings yet
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until `ready()` holds or `timeout` seconds have passed; return whether it holds.
+
+        `ready` is called under the guard, whenever something has happened.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        me = _Waiter(ready)
+        pumping = False
+        with Shield():
+            try:
+                while True:
+                    with self._guard:
+                        if ready():
+                            return True
+                        if deadline is not None and time.monotonic() >= deadline:
+                            return False
+                        if pumping or not self._pumping:
+                            pumping = self._pumping = True
+                            if me in self._waiters:
+                                self._waiters.remove(me)
+                        elif me not in self._waiters:
+                            self._waiters.append(me)
+                    if pumping:
+                        self._turn(deadline)
+                    else:
+                        left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+                        with Window():
+                            me.wake.acquire(timeout=left)
+            finally:
+                with self._guard:
+                    if me in self._waiters:
+                        self._waiters.remove(me)
+                    if pumping:
+                        self._pumping = False
+                    self.attend()
+
+    def attend(self) -> None:
+        """See to it that somebody pumps if anything is under way; called under the guard."""
+        if self._pumping:
+            return
+        if self._waiters:
+            self._waiters[0].rouse()
+        elif self._engine.busy() and not self._stopped:
+            if self._parked is not None:
+                self._parked.rouse()
+            elif self._background is None:
+                self._background = threading.Thread(target=self._run, name="offload-pump", daemon=True)
+                self._background.start()
+
+    def stop(self) -> None:
+        """End the background thread and give back the descriptors."""
+        with self._guard:
+            self._stopped = True
+            if self._parked is not None:
+                self._parked.rouse()
+        self.ring()
+        if self._background is not None and self._background is not threading.current_thread():
+            self._background.join()
+        for end in self._bell:
+            os.close(end)
+
+    def _turn(self, deadline: float | None) -> None:
+        """Wait for events once, and let everything follow from them."""
+        with self._guard:
+            due = self._engine.next_deadline()
+        if due is not None and (deadline is None or due < deadline):
+            deadline = due
+        # Rounded up: waking a fraction of a millisecond early would mean to poll.
+        timeout = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
+        with Window():
+            readable = {descriptor for descriptor, _ in self._poll.poll(timeout)}
+        if self._bell[0] in readable:
+            os.read(self._bell[0], 4096)
+        with self._guard:
+            self._engine.receive(readable)
+        self._engine.work()
+        with self._guard:
+            self._engine.handle()
+            for waiter in self._waiters:
+                if waiter.ready():
+                    waiter.rouse()
+        self._engine.work()
+
+    def _run(self) -> None:
+        """Pump in the background while anything is under way; be parked while nothing is."""
+        park = _Waiter(lambda: False)
+        while not self._stopped:
+            self.wait(lambda: self._stopped or not self._engine.busy())
+            with self._guard:
+                if self._stopped or self._engine.busy():
+                    continue
+                self._parked = park
+            park.wake.acquire()
+            with self._guard:
+                self._parked = None

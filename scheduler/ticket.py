@@ -1,0 +1,168 @@
+"""A launch as the host holds it, from the submission until nobody asks for its values any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from device_runtime import codec
+from device_runtime.device import Device
+from device_runtime.errors import DependencyError, ResultDecodeError
+from device_runtime.interrupts import Guard
+from device_runtime.launch import Image, Outcome, Payload
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """An open device as the scheduler sees it."""
+
+    index: int
+    address: str
+    units: int
+    device: Device
+
+
+class Depends(NamedTuple):
+    """The launches behind one handle among the arguments; `bare` if its result is one value."""
+
+    tickets: tuple[Ticket, ...]
+    bare: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Everything that is asked for by one launch.
+
+    `args` holds one payload for all shards or one for each. `units` are
+    ascending; None leaves the choice of `count` units to the scheduler.
+    `attended`: the caller waits for it at once, so that no thread need be
+    woken to look after it.
+    """
+
+    pool: Pool
+    image: Image
+    args: Sequence[Payload]
+    units: tuple[int, ...] | None
+    count: int
+    name: str
+    kernel: int
+    priority: int = 0
+    retries: int = 0
+    timeout: float | None = None
+    depends: Sequence[Depends] = ()
+    mapped: bool = False
+    attended: bool = False
+
+
+class Ticket:
+    """Keep the outcomes of one launch as they come in.
+
+    The dispatcher writes, under its lock; anybody may read: what is written
+    never changes again, and `done` comes last.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_depends",
+        "_guard",
+        "_values",
+        "count",
+        "done",
+        "finished",
+        "name",
+        "number",
+        "ok",
+        "outcomes",
+        "pool",
+        "submitted",
+        "units",
+    )
+
+    def __init__(self, number: int, request: Request, guard: Guard) -> None:
+        self._guard = guard
+        self._depends = request.depends
+        self.number = number
+        self.name = request.name
+        self.pool = request.pool
+        self.count = request.count
+        self.units = request.units
+        self.outcomes: list[Outcome | None] = [None] * request.count
+        self.finished: list[int] = []  # ranks, in order of completion
+        self.submitted = time.monotonic()
+        self.done = False
+        self.ok = True
+        self._values: dict[int, tuple[Any, BaseException | None]] = {}
+        self._callbacks: list[Callable[[Ticket], None]] = []
+
+    def value(self, rank: int) -> Any:
+        """Return the value of a shard that has ended, or raise its error."""
+        value, error = self._decoded(rank)
+        if error is not None:
+            raise error
+        return value
+
+    def error(self, rank: int) -> BaseException | None:
+        """Return the error of a shard that has ended, None if it gave a value."""
+        return self._decoded(rank)[1]
+
+    def on_done(self, callback: Callable[[Ticket], None]) -> None:
+        """Call `callback` once all shards have ended; now, if they have.
+
+        It runs in this thread or in the one that receives the last outcome.
+        """
+        with self._guard:
+            if not self.done:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def settle(self, rank: int, outcome: Outcome) -> bool:
+        """Write down how a shard ended; return whether it was the last one."""
+        self.outcomes[rank] = outcome
+        self.finished.append(rank)
+        self.ok = self.ok and outcome.error is None and not outcome.failed
+        self.done = len(self.finished) == self.count
+        return self.done
+
+    def take_callbacks(self) -> list[Callable[[Ticket], None]]:
+        """Return the callbacks to be called now that the launch is done."""
+        callbacks, self._callbacks = self._callbacks, []
+        return callbacks
+
+    def _decoded(self, rank: int) -> tuple[Any, BaseException | None]:
+        found = self._values.get(rank)
+        if found is None:
+            outcome = self.outcomes[rank]
+            if outcome is None:
+                raise RuntimeError(f"shard {rank} of launch {self.number} has not ended")
+            # Two threads may decode at once; both then use what the first one stored.
+            found = self._values.setdefault(rank, self._decode(outcome))
+        return found
+
+    def _decode(self, outcome: Outcome) -> tuple[Any, BaseException | None]:
+        if outcome.error is not None:
+            if isinstance(outcome.error, DependencyError):
+                outcome.error.__cause__ = self._failed_dependency()
+            return None, outcome.error
+        assert outcome.payload is not None
+        if outcome.failed:
+            return None, codec.decode_error(outcome.payload)
+        try:
+            return codec.decode(outcome.payload, writable=True, error=ResultDecodeError), None
+        except ResultDecodeError as error:
+            return None, error
+
+    def _failed_dependency(self) -> BaseException | None:
+        for ticket in (ticket for need in self._depends for ticket in need.tickets):
+            for rank in range(ticket.count):
+                if ticket.done and (error := ticket.error(rank)) is not None:
+                    return error
+        return None
+
+
+def cancelled(name: str) -> CancelledError:
+    """Make the error of a launch that was cancelled."""
+    return CancelledError(f"the launch of {name} was cancelled")

@@ -1,0 +1,100 @@
+"""Shared by all tests: a clean environment, devices, programs of one's own, and a look at what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from gates import Gate
+from programs import Program, children
+
+import offload
+
+DEVICES = ("local:2", "inline:2")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide OFFLOAD_* variables and the user's configuration file from the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("OFFLOAD_")]:
+            patch.delenv(name)
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_behind() -> Iterator[None]:
+    """Check that a module's tests leave no thread, no child process and no open file."""
+    threads, processes, files = set(threading.enumerate()), children(), _open_files()
+    yield
+    _end_default_sessions()
+    gc.collect()
+    left = set(threading.enumerate()) - threads
+    for thread in left:
+        thread.join(5)
+    assert not [thread for thread in left if thread.is_alive()], "threads are left"
+    assert children() == processes, "child processes are left"
+    assert _open_files() == files, "open files are left"
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Make each device the default one in turn, for a module's tests."""
+    with offload.connect(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[str]:
+    """Make two process cores the default device, for a module's tests."""
+    with offload.connect("local:2"):
+        yield "local:2"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Make a place in a kernel where it waits for the test."""
+    return Gate.make(tmp_path / "gate")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Start programs in a folder of their own; at the end none of their processes may be left."""
+    started: list[Program] = []
+
+    def start(*arguments: str, **options: object) -> Program:
+        started.append(Program(tmp_path / f"program{len(started)}", arguments, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def _open_files() -> dict[str, str]:
+    """Return sockets, pipes, shared memory and the like that are open, by descriptor."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:
+            continue  # that of the listing itself
+        if target.startswith(("socket:", "pipe:", "anon_inode:", "/memfd:", "/dev/shm/")):
+            found[entry] = target
+    return found
+
+
+def _end_default_sessions() -> None:
+    """Shut down what tests have left to the end of the program, and let the next ones start afresh."""
+    sessions = sys.modules.get("offload.session")
+    if sessions is not None:
+        for session in list(sessions._started):
+            session.shutdown()
+        sessions._defaults.clear()
+        sessions._first.clear()

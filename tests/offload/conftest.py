@@ -1,0 +1,24 @@
+"""What the tests of the floor that users import share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gates import Gate
+
+import offload
+
+
+@pytest.fixture(scope="module", params=["inline:4", "local:4"])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Make devices of four cores the default one in turn: kernels must behave alike on both."""
+    with offload.connect(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> list[Gate]:
+    """Make places in kernels where they wait for the test."""
+    return [Gate.make(tmp_path / f"gate{number}") for number in range(4)]

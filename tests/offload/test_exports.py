@@ -1,0 +1,86 @@
+"""What `offload` offers, and what importing it costs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import offload
+
+ROOT = Path(offload.__file__).parent.parent
+
+EXPORTED = """
+    ArgsDecodeError ArgsNotSerializable AsyncKernel DependencyError DeviceError DeviceMemoryError
+    DeviceUnavailable ForkedHandleError Handle Kernel KernelError KernelNotSerializable KernelTypeError
+    LaunchError LaunchTimeout MessageError NestedDeadlockError NoUnitsError NotOnDevice OffloadError
+    OptionError Options PeerEnded PoisonedKernel RemoteTraceback ResidentDataLost ResidentNameError
+    ResultDecodeError ResultNotSerializable SerializationError Session SessionClosed SingleHandle
+    SingleKernel Timing UnknownDeviceError WorkerDied as_completed broadcast connect copy_from_device
+    copy_to_device define_on_device offload offload_multiple offload_single scatter shutdown waitAll
+    wait_all wait_any
+""".split()
+
+
+def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_public_names_are_these() -> None:
+    assert sorted(offload.__all__) == sorted(EXPORTED)
+    for name in offload.__all__:
+        assert getattr(offload, name) is not None
+    assert set(offload.__all__) <= set(dir(offload))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ofload'"):
+        offload.ofload  # noqa: B018
+
+
+def test_every_error_is_exported() -> None:
+    from device_runtime import errors
+
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and issubclass(value, BaseException):
+            assert name in offload.__all__
+
+
+def test_import_loads_and_starts_nothing(tmp_path: Path) -> None:
+    done = python(
+        f"""
+        import sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import offload
+        heavy = {{"numpy", "zmq", "cloudpickle", "asyncio", "threading", "scheduler", "rich", "typer"}}
+        print(sorted(heavy & set(sys.modules)))
+        from offload import offload
+        @offload
+        def kernel(x): ...
+        print(sorted({{"numpy", "zmq", "cloudpickle", "rich", "typer"}} & set(sys.modules)))
+        import threading
+        print(threading.active_count())
+        """,
+        tmp_path,
+    )
+    assert done.stdout.split("\n")[:3] == ["[]", "[]", "1"], done.stderr
+
+
+@pytest.mark.parametrize("name", ["scheduler", "device_runtime"])
+def test_a_users_module_that_hides_ours_is_named(name: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{name}.py"
+    file.write_text("raise SystemExit('the user\\'s file was run')")
+    done = python(f"import sys; sys.path.append({str(ROOT)!r}); import offload", tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError") and str(file) in last and "rename" in last

@@ -1,0 +1,445 @@
+"""Handles: order, timing, errors, cancelling, and every way to wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+from concurrent.futures import CancelledError
+from typing import Any
+
+import numpy as np
+import pytest
+from gates import Gate
+
+import offload as package
+from offload import (
+    DependencyError,
+    ForkedHandleError,
+    OptionError,
+    RemoteTraceback,
+    as_completed,
+    offload,
+    offload_single,
+    wait_all,
+    wait_any,
+    waitAll,
+)
+from offload.core import coreid
+
+
+@offload(async_=True)
+def where(times: int = 1) -> int:
+    return coreid() * times
+
+
+@offload(async_=True)
+def through(gates: list[Gate]) -> int:
+    """Pass the gate of one's own core."""
+    gates[coreid()].pass_through()
+    return coreid()
+
+
+@offload_single
+def one(x: Any) -> Any:
+    return x
+
+
+@offload_single
+def through_one(gate: Gate, x: int = 0) -> int:
+    gate.pass_through()
+    return x
+
+
+@offload(async_=True)
+def fail(cores: list[int]) -> int:
+    if coreid() in cores:
+        raise KeyError(f"core {coreid()}")
+    return coreid()
+
+
+# ---- on every device ---------------------------------------------------------------
+
+
+def test_wait_may_be_called_again(device: str) -> None:
+    handle = where()
+    assert handle.wait() == handle.wait() == handle.result() == [0, 1, 2, 3]
+    assert handle.done() and handle.test() and handle.exception() is None
+    assert handle.number_running() == handle.number_outstanding() == 0
+
+
+def test_handles_may_be_waited_for_in_any_order(device: str) -> None:
+    handles = [one(number) for number in range(10)]
+    assert [handle.wait() for handle in reversed(handles)] == [[9 - number] for number in range(10)]
+
+
+def test_wait_any_hands_out_each_core_once(device: str) -> None:
+    handle = where(2)
+    found: dict[int, int] = {}
+    for _ in range(4):
+        found.update(handle.wait_any())
+    assert found == {0: 0, 1: 2, 2: 4, 3: 6}
+    with pytest.raises(LookupError, match="handed out all 4 cores"):
+        handle.wait_any()
+    assert handle.wait() == [0, 2, 4, 6]
+
+
+def test_as_completed_gives_every_core(device: str) -> None:
+    handle = where(3, target=[1, 3])
+    handle.wait_any()
+    assert sorted(handle.as_completed()) == [(1, 3), (3, 9)]
+
+
+def test_append_joins_launches(device: str) -> None:
+    handle = one(5)
+    assert handle.append(where(1)) is handle
+    assert handle.append(one(6)).wait() == [5, 0, 1, 2, 3, 6]
+    assert handle.result() == [5, 0, 1, 2, 3, 6]
+    assert len(handle.timing) == 6
+    assert sum(1 for _ in handle.as_completed()) == 6
+    with pytest.raises(OptionError, match="append takes a handle"):
+        handle.append(3)  # type: ignore[arg-type]
+
+
+def test_a_kernels_exception_is_raised_with_its_traceback_as_cause(device: str) -> None:
+    handle = fail([2])
+    with pytest.raises(KeyError, match="core 2") as raised:
+        handle.wait()
+    cause = raised.value.__cause__
+    assert isinstance(cause, RemoteTraceback)
+    assert __file__ in str(cause) and 'raise KeyError(f"core {coreid()}")' in str(cause)
+    assert handle.exception() is raised.value
+    with pytest.raises(KeyError):
+        handle.result()
+
+
+def test_the_first_failed_core_is_raised_and_the_others_are_notes(device: str) -> None:
+    handle = fail([3, 1])
+    for _ in range(2):
+        with pytest.raises(KeyError, match="core 1") as raised:
+            handle.wait()
+        assert raised.value.__notes__ == ["core 3 failed too: KeyError: 'core 3'"]  # type: ignore[attr-defined]
+    with pytest.raises(KeyError):
+        for _ in range(4):
+            handle.wait_any()
+    values = []
+    with pytest.raises(KeyError):
+        for core, _ in handle.as_completed():
+            values.append(core)
+    assert set(values) <= {0, 2}
+
+
+def test_wait_all_keeps_the_order_of_arguments(device: str) -> None:
+    assert wait_all(where(30), one(-10)) == [[0, 30, 60, 90], [-10]]
+    assert waitAll(one(-10), where(30)) == [[-10], [0, 30, 60, 90]]
+    assert wait_all() == []
+    with pytest.raises(TypeError, match=r"write wait_all\(\*handles\)"):
+        wait_all([one(1)])  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="core 1"):
+        wait_all(one(1), fail([1, 2]), fail([0]))
+
+
+def test_wait_any_over_handles_hands_out_every_core_once(device: str) -> None:
+    handles = [where(), one(7), where(2)]
+    found = [wait_any(*handles) for _ in range(9)]
+    cores = [(handles.index(handle), *pair) for handle, value in found for pair in value.items()]
+    assert sorted(each for each in cores if each[0] != 1) == [
+        *((0, core, core) for core in range(4)),
+        *((2, core, 2 * core) for core in range(4)),
+    ]
+    assert [value for number, _, value in cores if number == 1] == [7]
+    with pytest.raises(LookupError):
+        wait_any(*handles)
+
+
+def test_as_completed_over_handles_gives_each_once(device: str) -> None:
+    handles = [one(1), fail([0]), where()]
+    assert set(as_completed(*handles, handles[0])) == set(handles)
+
+
+def test_handles_of_two_sessions_mix(device: str) -> None:
+    with package.connect("inline:2"):
+        there = where()
+        here = where(device="inline:3")
+    assert wait_all(there, here, where()) == [[0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    elsewhere = where(2)
+    assert {handle for handle, _ in (wait_any(there, elsewhere) for _ in range(6))} == {there, elsewhere}
+    assert set(as_completed(there, elsewhere)) == {there, elsewhere}
+    with pytest.raises(OptionError, match="same session"):
+        there.append(elsewhere)
+
+
+def test_a_handle_may_be_an_argument_on_another_device(device: str) -> None:
+    @offload_single
+    def ones() -> Any:
+        return np.ones(100_000)
+
+    @offload_single
+    def total(array: Any) -> float:
+        return float(array.sum())
+
+    for there in ("inline:2", "local:1"):
+        assert total(ones(device=there)).result() == 100_000.0
+        assert total(ones(), device=there).result() == 100_000.0
+
+
+def test_a_handle_as_an_argument_is_its_result(device: str) -> None:
+    first = one(4)
+    assert one([first, first, where()]).result() == [4, 4, [0, 1, 2, 3]]
+    assert one(one(one(first))).result() == 4
+
+    @offload
+    def add(a: int, b: int = 0) -> int:
+        return a + b
+
+    assert add(first, b=one(3)) == [7] * 4
+
+
+def test_a_failed_handle_fails_what_depends_on_it(device: str) -> None:
+    failed = fail([1])
+    for dependant in (one(failed), one(one(failed))):
+        with pytest.raises(DependencyError) as raised:
+            dependant.wait()
+        cause: BaseException | None = raised.value
+        while isinstance(cause, DependencyError):
+            cause = cause.__cause__
+        assert isinstance(cause, KeyError)
+
+
+def test_a_handle_does_not_pickle_elsewhere(device: str) -> None:
+    import pickle
+
+    with pytest.raises(TypeError, match="argument of a launch"):
+        pickle.dumps(one(1))
+
+
+def test_done_callbacks_get_the_handle_and_their_errors_are_logged(
+    device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    called = threading.Event()
+    seen: list[Any] = []
+
+    def callback(handle: Any) -> None:
+        seen.append(handle)
+        called.set()
+
+    handle = one(1)
+    with caplog.at_level(logging.ERROR, "offload"):
+        handle.add_done_callback(lambda _: 1 / 0)
+        handle.add_done_callback(callback)
+        assert called.wait(20)
+    assert seen == [handle]
+    assert "ZeroDivisionError" in caplog.text
+    handle.add_done_callback(callback)
+    assert seen == [handle, handle]
+
+
+def test_await(device: str) -> None:
+    async def main() -> list[Any]:
+        first, second = await asyncio.gather(one(1), where())
+        with pytest.raises(KeyError):
+            await fail([0])
+        return [first, second, await one(2)]
+
+    async def gathered() -> list[Any]:
+        handles = [one(number) for number in range(50)]
+        return [await handle for handle in handles]
+
+    assert asyncio.run(main()) == [1, [0, 1, 2, 3], 2]
+    assert asyncio.run(gathered()) == list(range(50))
+
+
+def test_future(device: str) -> None:
+    futures = [one(3).future(), where().future(), fail([0]).future()]
+    done, pending = concurrent.futures.wait(futures)
+    assert done == set(futures) and not pending
+    assert futures[0].result() == 3 and futures[1].result() == [0, 1, 2, 3]
+    assert isinstance(futures[2].exception(), KeyError)
+    assert not futures[0].cancel() and not futures[0].running()
+
+
+def test_timing_is_in_seconds_since_the_launch(device: str) -> None:
+    handle = where(target=[1, 2])
+    handle.wait()
+    assert [timing.core for timing in handle.timing] == [1, 2]
+    for timing in handle.timing:
+        assert timing.begun is not None and timing.ended is not None
+        assert 0 == timing.queued <= timing.begun <= timing.ended
+
+
+def test_a_handle_shows_itself(device: str) -> None:
+    handle = fail([0])
+    assert isinstance(handle.exception(), KeyError)
+    assert "fail" in repr(handle) and "done, failed" in repr(handle)
+    html = handle._repr_html_()
+    assert html.count("<tr>") == 5 and "raised an exception" in html
+    assert "<locals>" not in offload(lambda: 1).launch()._repr_html_()
+
+
+def test_progress_waits_and_shows_a_bar(device: str, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    assert where().wait(progress=True) == [0, 1, 2, 3]
+    assert "where" in "".join(capfd.readouterr())
+
+
+def test_progress_names_the_extra_where_nothing_can_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    with package.connect("inline:1"):
+        for name in ("tqdm", "tqdm.auto", "rich", "rich.progress"):
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError, match=r"offload\[progress\]"):
+            where().wait(progress=True)
+
+
+# ---- launches that are under way, on process cores -------------------------------------
+
+
+@pytest.mark.timeout(60)
+def test_a_timeout_changes_nothing(local: str, gates: list[Gate]) -> None:
+    handle = through(gates)
+    for gate in gates[:2]:
+        gate.wait()
+    with pytest.raises(TimeoutError, match=r"through.*cores 0, 1; nothing was cancelled"):
+        handle.wait(timeout=0)
+    for wait in (handle.result, handle.exception, handle.wait_any):
+        with pytest.raises(TimeoutError):
+            wait(0)
+    with pytest.raises(TimeoutError):
+        next(handle.as_completed(timeout=0))
+    with pytest.raises(TimeoutError):
+        wait_all(handle, timeout=0)
+    with pytest.raises(TimeoutError):
+        wait_any(handle, timeout=0)
+    with pytest.raises(TimeoutError, match="1 of 1 launches"):
+        next(as_completed(handle, timeout=0))
+    assert not handle.done() and not handle.test() and not handle.cancel()
+    assert handle.number_running() == handle.number_outstanding() == 2
+    assert "0 of 2 cores done" in repr(handle)
+    for gate in gates[:2]:
+        gate.let_on()
+    assert handle.wait() == [0, 1]
+
+
+def test_cores_are_handed_out_as_they_finish(local: str, gates: list[Gate]) -> None:
+    handle = through(gates)
+    gates[1].wait()
+    gates[1].let_on()
+    assert handle.wait_any() == {1: 1}
+    assert not handle.test()
+    assert handle.number_running() == 1
+    begun = [timing.begun is not None for timing in handle.timing]
+    assert begun == [False, True]
+    assert wait_any(one(5))[1].popitem()[1] == 5
+    completed = handle.as_completed()
+    assert next(completed) == (1, 1)
+    gates[0].wait()
+    gates[0].let_on()
+    assert list(completed) == [(0, 0)]
+    assert handle.wait_any() == {0: 0}
+
+
+def test_what_is_queued_can_be_cancelled_and_what_runs_cannot(local: str, gates: list[Gate]) -> None:
+    running = through(gates[:2])
+    for gate in gates[:2]:
+        gate.wait()
+    queued, awaited, future = where(), where(), where().future()
+    assert queued.number_running() == 0 and queued.number_outstanding() == 2
+    assert not running.cancel()
+    assert queued.cancel() and queued.done()
+    assert future.cancel() and future.cancelled() and future.done()
+    assert concurrent.futures.wait([future], 0).done == {future}
+    for wait in (queued.wait, queued.result, queued.exception, future.result):
+        with pytest.raises(CancelledError):
+            wait()
+    assert awaited.cancel()
+    with pytest.raises(CancelledError):
+        asyncio.run(_await(awaited))
+    for gate in gates[:2]:
+        gate.let_on()
+    assert running.wait() == [0, 1]
+    assert not running.cancel()
+
+
+def test_kill_ends_what_runs(local: str, gates: list[Gate]) -> None:
+    handle = through_one(gates[0])
+    gates[0].wait()
+    assert handle.cancel(kill=True)
+    with pytest.raises(CancelledError):
+        handle.wait()
+    assert where().wait() == [0, 1]
+
+
+def test_a_dependant_waits_without_blocking_the_host(local: str, gates: list[Gate]) -> None:
+    first = through_one(gates[0], 5)
+    second = one(first)
+    third = one(second)
+    gates[0].wait()
+    assert one(1).result() == 1
+    assert not third.done()
+    gates[0].let_on()
+    assert third.result() == 5
+
+
+def test_arguments_are_snapshots_even_while_queued(local: str, gates: list[Gate]) -> None:
+    running = through(gates[:2])
+    items = [1]
+    queued = one(items)
+    items.append(2)
+    for gate in gates[:2]:
+        gate.wait()
+        gate.let_on()
+    assert queued.result() == [1]
+    running.wait()
+
+
+def test_await_leaves_the_loop_free(local: str, gates: list[Gate]) -> None:
+    async def main() -> list[str]:
+        seen = []
+
+        async def wait() -> None:
+            seen.append(f"value {await through_one(gates[0], 3)}")
+
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.get_running_loop().run_in_executor(None, gates[0].wait)
+        seen.append("free")
+        gates[0].let_on()
+        await waiting
+        return seen
+
+    assert asyncio.run(main()) == ["free", "value 3"]
+
+
+def test_many_threads_may_wait_for_one_handle(local: str, gates: list[Gate]) -> None:
+    handle = through_one(gates[0], 9)
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        waiting = [threads.submit(handle.wait) for _ in range(8)]
+        gates[0].wait()
+        gates[0].let_on()
+        assert [each.result(30) for each in waiting] == [[9]] * 8
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_cannot_use_the_handles_of_its_parent(local: str) -> None:
+    handle = where()
+    assert handle.wait() == [0, 1]
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for use in (handle.wait, handle.done, handle.test, handle.cancel, handle.number_running):
+                try:
+                    use()
+                except ForkedHandleError:
+                    continue
+                os._exit(2)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+async def _await(handle: Any) -> Any:
+    return await handle

@@ -1,0 +1,29 @@
+"""Programs that type checkers must refuse: each line marked `# refused`."""
+
+from __future__ import annotations
+
+from offload import Handle, offload, offload_multiple, offload_single
+
+
+@offload
+def find_pi(darts: int) -> float:
+    return darts / 2
+
+
+@offload_single
+def one(x: int) -> str:
+    return str(x)
+
+
+find_pi("x")  # refused
+find_pi()  # refused
+find_pi(1, 2)  # refused
+find_pi.launch("x")  # refused
+strings: list[str] = find_pi(10)  # refused
+bare: float = find_pi(10)  # refused
+handle: Handle[str] = find_pi.launch(10)  # refused
+listed: list[str] = one(1)  # refused
+find_pi.options(timeot=3)  # refused
+find_pi.options(retries="x")  # refused
+offload_multiple(len)  # refused
+find_pi.launch(10).wait_all()  # refused
