@@ -90,12 +90,9 @@ def _by_value_pickler() -> Any:
             if isinstance(value, type):
                 reduced = super().reducer_override(value)
                 if reduced is NotImplemented and not is_importable(value):
-                    reduced = cloudpickle._dynamic_classreduce(value)
-                return (
-                    reduced
-                    if reduced is NotImplemented or len(reduced) != 6
-                    else _reduced_class(value, reduced)
-                )
+                    reduced = cloudpickle._dynamic_class_reduce(value)
+                by_name = reduced is NotImplemented or len(reduced) < 6
+                return reduced if by_name else _reduced_class(value, reduced)
             if kind is _ModuleGlobals:
                 return module_globals, (value["__name__"],)
             if kind is LruCached and self._rules and self._rules.by_value(value.__wrapped__):

@@ -34,6 +34,7 @@ Key = tuple[int, ...]
 class _Launch:
     __slots__ = (
         "attempts",
+        "begun",
         "cause",
         "count",
         "dependants",
@@ -59,13 +60,16 @@ class _Launch:
         self.number = asked.launch
         self.pool = asked.pool
         self.units = asked.units
-        self.count = self.left = self.unsent = asked.count
+        self.count = asked.count
+        self.left = asked.count  # shards that have not ended
+        self.unsent = asked.count  # of those, not on a unit
         self.kernel = asked.kernel
         self.priority = asked.priority
         self.retries = asked.retries
         self.timeout = asked.timeout
         self.key: Key | None = None  # an auto launch that waits for others has none yet
         self.ok = True
+        self.begun = False  # a shard of it was sent
         self.flying = 0  # shards on units
         self.lost = 0  # units lost under it
         self.waits = 0  # unfinished launches it depends on
@@ -302,7 +306,7 @@ class State:
                 continue
             unit = flying.get(rank)
             if unit is None:
-                self._settle(launch, rank, "cancelled")
+                self._settle_queued(launch, rank, "cancelled")
             else:
                 if launch.doomed is None:
                     launch.doomed = {}
@@ -354,7 +358,7 @@ class State:
     def _mark_partial(self, launch: _Launch) -> None:
         """Note whether a launch is a barrier: some of its shards sent, and some not."""
         assert launch.key is not None
-        if 0 < launch.unsent < launch.left or (launch.unsent and launch.left < launch.count):
+        if launch.begun and launch.unsent:
             self._partial.add(launch.number)
             self._frontier = max(self._frontier, launch.key)
         else:
@@ -370,6 +374,7 @@ class State:
         for rank, number in enumerate(launch.units):
             unit = pool.units[number]
             if unit.gone:
+                launch.unsent -= 1
                 self._settle(launch, rank, "no units")
                 continue
             heappush(unit.queue, (launch.key, launch.number, rank))
@@ -482,6 +487,7 @@ class State:
         unit.flight[shard] = estimate
         unit.queued -= 1
         launch.unsent -= 1
+        launch.begun = True
         launch.flying += 1
         if launch.count > 1:
             self._mark_partial(launch)
@@ -507,7 +513,7 @@ class State:
         for _, number, rank in unit.queue:
             launch = self._launches.get(number)
             if launch is not None and not launch.settled >> rank & 1:
-                self._settle(launch, rank, "no units")
+                self._settle_queued(launch, rank, "no units")
         unit.queue.clear()
         unit.queued = 0
         left = sum(not other.gone for other in pool.units)
@@ -556,29 +562,26 @@ class State:
         launch.settled |= 1 << rank
         launch.left -= 1
         launch.ok = launch.ok and ok
-        if how != "ended" and launch.units is not None and launch.key is not None:
-            self._unqueue(launch, rank)
         self._actions.append(Settle(launch.number, rank, how, launch.cause))
         if not launch.left:
             self._finished.append(launch)
 
-    def _unqueue(self, launch: _Launch, rank: int) -> None:
-        """Count a shard that ends in the queue; its entry is dropped when it comes to the front."""
-        assert launch.units is not None
-        pool = self._pools.get(launch.pool)
-        if pool is None:
-            return
-        unit = pool.units[launch.units[rank]]
+    def _settle_queued(self, launch: _Launch, rank: int, how: str) -> None:
+        """End a shard that is on no unit; its entry in a queue is dropped when it comes to the front."""
         launch.unsent -= 1
-        if not unit.gone:
+        pool = self._pools.get(launch.pool)
+        if pool is not None and launch.units is not None:
+            unit = pool.units[launch.units[rank]]
             unit.queued -= 1
             pool.rank(unit)
             self._touch(unit)
+        self._settle(launch, rank, how)
 
     def _settle_rest(self, launch: _Launch, how: str) -> None:
+        """End all shards that have not ended; none of them is on a unit that is still there."""
         for rank in range(launch.count):
             if not launch.settled >> rank & 1:
-                self._settle(launch, rank, how)
+                self._settle_queued(launch, rank, how)
 
     def _follow(self) -> None:
         """Let what follows from ends and free units follow, until nothing does."""

@@ -60,6 +60,7 @@ class ProcessDevice(Device):
             self._arena = arena.Arena(self._arena_descriptor)
             self._status = StatusPage(self._status_descriptor, self._units)
             self._epoll = select.epoll()
+            self._oom_kills = _count_oom_kills()
             self._start_zygote()
             for unit in range(self._units):
                 self._cores.append(self._spawn(unit, 0))
@@ -196,7 +197,8 @@ class ProcessDevice(Device):
         if core.epoch != epoch:
             return
         self._bury(core)
-        why = why or _describe(code)
+        kills, self._oom_kills = self._oom_kills, _count_oom_kills()
+        why = why or _describe(code, out_of_memory=self._oom_kills > kills)
         begun = self._status.begun(unit)
         self._status.end(unit)
         self._events.append(Lost(unit, begun, why, code, core.tail()))
@@ -242,7 +244,16 @@ class ProcessDevice(Device):
                 self._events.append(Ready(unit))
 
 
-def _describe(code: int | None) -> str:
+def _count_oom_kills() -> int:
+    """Return how many processes the kernel has ended for lack of memory since it was booted."""
+    try:
+        with open("/proc/vmstat") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
+
+
+def _describe(code: int | None, out_of_memory: bool = False) -> str:
     if code is None or code >= 0:
         return f"exit code {code}"
     try:
@@ -250,7 +261,9 @@ def _describe(code: int | None) -> str:
     except ValueError:
         name = "unknown"
     if name == "SIGKILL":
-        return "signal 9, SIGKILL, cause unknown; a lack of memory is a common one"
+        if out_of_memory:
+            return "signal 9, SIGKILL, by the kernel: the machine, or its memory limit, was out of memory"
+        return "signal 9, SIGKILL, cause unknown"
     return f"signal {-code}, {name}"
 
 

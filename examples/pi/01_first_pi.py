@@ -11,7 +11,7 @@ import time
 from offload import offload
 from offload.core import numcores, rank
 
-DARTS = int(sys.argv[1]) if len(sys.argv) > 1 else 40_000_000
+DARTS = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000_000
 ROUNDS = 25  # launches, for the progress bar to show something
 
 
@@ -21,7 +21,8 @@ def find_pi(darts, seed):
     throw = random.Random(f"{seed}, core {rank()}").random  # each core throws darts of its own
     hits = 0
     for _ in range(darts):
-        if throw() ** 2 + throw() ** 2 < 1:
+        x, y = throw(), throw()
+        if x * x + y * y < 1:
             hits += 1
     return 4 * hits / darts
 

@@ -1,40 +1,57 @@
-"""Choose the cores a kernel runs on, give each its part of the data, and stream over many elements.
+"""Choose the cores of a launch, give each core its part of the data, and stream over many elements.
 
-    python 03_choosing_cores.py [STEPS [PICTURE.png]]
+    python 03_choosing_cores.py [STRIPS [PICTURE.png]]
+
+With PICTURE.png it draws when each launch ran on which core (pip install 'offload[plot]').
 """
 
 import sys
 
-import offload as of
-from offload import offload, scatter
+from offload import offload, plot_timeline, scatter, wait_all
 from offload.core import coreid, numcores
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
-PARTS = 24
+STRIPS = int(sys.argv[1]) if len(sys.argv) > 1 else 4_000_000
 
 
 @offload
-def integrate(parts):
-    """Sum the area under 4/(1 + x²) over some of the parts of [0, 1]; all of them make pi."""
-    width = 1 / (PARTS * STEPS)
-    starts = (part * STEPS for part in parts)
-    return width * sum(4 / (1 + ((start + i + 0.5) * width) ** 2) for start in starts for i in range(STEPS))
+def area(strips, count):
+    """Add up some of the `count` strips under 4/(1 + x²) from 0 to 1; all of them make pi."""
+    width = 1 / count
+    return width * sum(4 / (1 + ((strip + 0.5) * width) ** 2) for strip in strips)
 
 
 @offload
-def where(_=None):
+def where():
     return coreid()
 
 
 last = numcores() - 1
-everything = range(PARTS)
+print("all cores:        ", where())
+print("the last core:    ", where(target=last))
+print("first and last:   ", where(target=sorted({0, last})))
+print("any one:          ", where(auto=1))
 
-print("all cores:     ", where())
-print("the last core: ", where(target=last))
-print("two, by number:", where(target=sorted({0, last})))
-print("any one:       ", where(auto=1))
+parts = area(scatter(range(STRIPS)), STRIPS)  # each core its slice, as even as can be
+print("pi in equal parts:", parts, "make", round(sum(parts), 9))
 
-handles = [
-    integrate.launch(scatter(everything)),  # each core its slice, as even as can be
-    integrate.launch(everything[:2], target=0, async_=True) if False else integrate.options(target=0).launch([0, 1]),
+sizes = [STRIPS // 2 // max(last, 1)] * last  # half of it for all other cores together
+parts = area(scatter(range(STRIPS), [STRIPS - sum(sizes), *sizes]), STRIPS)
+print("most for core 0:  ", parts, "make", round(sum(parts), 9))
+
+counts = [10**power for power in range(1, 7)]
+for count, pi in zip(counts, area.map(map(range, counts), counts)):  # one core each, in order, as they come
+    print(f"pi of {count:9,} strips is {pi:.12f}")
+
+handles = [  # what shares a core runs in this order; `auto` prefers the cores with the least to do
+    area.launch(scatter(range(STRIPS)), STRIPS),
+    area.options(target=0).launch(range(STRIPS // 3), STRIPS),
+    area.options(auto=1).launch(range(STRIPS // 2), STRIPS),
+    where.launch(),
 ]
+wait_all(*handles)
+for handle in handles:
+    spans = [f"core {t.core} {t.begun:.3f}–{t.ended:.3f} s" for t in handle.timing]
+    print(f"{handle!r}: {', '.join(spans)}")
+if len(sys.argv) > 2:
+    plot_timeline(handles).figure.savefig(sys.argv[2], dpi=100)
+    print(f"the timeline is drawn in {sys.argv[2]}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,20 @@ def far() -> Iterator[Far]:
     core = Far()
     yield core
     core.close()
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Any]]:
+    """Make modules in a folder that is on the path, as if they lay next to the script."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made: list[str] = []
+
+    def make(name: str, source: str) -> Any:
+        (tmp_path / f"{name}.py").write_text(source)
+        importlib.invalidate_caches()
+        made.append(name)
+        return importlib.import_module(name)
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)

@@ -6,13 +6,11 @@ import collections
 import dataclasses
 import enum
 import functools
-import gc
 import importlib.util
 import pickle
 import subprocess
 import sys
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,25 +23,14 @@ from device_runtime.capture import Capture
 from device_runtime.errors import (
     ArgsDecodeError,
     ArgsNotSerializable,
-    KernelError,
-    RemoteTraceback,
     ResultDecodeError,
     ResultNotSerializable,
-    WorkerDied,
-    add_note,
 )
 from device_runtime.launch import Payload
 
 
 def there(value: Any, **how: Any) -> Any:
     return codec.decode(codec.encode(value, bytes), **how)
-
-
-def kernel_error(function: Any, *args: Any) -> BaseException:
-    """Return what the host sees of the error that a function raises."""
-    with pytest.raises(BaseException) as caught:
-        function(*args)
-    return codec.decode_error(codec.encode_error(caught.value, bytes))
 
 
 def main_names(source: str) -> dict[str, Any]:
@@ -63,11 +50,7 @@ class Colour(enum.Enum):
     RED = 1
 
 
-class Tagged(np.ndarray):  # type: ignore[type-arg]
-    pass
-
-
-# ---- values -------------------------------------------------------------------
+# ---- values ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -163,149 +146,7 @@ def test_a_class_found_in_another_file_than_its_module_travels_by_value(tmp_path
     assert not is_importable(lambda: None)
 
 
-# ---- arrays -------------------------------------------------------------------
-
-ARRAYS = {
-    "small": np.arange(6.0).reshape(2, 3),
-    "large": np.arange(20_000.0).reshape(100, 200),
-    "fortran": np.asfortranarray(np.arange(20_000.0).reshape(100, 200)),
-    "small fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
-    "stride": np.arange(40_000)[::3],
-    "backwards": np.arange(20)[::-1],
-    "transposed": np.arange(24).reshape(2, 3, 4).transpose(1, 2, 0),
-    "broadcast": np.broadcast_to(np.arange(3), (4, 3)),
-    "0-d": np.array(3.5),
-    "empty": np.empty((0, 3), "f4"),
-    "no bytes": np.zeros(3, "V0"),
-    "bool": np.array([True, False]),
-    "complex": np.ones(2000, complex),
-    "big endian": np.arange(5, dtype=">i4"),
-    "half": np.arange(5, dtype="f2"),
-    "long double": np.arange(5, dtype=np.longdouble),
-    "datetime": np.array(["2020-01-01", "NaT"], "M8[D]"),
-    "large datetime": np.arange(5000).astype("m8[s]"),
-    "text": np.array(["a", "bcd"]),
-    "structured": np.array([(1, 2.5), (3, 4.5)], [("a", "i4"), ("b", "f8")]),
-    "structured datetime": np.zeros(2000, [("t", "M8[ns]"), ("v", "f4")]),
-    "object": np.array([1, "two", None, [3]], object),
-    "structured object": np.array([(1, "x")], [("a", "i4"), ("b", object)]),
-    "subclass": np.eye(2).view(Tagged),
-    "records": np.rec.array([(1, 2.0)], [("a", "i4"), ("b", "f8")]),
-    "masked": np.ma.masked_array([1, 2, 3], [False, True, False]),
-    "read-only": np.frombuffer(bytes(range(200)) * 100, np.uint8),
-}
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_an_array_arrives_equal_and_read_only(name: str) -> None:
-    array = ARRAYS[name]
-    arrived = there(((array,), {}))[0][0]
-    assert type(arrived) is type(array)
-    assert arrived.dtype == array.dtype and arrived.shape == array.shape
-    assert arrived.tolist() == array.tolist()
-    assert arrived.flags.f_contiguous == array.flags.f_contiguous or not array.flags.forc
-    assert not arrived.flags.writeable
-    with pytest.raises(ValueError):
-        arrived[...] = arrived
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_an_array_comes_back_writable(name: str) -> None:
-    array = ARRAYS[name]
-    payload = codec.encode(array, bytes)
-    arrived, again = codec.decode(payload, writable=True), codec.decode(payload, writable=True)
-    assert arrived.tolist() == array.tolist() and type(arrived) is type(array)
-    assert arrived.flags.writeable
-    arrived[...] = np.zeros(arrived.shape, arrived.dtype)
-    assert again.tolist() == array.tolist()
-
-
-def test_arrays_deep_inside_are_read_only_too() -> None:
-    arrived = there(Point(1, [{"deep": (np.zeros(3), np.array([None]))}]))  # type: ignore[list-item]
-    assert not any(array.flags.writeable for array in arrived.y[0]["deep"])
-
-
-def test_a_snapshot_is_taken_at_the_call() -> None:
-    for size in (10, 10_000):
-        array = np.zeros(size)
-        payload = codec.encode(array, bytes)
-        array[:] = 1
-        assert not codec.decode(payload).any()
-
-
-def test_large_buffers_are_placed_and_small_ones_are_not() -> None:
-    placed: list[int] = []
-
-    def place(view: memoryview) -> bytes:
-        placed.append(view.nbytes)
-        return bytes(view)
-
-    codec.encode(((np.zeros(10), "small"), {}), place)
-    assert placed == []
-    codec.encode(((np.zeros(10_000), np.zeros(10)), {}), place)
-    assert placed == [80_000]
-
-
-def test_what_all_shards_get_is_placed_once() -> None:
-    placed: list[int] = []
-
-    def place(view: memoryview) -> bytes:
-        placed.append(view.nbytes)
-        return bytes(view)
-
-    shared, whole, memo = np.arange(10_000), np.arange(8000), {}  # type: ignore[var-annotated]
-    payloads = [
-        codec.encode(((shared, whole[i * 2000 : i * 2000 + 2000]), {}), place, memo=memo) for i in range(4)
-    ]
-    assert placed == [80_000, 16_000, 16_000, 16_000, 16_000]
-    for i, payload in enumerate(payloads):
-        args, _ = codec.decode(payload)
-        assert (args[0] == shared).all() and args[1][0] == 2000 * i
-
-
-def test_copies_made_for_one_shard_are_not_taken_for_anothers() -> None:
-    memo: Any = {}
-    payloads = [codec.encode(np.full((2000, 2), i)[:, 0], bytes, memo=memo) for i in range(20)]
-    assert [int(codec.decode(payload)[0]) for payload in payloads] == list(range(20))
-
-
-class Block:
-    """Device memory that is gone with the last reference to it."""
-
-    def __init__(self, data: bytes) -> None:
-        self._memory = bytearray(data)
-
-    @property
-    def view(self) -> memoryview:
-        return memoryview(self._memory)
-
-
-def test_an_array_over_device_memory_is_writable_and_keeps_the_memory() -> None:
-    blocks: list[weakref.ref[Block]] = []
-
-    def place(view: memoryview) -> Block:
-        block = Block(bytes(view))
-        blocks.append(weakref.ref(block))
-        return block
-
-    array = codec.decode(codec.encode(np.arange(10_000), place), writable=True)
-    part = array[5:10]
-    array[5] = -1
-    del array
-    gc.collect()
-    assert blocks[0]() is not None
-    assert part.tolist() == [-1, 6, 7, 8, 9]
-    del part
-    gc.collect()
-    assert blocks[0]() is None
-
-
-def test_device_memory_is_read_only_to_a_kernel() -> None:
-    payload = codec.encode(np.arange(10_000), lambda view: Block(bytes(view)))
-    assert not codec.decode(payload).flags.writeable
-
-
-# ---- handles among the values -------------------------------------------------
+# ---- handles among the values ------------------------------------------------
 
 
 class Handle:
@@ -361,7 +202,7 @@ def test_an_encode_within_an_encode() -> None:
     assert found == [outer] and inner in nested
 
 
-# ---- what does not travel -----------------------------------------------------
+# ---- what does not travel ----------------------------------------------------
 
 
 class Refuses:
@@ -433,181 +274,6 @@ def test_an_interrupt_stays_an_interrupt() -> None:
 def test_bytes_that_are_no_pickle() -> None:
     with pytest.raises(ArgsDecodeError):
         codec.decode(Payload(b"nonsense"))
-
-
-# ---- exceptions ---------------------------------------------------------------
-
-
-class Plain(Exception):
-    pass
-
-
-class OwnInit(Exception):
-    def __init__(self, code: int, where: str) -> None:
-        super().__init__(f"failed with {code} {where}")
-        self.code = code
-        self.where = where
-
-
-class OneArgument(OSError):
-    def __init__(self, path: str) -> None:
-        super().__init__(2, "not there", path)
-
-
-class OwnReduce(Exception):
-    def __reduce__(self) -> Any:
-        return OwnReduce, ("rebuilt",)
-
-
-class Unpicklable(Exception):
-    def __init__(self) -> None:
-        super().__init__("holds a lock")
-        self.lock = threading.Lock()
-
-
-class NoText(Exception):
-    def __str__(self) -> str:
-        raise SystemExit(1)
-
-    __repr__ = __str__
-
-
-class DoesNotLoad(Exception):
-    def __reduce__(self) -> Any:
-        return _raise, (SystemExit,)
-
-
-def raises(error: BaseException) -> None:
-    raise error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("text", 3),
-        KeyError("key"),
-        Plain("text"),
-        OwnInit(3, "here"),
-        OneArgument("/a/path"),
-        FileNotFoundError(2, "gone", "/file"),
-        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
-        SystemExit(3),
-        SystemExit(),
-        StopIteration(5),
-        ImportError("no module", name="zig", path="/zag"),
-        KeyboardInterrupt(),
-        WorkerDied("died", -9, True, "last words"),
-        np.linalg.LinAlgError("singular"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_exception_keeps_type_arguments_and_attributes(error: BaseException) -> None:
-    arrived = kernel_error(raises, error)
-    assert type(arrived) is type(error)
-    assert arrived.args == error.args and str(arrived) == str(error)
-    assert vars(arrived) == vars(error)
-    for name in ("errno", "filename", "code", "value", "name", "object"):
-        assert getattr(arrived, name, None) == getattr(error, name, None)
-
-
-def test_an_exception_that_rebuilds_itself_is_let() -> None:
-    assert kernel_error(raises, OwnReduce("first")).args == ("rebuilt",)
-
-
-def test_exceptions_among_values_keep_what_they_are() -> None:
-    arrived = there([OwnInit(3, "here")])[0]
-    assert (type(arrived), arrived.code, str(arrived)) == (OwnInit, 3, "failed with 3 here")
-
-
-def test_notes_arrive() -> None:
-    error = ValueError("x")
-    add_note(error, "a hint")
-    assert kernel_error(raises, error).__notes__ == ["a hint"]  # type: ignore[attr-defined]
-
-
-def test_the_cause_is_the_remote_traceback() -> None:
-    def kernel() -> None:
-        try:
-            {}["missing"]  # type: ignore[index]
-        except KeyError as error:
-            raise ValueError("outer") from error
-
-    cause = kernel_error(kernel).__cause__
-    assert isinstance(cause, RemoteTraceback)
-    for told in (
-        "KeyError: 'missing'",
-        "direct cause",
-        "ValueError: outer",
-        __file__,
-        'raise ValueError("outer")',
-    ):
-        assert told in str(cause)
-
-
-def test_frames_above_the_kernel_are_left_out() -> None:
-    def user_code(view: memoryview) -> bytes:
-        raise ValueError("from below")
-
-    with pytest.raises(ValueError) as caught:
-        codec.encode("x" * 10_000, user_code)
-    assert caught.value.__traceback__ is not None
-    error = caught.value.with_traceback(caught.value.__traceback__.tb_next)
-    text = str(codec.decode_error(codec.encode_error(error, bytes)).__cause__)
-    assert "in encode" not in text and "in user_code" in text
-
-
-@pytest.mark.parametrize("error", [Unpicklable(), DoesNotLoad("x")], ids=["pickle", "load"])
-def test_an_exception_that_does_not_travel_still_tells_itself(error: BaseException) -> None:
-    arrived = kernel_error(raises, error)
-    assert isinstance(arrived, KernelError)
-    assert arrived.type_name.endswith(type(error).__name__)
-    assert arrived.text == str(error)
-    assert "raise error" in arrived.traceback and isinstance(arrived.__cause__, RemoteTraceback)
-
-
-def test_an_exception_whose_class_is_not_here(far: Any) -> None:
-
-    def kernel() -> None:
-        import sys
-        import types
-
-        module = sys.modules["only_there"] = types.ModuleType("only_there")
-        module.__spec__ = sys.__spec__
-        exec("class Lost(Exception): pass", vars(module))
-        raise module.Lost("far away")
-
-    with pytest.raises(Exception, match="far away") as caught:
-        far.run(Capture(kernel).image())
-    assert isinstance(caught.value.__cause__, RemoteTraceback)
-
-
-@pytest.mark.parametrize("error", [NoText("x")])
-def test_an_exception_without_text(error: BaseException) -> None:
-    arrived = kernel_error(raises, error)
-    assert type(arrived) is NoText
-    assert "NoText" in str(arrived.__cause__)
-
-
-def test_attribute_errors_of_things_that_do_not_pickle() -> None:
-    arrived = kernel_error(lambda: threading.Lock().nothing)  # type: ignore[attr-defined]
-    assert type(arrived) is AttributeError and "nothing" in str(arrived)
-
-
-def test_recursion_in_a_kernel() -> None:
-    def kernel() -> Any:
-        return kernel()
-
-    arrived = kernel_error(kernel)
-    assert type(arrived) is RecursionError and "repeated" in str(arrived.__cause__)
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no exception groups")
-def test_exception_groups_arrive_whole() -> None:
-    group = ExceptionGroup("two", [OwnInit(1, "a"), ValueError("b")])  # noqa: F821
-    arrived: Any = kernel_error(raises, group)
-    assert type(arrived) is type(group) and arrived.message == "two"
-    assert [type(error) for error in arrived.exceptions] == [OwnInit, ValueError]
-    assert arrived.exceptions[0].code == 1
 
 
 def test_numpy_and_cloudpickle_are_not_loaded_for_nothing() -> None:

@@ -1,0 +1,204 @@
+"""Single calls of functions, one on one core each: what an executor stands on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from device_runtime import codec
+from device_runtime.errors import OffloadError
+from offload import initializer as initializers
+from offload.handle import LaunchFuture, SingleHandle
+
+if TYPE_CHECKING:
+    from device_runtime.capture import Capture
+
+_log = logging.getLogger("offload")
+
+_CAPTURES_KEPT = 128  # as many as a core remembers
+
+
+class Submission(LaunchFuture):
+    """Be the future of one call."""
+
+    def __init__(self, handle: SingleHandle[Any], owner: Submissions) -> None:
+        self._owner = owner
+        owner.pending[self] = None
+        super().__init__(handle)
+
+    def _settle(self) -> None:
+        error = self._handle._error()
+        if isinstance(error, initializers.InitializerFailed):
+            self._owner.break_down(error)
+        broken = self._owner.broken
+        if broken is not None and isinstance(error, (CancelledError, initializers.InitializerFailed)):
+            if self.set_running_or_notify_cancel():
+                self.set_exception(_broken_by(broken))
+        else:
+            super()._settle()
+        self._owner.forget(self)
+
+    def __repr__(self) -> str:
+        shown = super().__repr__()
+        return shown.replace("state=pending", "state=running") if self.running() else shown
+
+
+class Submissions:
+    """Run calls on the cores of a device of their own, in the order they are made.
+
+    `pending` holds the futures of the calls that have not ended. `broken` is
+    the error of an initializer that failed; no call is made from then on.
+    """
+
+    def __init__(self, address: str, initialize: bytes | None) -> None:
+        from scheduler.dispatcher import Dispatcher
+
+        self.pending: dict[Submission, None] = {}
+        self.broken: BaseException | None = None
+        self.closed = False
+        self._initialize = initialize
+        self._captures: OrderedDict[FunctionType, Capture] = OrderedDict()
+        self._process = os.getpid()
+        self._dispatcher = Dispatcher()
+        self._closer = threading.Thread(target=self._close, name="offload-executor-shutdown")
+        self._closing = [self._closer]  # whoever takes it out starts it
+        self._started = threading.Event()
+        try:
+            self.pool = self._dispatcher.open(address)
+        except BaseException:
+            self._dispatcher.close()
+            raise
+        live.add(self)
+
+    def submit(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future[Any]:
+        """Queue a call and return its future.
+
+        Raises BrokenExecutor once an initializer has failed, and RuntimeError after `close`.
+        """
+        return self._submit(function, (args, kwargs), False)
+
+    def submit_all(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Future[Any]:
+        """Queue calls that are made one after another, and return a future of what they gave.
+
+        That is the list of their values up to the first one that raised, and its error as
+        `codec.decode_error` takes it, or None.
+        """
+        return self._submit(function, [(args, {}) for args in calls], True)
+
+    def cancel(self, kill: bool = False) -> None:
+        """Cancel the calls that are queued; with `kill`, end those that run, too."""
+        for future in reversed(list(self.pending)):
+            if kill:
+                future._handle.cancel(kill=True)
+            future.cancel()
+
+    def close(self, wait: bool) -> None:
+        """Make no more calls, and give everything back when the last one has ended."""
+        self.closed = True
+        if self._process != os.getpid():
+            return  # a forked child has no part in its parent's cores
+        try:
+            closer = self._closing.pop()
+        except IndexError:
+            pass
+        else:
+            try:
+                closer.start()
+            except RuntimeError:  # no thread can be had any more
+                self._close()
+            self._started.set()
+        if wait:
+            self._started.wait()
+            if self._closer.ident is not None:
+                self._closer.join()
+
+    def break_down(self, error: BaseException) -> None:
+        """Fail all calls that have not begun, as an initializer has failed."""
+        if self.broken is None:
+            self.broken = error
+            _log.critical("an executor's initializer failed", exc_info=error)
+            for future in list(self.pending):
+                future._handle.cancel()
+
+    def forget(self, future: Submission) -> None:
+        """Note that a call has ended."""
+        self.pending.pop(future, None)
+        if not self.pending:
+            # Functions of a module live as long as it does; others may hold what is to be freed.
+            for function in list(self._captures):
+                if "<" in function.__qualname__:
+                    self._captures.pop(function, None)
+
+    def _submit(self, function: Callable[..., Any], calls: Any, mapped: bool) -> Future[Any]:
+        from scheduler.ticket import Request
+
+        if self.broken is not None:
+            raise _broken_by(self.broken)
+        if self.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        try:
+            capture = self._capture(function)
+            image = capture.image()
+            payload = codec.encode(calls, self.pool.device.place)
+        except OffloadError as error:
+            return _failed(error)
+        estimate = hash(getattr(function, "__code__", capture.name))
+        request = Request(self.pool, image, (payload,), None, 1, capture.name, estimate, mapped=mapped)
+        ticket = self._dispatcher.submit(request)
+        future = Submission(SingleHandle(self._dispatcher, ticket, True), self)
+        if self.broken is not None:  # since we looked
+            future._handle.cancel()
+        return future
+
+    def _capture(self, function: Callable[..., Any]) -> Capture:
+        if not isinstance(function, FunctionType):
+            return self._captured(function)
+        found = self._captures.get(function)
+        if found is None:
+            found = self._captures[function] = self._captured(function)
+            if len(self._captures) > _CAPTURES_KEPT:
+                self._captures.popitem(last=False)
+        return found
+
+    def _captured(self, function: Callable[..., Any]) -> Capture:
+        from device_runtime.capture import Capture
+
+        if self._initialize is None:
+            return Capture(function)
+        name = Capture(function).name
+        capture = Capture(partial(initializers.run_initialized, self._initialize, function))
+        capture.name = name
+        return capture
+
+    def _close(self) -> None:
+        self._dispatcher.close()
+        live.discard(self)
+
+
+live: set[Submissions] = set()  # those whose devices are open
+
+
+def _failed(error: BaseException) -> Future[Any]:
+    """Return the future of a call that could not be sent."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    future.set_exception(error)
+    return future
+
+
+def _broken_by(error: BaseException) -> BrokenExecutor:
+    broken = BrokenExecutor(f"the executor makes no more calls: {error}")
+    broken.__cause__ = error
+    return broken
+
+
+os.register_at_fork(after_in_child=live.clear)

@@ -1,0 +1,23 @@
+"""Open the device that a class of tests is about, once for the class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from device_contract import Driver
+
+import offload
+
+
+@pytest.fixture(scope="class")
+def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    driver = Driver(request.cls().make())
+    yield driver
+    driver.device.close()
+
+
+@pytest.fixture(scope="class")
+def connected(request: pytest.FixtureRequest) -> Iterator[None]:
+    with offload.connect(request.cls.address):
+        yield

@@ -1,0 +1,196 @@
+"""Resident names are not captured; what does not pickle, or is large, is named."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from device_runtime.capture import Capture, load_image
+from device_runtime.errors import KernelNotSerializable, KernelTypeError
+from device_runtime.launch import Image
+
+
+def script(source: str, **more: Any) -> dict[str, Any]:
+    """Run source as a script's own module and return its globals."""
+    names: dict[str, Any] = {"__name__": "__main__", **more}
+    exec(source, names)
+    return names
+
+
+def run(image: Image, *args: Any) -> Any:
+    return load_image(image.data)(*args)
+
+
+def closure(value: Any) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    def kernel() -> Any:
+        return value
+
+    def rebind(new: Any) -> None:
+        nonlocal value
+        value = new
+
+    return kernel, rebind
+
+
+A = frozenset({"a"})
+
+
+def test_resident_names_are_not_captured() -> None:
+    names = script("a = 1\nb = 2\ndef helper(): return a\ndef kernel(): return helper() + b")
+    image = Capture(names["kernel"]).image(A | {"unused"})
+    assert image.resident == A and not image.fresh
+    kernel = load_image(image.data)
+    assert "a" not in kernel.__globals__
+    kernel.__globals__["a"] = 10
+    assert kernel() == 12
+
+
+def test_resident_names_that_methods_use() -> None:
+    names = script(
+        "a = 1\nclass Thing:\n    def get(self): return a\n"
+        "def helper(): return a\nlisted = [helper]\n"
+        "def kernel(): return Thing().get()\ndef other(): return listed[0]()\n"
+    )
+    for name in ("kernel", "other"):
+        image = Capture(names[name]).image(A)
+        assert image.resident == A
+        kernel = load_image(image.data)
+        assert "a" not in kernel.__globals__
+    kernel.__globals__["a"] = 5
+    assert kernel() == 5
+
+
+def test_the_names_are_those_of_the_kernels_own_module(module: Any) -> None:
+    module("side_e", "a = 5\ndef helper(): return a\n")
+    names = script("from side_e import helper\ndef kernel(): return helper()")
+    image = Capture(names["kernel"]).image(A)
+    assert image.resident == frozenset() and run(image) == 5
+
+
+def test_defining_a_name_on_the_device_makes_a_new_image() -> None:
+    names = script("a = 1\ndef kernel(): return a")
+    capture = Capture(names["kernel"])
+    before, after = capture.image(), capture.image(A)
+    assert before is not after and capture.image(A) is after
+    assert run(capture.image()) == 1
+
+
+def test_an_assignment_with_global_is_no_reason_to_load_anew() -> None:
+    names = script("def kernel():\n    global a\n    a = 19")
+    image = Capture(names["kernel"]).image(A)
+    assert image.resident == A and not image.fresh
+
+
+def assigns() -> Any:
+    a = 19
+    return a
+
+
+def reads_argument(a: int) -> int:
+    a = a + 1
+    return a
+
+
+def test_a_plain_assignment_changes_the_resident_copy() -> None:
+    capture = Capture(assigns)
+    kernel = load_image(capture.image(A).data)
+    assert capture.image(A).resident == A
+    assert kernel() == 19 and kernel.__globals__["a"] == 19
+    assert run(capture.image()) == 19 and capture.image().resident == frozenset()
+    assert capture.image(A) is not None and capture.image(A).resident == A
+
+
+def test_an_argument_is_not_the_resident_name() -> None:
+    image = Capture(reads_argument).image(A)
+    assert image.resident == frozenset() and run(image, 1) == 2
+
+
+def test_an_assignment_without_source_asks_for_global() -> None:
+    names = script("def kernel():\n    a = 19")
+    with pytest.raises(KernelTypeError, match="`global a`"):
+        Capture(names["kernel"]).image(A)
+    assert Capture(names["kernel"]).image(frozenset({"b"})).resident == frozenset()
+
+
+def test_a_partial_and_a_method_that_assign() -> None:
+    for callable_ in (functools.partial(assigns), functools.partial(functools.partial(assigns))):
+        kernel: Any = load_image(Capture(callable_).image(A).data)
+        assert kernel() == 19
+    image = Capture(Assigner().method).image(A)
+    kernel = load_image(image.data)
+    assert kernel(3) == 3 and kernel.__func__.__globals__["a"] == 3 and image.resident == A
+
+
+class Assigner:
+    def method(self, value: int) -> int:
+        a = value
+        return a
+
+
+# ---- what does not travel, or is large ------------------------------------
+
+
+def test_a_capture_that_does_not_pickle_is_named() -> None:
+    names = script(
+        "import threading\nlock = threading.Lock()\ndef helper(): return lock\ndef kernel(): return helper()"
+    )
+    with pytest.raises(
+        KernelNotSerializable, match=r"__main__\.kernel: global 'lock' \(used by helper\(\)\)"
+    ):
+        Capture(names["kernel"]).image()
+    kernel, _ = closure(threading.Lock())
+    with pytest.raises(KernelNotSerializable, match="closure variable 'value'") as caught:
+        Capture(kernel).image()
+    assert caught.value.__cause__ is not None
+
+
+def test_it_can_be_launched_once_the_culprit_is_gone() -> None:
+    names = script("import threading\nlock = threading.Lock()\ndef kernel(): return lock")
+    capture = Capture(names["kernel"])
+    with pytest.raises(KernelNotSerializable):
+        capture.image()
+    names["lock"] = None
+    assert run(capture.image()) is None
+
+
+def test_a_large_capture_that_is_encoded_again_warns_once() -> None:
+    names = script("def kernel(): return big[0], small")
+    names.update(big=np.zeros(200_000), small=[1])
+    capture = Capture(names["kernel"])
+    capture.image()
+    with pytest.warns(UserWarning, match=r"global 'big', 1\.6 MB.*define_on_device") as caught:
+        capture.image()
+    assert len(caught) == 1 and caught[0].filename == __file__
+    names["small"] = [2]
+    capture.image()
+
+
+def test_a_large_constant_that_stays_does_not_warn() -> None:
+    names = script("big = b'x' * 2_000_000\ndef kernel(): return len(big)")
+    capture = Capture(names["kernel"])
+    assert capture.image() is capture.image()
+
+
+def test_threads_that_share_a_kernel() -> None:
+    names = script("a = 0\nb = [0]\ndef kernel(): return a, b[0]")
+    capture = Capture(names["kernel"])
+    barrier = threading.Barrier(4)
+    wrong: list[Any] = []
+
+    def launch() -> None:
+        barrier.wait(10)
+        for _ in range(50):
+            if run(capture.image()) != (0, 0):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=launch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
