@@ -29,14 +29,21 @@ from device_runtime.registry import unit_count
 from device_runtime.runner import Runner
 
 
-class _Strand:
+class _Turns:
+    """A thread that takes turns with others; while it waits it is not `ready` until what it waits for is there."""
+
+    def __init__(self) -> None:
+        self.ready: Callable[[], bool] = lambda: False
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+
+class _Strand(_Turns):
     """A shard that is under way: it has the turn, or waits for it or for a message."""
 
     def __init__(self, work: Work) -> None:
+        super().__init__()
         self.work = work
-        self.ready: Callable[[], bool] = lambda: True
-        self.turn = threading.Lock()
-        self.turn.acquire()
 
 
 class InlineDevice(Device):
@@ -49,7 +56,8 @@ class InlineDevice(Device):
         self._units = units
         self._works: deque[tuple[int, Work]] = deque()
         self._events: list[Event] = []
-        self._waiting: list[_Strand] = []
+        self._waiting: list[_Turns] = []
+        self._ended: dict[int, set[int]] = {}  # by launch under way: the cores whose shards have ended
 
     def open(self) -> int:
         outer = current()
@@ -90,10 +98,20 @@ class InlineDevice(Device):
         if self._works:
             undo = _mark_streams()
             try:
-                while self._works:
-                    self._run(*self._works.popleft())
+                while self._works or self._waiting:
+                    if self._works:
+                        self._run(*self._works.popleft())
+                    else:
+                        self._wait_for_the_rest()
             finally:
                 undo()
+
+    def _wait_for_the_rest(self) -> None:
+        """Give the turn to the shards that wait, until all of them have ended."""
+        host = _Turns()  # it is never ready, so its turn comes last
+        self._waiting.append(host)
+        self._pass_turn()
+        host.turn.acquire()
 
     def _ring(self) -> None:
         try:
@@ -106,8 +124,11 @@ class InlineDevice(Device):
         mesh.begin(_Strand(work))
         outcome = self._runners[unit].run(work)
         end_line(unit)
-        for other in self._meshes:
-            other.forget(work.shard.launch, unit, mesh is other)
+        mesh.end()
+        ended = self._ended.setdefault(work.shard.launch, set())
+        ended.add(unit)
+        if len(ended) == len(work.cores):
+            del self._ended[work.shard.launch]
         self._events.append(Ended(unit, work.shard, outcome))
         self._ring()
 
@@ -129,8 +150,12 @@ class InlineDevice(Device):
             strand.turn.acquire()
 
     def _run_apart(self, unit: int, work: Work) -> None:
-        """Run a shard in this thread, then give the turn to one that waits."""
+        """Run a shard in this thread, then give the turn to another thread."""
         self._run(unit, work)
+        self._pass_turn()
+
+    def _pass_turn(self) -> None:
+        """Give the turn to a thread that can use it, else to one that can be told it never will."""
         following = next((s for s in self._waiting if s.ready()), self._waiting[0])
         self._waiting.remove(following)
         following.turn.release()
@@ -143,18 +168,15 @@ class _InlineMesh:
         self._device = device
         self._core = core
         self._queues: dict[tuple[int, int, int], deque[Payload]] = {}  # by launch, sender and tag
-        self._ended: set[tuple[int, int]] = set()  # launch and core
 
     def begin(self, strand: _Strand) -> None:
         self._strand = strand
 
-    def forget(self, launch: int, core: int, own: bool) -> None:
-        """Note that a core's shard has ended; if it is one's own, drop what was sent to it."""
-        if own:
+    def end(self) -> None:
+        """Drop what was sent to the shard and not taken."""
+        if self._queues:
+            launch = self._strand.work.shard.launch
             self._queues = {key: queue for key, queue in self._queues.items() if key[0] != launch}
-            self._ended = {(number, c) for number, c in self._ended if number != launch}
-        else:
-            self._ended.add((launch, core))
 
     def put(self, core: int, value: Any, tag: int = 0) -> None:
         self._check(core)
@@ -168,7 +190,7 @@ class _InlineMesh:
         key = (launch, core, tag)
 
         def vain() -> str:
-            ended = (launch, core) in self._ended
+            ended = core in self._device._ended.get(launch, ())
             why = "its shard has ended" if ended else "every core of the launch waits"
             return f"core {self._core} waits for core {core} in vain: {why}"
 

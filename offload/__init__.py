@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from offload.resident import copy_from_device, copy_to_device, define_on_device
     from offload.scattering import broadcast, scatter
     from offload.session import Session, connect, shutdown
+    from offload.timeline import plot_timeline
     from offload.waiting import as_completed, wait_all, wait_any, waitAll
 
 __all__ = [
@@ -107,6 +108,7 @@ __all__ = [
     "offload",
     "offload_multiple",
     "offload_single",
+    "plot_timeline",
     "scatter",
     "shutdown",
     "waitAll",
@@ -123,6 +125,7 @@ _HOMES = {
     "offload.resident": ("copy_from_device", "copy_to_device", "define_on_device"),
     "offload.scattering": ("broadcast", "scatter"),
     "offload.session": ("Session", "connect", "shutdown"),
+    "offload.timeline": ("plot_timeline",),
     "offload.waiting": ("as_completed", "waitAll", "wait_all", "wait_any"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

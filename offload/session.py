@@ -70,7 +70,9 @@ class Session:
         from offload import settings
 
         layer = settings.read()
-        self.device: str = device or layer.pop("device", None) or "local"
+        # Taken out also where `device` overrules it, or every launch would ask for it.
+        users = layer.pop("device", None)
+        self.device: str = device or users or "local"
         self.defaults = Options().merged(layer)
         self.closed = False
         self.nested_in: Context | None = None  # the kernel whose launches it runs
@@ -225,7 +227,10 @@ def _at_exit() -> None:
     """Let what runs end within DRAIN_AT_EXIT seconds, cancel the rest, and say what was cut off."""
     cancelled = ended = 0
     for live in list(_started):
-        counts = live._close(DRAIN_AT_EXIT)
+        try:
+            counts = live._close(DRAIN_AT_EXIT)
+        except KeyboardInterrupt:
+            continue  # the user does not want to wait for them
         cancelled, ended = cancelled + counts[0], ended + counts[1]
     if cancelled or ended:
         print(

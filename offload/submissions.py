@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
 from device_runtime.errors import OffloadError
+from device_runtime.launch import Payload
 from offload import initializer as initializers
 from offload.handle import LaunchFuture, SingleHandle
 
@@ -25,25 +26,48 @@ _log = logging.getLogger("offload")
 _CAPTURES_KEPT = 128  # as many as a core remembers
 
 
+class _Thread(threading.local):
+    settles = False  # whether it is inside of a future's callbacks
+
+
+_thread = _Thread()
+
+
 class Submission(LaunchFuture):
     """Be the future of one call."""
 
     def __init__(self, handle: SingleHandle[Any], owner: Submissions) -> None:
         self._owner = owner
-        owner.pending[self] = None
         super().__init__(handle)
 
     def _settle(self) -> None:
-        error = self._handle._error()
+        before, _thread.settles = _thread.settles, True
+        try:
+            self._take_outcome()
+        finally:
+            _thread.settles = before
+            self._owner.forget(self)
+
+    def _take_outcome(self) -> None:
+        ticket = self._handle._tickets[0]
+        outcome, error = ticket.outcomes[0], ticket.error(0)
+        # One that the call itself raised is an exception as any other, and not in the outcome.
+        cancelled = outcome is not None and isinstance(outcome.error, CancelledError)
         if isinstance(error, initializers.InitializerFailed):
             self._owner.break_down(error)
-        broken = self._owner.broken
-        if broken is not None and isinstance(error, (CancelledError, initializers.InitializerFailed)):
-            if self.set_running_or_notify_cancel():
-                self.set_exception(_broken_by(broken))
+            cancelled = True
+        if cancelled:
+            broken = self._owner.broken
+            if broken is None:
+                Future.cancel(self)
+            else:
+                error = _broken_by(broken)
+        if not self.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            self.set_exception(error)
         else:
-            super()._settle()
-        self._owner.forget(self)
+            self.set_result(ticket.value(0))
 
     def __repr__(self) -> str:
         shown = super().__repr__()
@@ -64,7 +88,7 @@ class Submissions:
         self.broken: BaseException | None = None
         self.closed = False
         self._initialize = initialize
-        self._captures: OrderedDict[FunctionType, Capture] = OrderedDict()
+        self._captures: OrderedDict[tuple[FunctionType, bool], Capture] = OrderedDict()
         self._process = os.getpid()
         self._dispatcher = Dispatcher()
         self._closer = threading.Thread(target=self._close, name="offload-executor-shutdown")
@@ -78,21 +102,42 @@ class Submissions:
         live.add(self)
 
     def submit(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        chunked: bool = False,
     ) -> Future[Any]:
         """Queue a call and return its future.
 
+        With `chunked`, `args` holds one list, of the arguments of calls to be
+        made one after another; what the future gives is described at `run_chunk`.
+
         Raises BrokenExecutor once an initializer has failed, and RuntimeError after `close`.
         """
-        return self._submit(function, (args, kwargs), False)
+        from scheduler.ticket import Request
 
-    def submit_all(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Future[Any]:
-        """Queue calls that are made one after another, and return a future of what they gave.
-
-        That is the list of their values up to the first one that raised, and its error as
-        `codec.decode_error` takes it, or None.
-        """
-        return self._submit(function, [(args, {}) for args in calls], True)
+        if self.broken is not None:
+            raise _broken_by(self.broken)
+        if self.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        try:
+            capture = self._capture(function, chunked)
+            image = capture.image()
+            payload = codec.encode((args, kwargs), self.pool.device.place)
+        except OffloadError as error:
+            return _failed(error)
+        estimate = hash((getattr(function, "__code__", capture.name), chunked))
+        ticket = self._dispatcher.submit(
+            Request(self.pool, image, (payload,), None, 1, capture.name, estimate)
+        )
+        future = Submission(SingleHandle(self._dispatcher, ticket, True), self)
+        self.pending[future] = None
+        if future.done():  # perhaps before it was noted as pending
+            self.forget(future)
+        elif self.broken is not None:  # since we looked
+            future._handle.cancel()
+        return future
 
     def cancel(self, kill: bool = False) -> None:
         """Cancel the calls that are queued; with `kill`, end those that run, too."""
@@ -117,6 +162,8 @@ class Submissions:
                 self._close()
             self._started.set()
         if wait:
+            if _thread.settles:
+                raise RuntimeError("a future's callback cannot wait for its executor; use wait=False")
             self._started.wait()
             if self._closer.ident is not None:
                 self._closer.join()
@@ -134,54 +181,51 @@ class Submissions:
         self.pending.pop(future, None)
         if not self.pending:
             # Functions of a module live as long as it does; others may hold what is to be freed.
-            for function in list(self._captures):
-                if "<" in function.__qualname__:
-                    self._captures.pop(function, None)
+            for key in list(self._captures):
+                if "<" in key[0].__qualname__:
+                    self._captures.pop(key, None)
 
-    def _submit(self, function: Callable[..., Any], calls: Any, mapped: bool) -> Future[Any]:
-        from scheduler.ticket import Request
-
-        if self.broken is not None:
-            raise _broken_by(self.broken)
-        if self.closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        try:
-            capture = self._capture(function)
-            image = capture.image()
-            payload = codec.encode(calls, self.pool.device.place)
-        except OffloadError as error:
-            return _failed(error)
-        estimate = hash(getattr(function, "__code__", capture.name))
-        request = Request(self.pool, image, (payload,), None, 1, capture.name, estimate, mapped=mapped)
-        ticket = self._dispatcher.submit(request)
-        future = Submission(SingleHandle(self._dispatcher, ticket, True), self)
-        if self.broken is not None:  # since we looked
-            future._handle.cancel()
-        return future
-
-    def _capture(self, function: Callable[..., Any]) -> Capture:
+    def _capture(self, function: Callable[..., Any], chunked: bool) -> Capture:
         if not isinstance(function, FunctionType):
-            return self._captured(function)
-        found = self._captures.get(function)
+            return self._captured(function, chunked)
+        key = function, chunked
+        found = self._captures.get(key)
         if found is None:
-            found = self._captures[function] = self._captured(function)
+            found = self._captures[key] = self._captured(function, chunked)
             if len(self._captures) > _CAPTURES_KEPT:
                 self._captures.popitem(last=False)
         return found
 
-    def _captured(self, function: Callable[..., Any]) -> Capture:
+    def _captured(self, function: Callable[..., Any], chunked: bool) -> Capture:
         from device_runtime.capture import Capture
 
-        if self._initialize is None:
-            return Capture(function)
         name = Capture(function).name
-        capture = Capture(partial(initializers.run_initialized, self._initialize, function))
+        if chunked:
+            function = partial(run_chunk, function)
+        if self._initialize is not None:
+            function = partial(initializers.run_initialized, self._initialize, function)
+        capture = Capture(function)
         capture.name = name
         return capture
 
     def _close(self) -> None:
         self._dispatcher.close()
         live.discard(self)
+
+
+def run_chunk(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> tuple[list[Any], Payload | None]:
+    """Make calls one after another, on a core.
+
+    Return their values up to the first that raised, and its error as
+    `codec.decode_error` takes it, None if there is none.
+    """
+    values: list[Any] = []
+    for args in calls:
+        try:
+            values.append(function(*args))
+        except BaseException as error:
+            return values, codec.encode_error(error, bytes)
+    return values, None
 
 
 live: set[Submissions] = set()  # those whose devices are open

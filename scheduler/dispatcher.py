@@ -142,7 +142,7 @@ class Dispatcher:
                     )
                 )
                 self._flush()
-            if not request.attended:
+            if not (request.attended or request.pool.device.immediate):
                 self._pump.attend()
         if self._callbacks:
             self._run_callbacks()
@@ -198,9 +198,16 @@ class Dispatcher:
             self._flush()
         self._pump.ring()
         self._run_callbacks()
-        self._pump.wait(lambda: not self._launches, drain)
-        if not first:
-            return Closed(0, 0)
+        ended = 0
+        try:
+            self._pump.wait(lambda: not self._launches, drain)
+        finally:  # a Ctrl-C ends the wait, but leaves nothing behind
+            if first:
+                ended = self._close_devices()
+        return Closed(len(queued), ended)
+
+    def _close_devices(self) -> int:
+        """Close all devices, and return how many launches that ended."""
         with self._guard:
             ended = len(self._launches)
             for pool in self._pools:
@@ -210,7 +217,7 @@ class Dispatcher:
             self._open.clear()
         self._pump.stop()
         self._run_callbacks()
-        return Closed(len(queued), ended)
+        return ended
 
     def _check(self) -> None:
         if self._forked:

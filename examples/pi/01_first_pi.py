@@ -1,6 +1,6 @@
 """Estimate pi with darts, on all cores and then on one: how near is it, and how much faster?
 
-    python 01_first_pi.py [DARTS]
+Run it as `python 01_first_pi.py [DARTS]`.
 """
 
 import math
@@ -48,4 +48,4 @@ _, alone = estimate(find_pi.options(target=0), share * cores)
 darts = share * cores * ROUNDS
 error = math.sqrt(math.pi * (4 - math.pi) / darts)
 print(f"pi is {pi:.6f} ± {error:.6f} (off by {abs(pi - math.pi):.6f}), from {darts:,} darts")
-print(f"{cores} core{'s' * (cores > 1)} took {together:.2f} s, one core {alone:.2f} s: {alone / together:.2f} times faster")
+print(f"all cores took {together:.2f} s, one core {alone:.2f} s: {alone / together:.2f} times faster")

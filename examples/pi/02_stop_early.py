@@ -1,6 +1,6 @@
 """Go on while kernels run, look at values as they come, and stop when they are good enough.
 
-    python 02_stop_early.py [DARTS [ERROR]]
+Run it as `python 02_stop_early.py [DARTS [ERROR]]`.
 """
 
 import math

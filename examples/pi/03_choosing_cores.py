@@ -1,8 +1,7 @@
 """Choose the cores of a launch, give each core its part of the data, and stream over many elements.
 
-    python 03_choosing_cores.py [STRIPS [PICTURE.png]]
-
-With PICTURE.png it draws when each launch ran on which core (pip install 'offload[plot]').
+Run it as `python 03_choosing_cores.py [STRIPS [PICTURE.png]]`; the picture shows when each launch ran on
+which core (and needs matplotlib).
 """
 
 import sys
@@ -34,7 +33,7 @@ print("any one:          ", where(auto=1))
 parts = area(scatter(range(STRIPS)), STRIPS)  # each core its slice, as even as can be
 print("pi in equal parts:", parts, "make", round(sum(parts), 9))
 
-sizes = [STRIPS // 2 // max(last, 1)] * last  # half of it for all other cores together
+sizes = [STRIPS // 4 // max(last, 1)] * last  # a quarter of it for all other cores together
 parts = area(scatter(range(STRIPS), [STRIPS - sum(sizes), *sizes]), STRIPS)
 print("most for core 0:  ", parts, "make", round(sum(parts), 9))
 

@@ -1,6 +1,6 @@
 """Keep data on the cores and let them talk: heat spreads in a plate, a block of its rows on each core.
 
-    python 04_resident_data.py [ITERATIONS]
+Run it as `python 04_resident_data.py [ITERATIONS]`.
 """
 
 import sys
@@ -43,13 +43,13 @@ def iterate(times):
 
 
 def timed(launches, iterations):
-    """Start from the cold plate; return what becomes of its inner rows, and the seconds it took."""
+    """Return what becomes of the plate's inner rows, and the seconds it took."""
     place(scatter(np.zeros((64, 64))))
     begin = time.perf_counter()
     for _ in range(launches):
         iterate(iterations)
     seconds = time.perf_counter() - begin
-    print(f"{launches:5} launches of {iterations:5} iterations: {seconds:.2f} s")
+    print(f"launches: {launches}, iterations in each: {iterations}: {seconds:.2f} s")
     return np.vstack([rows[1:-1] for rows in copy_from_device("block")]), seconds
 
 

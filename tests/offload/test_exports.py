@@ -21,7 +21,7 @@ EXPORTED = """
     OptionError Options PeerEnded PoisonedKernel RemoteTraceback ResidentDataLost ResidentNameError
     ResultDecodeError ResultNotSerializable SerializationError Session SessionClosed SingleHandle
     SingleKernel Timing UnknownDeviceError WorkerDied as_completed broadcast connect copy_from_device
-    copy_to_device define_on_device offload offload_multiple offload_single scatter shutdown waitAll
+    copy_to_device define_on_device offload offload_multiple offload_single plot_timeline scatter shutdown waitAll
     wait_all wait_any
 """.split()
 
