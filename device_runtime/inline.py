@@ -30,7 +30,7 @@ from device_runtime.runner import Runner
 
 
 class _Turns:
-    """A thread that takes turns with others; while it waits it is not `ready` until what it waits for is there."""
+    """A thread that takes turns with others; it is `ready` once what it waits for is there."""
 
     def __init__(self) -> None:
         self.ready: Callable[[], bool] = lambda: False

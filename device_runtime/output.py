@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from device_runtime.launch import Event, Logged, Printed
+from device_runtime.launch import Ended, Event, Logged, Printed
 
 # Where the cursor stands behind an unfinished line, and the core and stream it is of.
 _unfinished: tuple[TextIO, tuple[int, str]] | None = None
@@ -16,7 +16,10 @@ _sentinel = logging.getLogger("offload.kernel")
 
 
 def show(event: Event) -> None:
-    """Write a `Printed` to the host's own stream, and give a `Logged` to the logger of its name."""
+    """Write a `Printed` to the host's own stream, give a `Logged` to the logger of its name.
+
+    An `Ended` ends the line that its core left unfinished.
+    """
     if isinstance(event, Printed):
         out = getattr(sys, event.stream)
         if out is not None:  # a program without a console has none
@@ -26,6 +29,8 @@ def show(event: Event) -> None:
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
+    elif isinstance(event, Ended):
+        end_line(event.unit)
 
 
 def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:

@@ -61,7 +61,7 @@ class Handle(Shards[R]):
 
     def done(self) -> bool:
         """Tell whether all cores have finished."""
-        self._dispatcher.outstanding(self._tickets[0])  # raises in a forked child
+        self._check_process()
         return self._is_done()
 
     def cancel(self, kill: bool = False) -> bool:

@@ -94,7 +94,7 @@ class Shards(Generic[R]):
 
         True also when all cores have finished: then every value is available.
         """
-        self._dispatcher.outstanding(self._tickets[0])  # raises in a forked child
+        self._check_process()
         return self._is_done() or self._ready(self._handed)
 
     def number_running(self) -> int:
@@ -136,8 +136,14 @@ class Shards(Generic[R]):
     def _is_done(self) -> bool:
         return all(ticket.done for ticket in self._tickets)
 
+    def _check_process(self) -> None:
+        """Raise ForkedHandleError in a forked child."""
+        self._dispatcher.outstanding(self._tickets[0])
+
     def _wait_done(self, timeout: float | None) -> None:
-        if not self._dispatcher.wait(self._is_done, timeout):
+        if self._is_done():
+            self._check_process()
+        elif not self._dispatcher.wait(self._is_done, timeout):
             raise self._timed_out(timeout)
 
     def _timed_out(self, timeout: float | None) -> TimeoutError:

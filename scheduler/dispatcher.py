@@ -239,9 +239,9 @@ class Dispatcher:
             if pool is None:
                 continue
             for event in pool.device.receive():
-                if isinstance(event, (Printed, Logged)):
+                if isinstance(event, (Printed, Logged, Ended)):
                     self._output.append(event)
-                else:
+                if not isinstance(event, (Printed, Logged)):
                     self._events.append((pool.index, event))
 
     def work(self) -> None:

@@ -1,0 +1,208 @@
+"""What a kernel may call: its place, messages, and what all cores do together."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offload import NotOnDevice, OptionError, PeerEnded, offload
+from offload import core as calls
+from offload.core import (
+    bcast,
+    coreid,
+    isdevice,
+    ishost,
+    numcores,
+    probe,
+    rank,
+    recv,
+    reduce,
+    send,
+    sendrecv,
+    size,
+    sync,
+)
+
+PLACES = [[0], [2], [0, 1], [1, 3], [0, 2, 3], [1, 2, 3], [0, 1, 2, 3]]
+
+
+@offload
+def places() -> Any:
+    return coreid(), rank(), size(), numcores(), ishost(), isdevice()
+
+
+@offload
+def ring(value: Any, cores: list[int]) -> Any:
+    """Send to the next core of the launch and return what came from the one before."""
+    send((coreid(), value), cores[(rank() + 1) % size()])
+    return recv(cores[(rank() - 1) % size()])
+
+
+@offload
+def collect(op: Any, values: dict[int, Any]) -> Any:
+    return reduce(values[coreid()], op)
+
+
+@offload
+def spread(root: int) -> Any:
+    return bcast({"from": coreid()}, root)
+
+
+def test_a_kernel_knows_its_place(device: str) -> None:
+    assert places(target=[1, 3]) == [(1, 0, 2, 4, False, True), (3, 1, 2, 4, False, True)]
+
+
+def test_on_the_host_the_calls_say_so(device: str) -> None:
+    assert ishost() and not isdevice()
+    assert numcores() == 4
+    for call, args in [
+        (coreid, ()),
+        (rank, ()),
+        (size, ()),
+        (send, (1, 0)),
+        (recv, (0,)),
+        (sendrecv, (1, 0)),
+        (probe, (0,)),
+        (bcast, (1, 0)),
+        (reduce, (1, "sum")),
+        (sync, ()),
+    ]:
+        with pytest.raises(NotOnDevice, match=rf"{call.__name__}\(\) was called on the host.*@offload"):
+            call(*args)  # type: ignore[operator]
+    with pytest.raises(NotOnDevice):
+        places.fn()
+
+
+@pytest.mark.parametrize("cores", [places for places in PLACES if len(places) > 1])
+def test_values_of_any_kind_go_round(device: str, cores: list[int]) -> None:
+    before = [cores[-1], *cores[:-1]]
+    for value in (None, 3.5, "text", {"a": [1, 2]}, b"x" * 100_000):
+        assert ring(value, cores, target=cores) == [(core, value) for core in before]
+
+
+def test_arrays_are_the_receivers_own(device: str) -> None:
+    @offload
+    def exchange(n: int) -> Any:
+        mine = np.full(n, float(coreid()))
+        theirs = sendrecv(mine, 1 - coreid())
+        mine += 10
+        theirs += 0.5
+        return theirs, mine
+
+    for n in (0, 3, 200_000):
+        (a, _), (b, mine) = exchange(n, target=[0, 1])
+        assert np.array_equal(a, np.full(n, 1.5)) and np.array_equal(b, np.full(n, 0.5))
+        assert np.array_equal(mine, np.full(n, 11.0))
+
+
+def test_messages_between_two_cores_keep_their_order(device: str) -> None:
+    @offload
+    def talk(count: int) -> list[int]:
+        if coreid() == 0:
+            for number in range(count):
+                send(number, 1)
+            return []
+        return [recv(0) for _ in range(count)]
+
+    assert talk(500, target=[0, 1]) == [[], list(range(500))]
+
+
+def test_probe_tells_whether_a_message_is_there(device: str) -> None:
+    @offload
+    def look() -> tuple[bool, bool, bool]:
+        if coreid() == 0:
+            before = probe(1)
+            sync()
+            sync()
+            return before, probe(1), recv(1) == "here" and not probe(1)
+        sync()
+        send("here", 0)
+        sync()
+        return False, True, True
+
+    assert look(target=[0, 1]) == [(False, True, True)] * 2
+
+
+@pytest.mark.parametrize("cores", PLACES)
+def test_bcast_gives_the_roots_value_to_all(device: str, cores: list[int]) -> None:
+    for root in cores:
+        assert spread(root, target=cores) == [{"from": root}] * len(cores)
+
+
+@pytest.mark.parametrize("cores", PLACES)
+def test_reduce_gives_the_same_result_to_all(device: str, cores: list[int]) -> None:
+    values = {0: 5, 1: -2, 2: 7, 3: 3}
+    mine = [values[core] for core in cores]
+    product = 1
+    for value in mine:
+        product *= value
+    for op, expected in [("sum", sum(mine)), ("min", min(mine)), ("max", max(mine)), ("prod", product)]:
+        assert collect(op, values, target=cores) == [expected] * len(cores)
+    # In core order, which shows where the operation is not commutative.
+    letters = {core: "abcd"[core] for core in values}
+    word = "".join(letters[core] for core in cores)
+    assert collect(operator.add, letters, target=cores) == [word] * len(cores)
+
+
+def test_reduce_works_on_arrays(device: str) -> None:
+    values = {core: np.array([core, -core, 1.0]) for core in range(4)}
+    for op, expected in [
+        ("sum", [6, -6, 4]),
+        ("min", [0, -3, 1]),
+        ("max", [3, 0, 1]),
+        ("prod", [0, 0, 1]),
+    ]:
+        for found in collect(op, values):
+            assert np.array_equal(found, expected)
+
+
+def test_collective_calls_do_not_take_messages_of_send(device: str) -> None:
+    @offload
+    def mixed() -> Any:
+        other = 1 - coreid()
+        send("mine", other)
+        total = reduce(coreid() + 1, "sum")
+        sync()
+        shared = bcast(coreid(), 1)
+        return total, shared, recv(other)
+
+    assert mixed(target=[0, 1]) == [(3, 1, "mine")] * 2
+
+
+def test_wrong_calls_are_refused(device: str) -> None:
+    with pytest.raises(OptionError, match="op='mean' is not one of sum, min, max, prod"):
+        collect("mean", dict.fromkeys(range(4), 1))
+    with pytest.raises(OptionError, match="core 3 is not in this launch"):
+        spread(3, target=[0, 1])
+
+    @offload
+    def outside() -> None:
+        send(1, 3)
+
+    @offload
+    def outside_recv() -> None:
+        recv(3)
+
+    for kernel in (outside, outside_recv):
+        with pytest.raises(PeerEnded, match="not in th"):
+            kernel(target=[0, 1])
+
+
+def test_waiting_for_a_core_that_has_ended_raises(device: str) -> None:
+    @offload
+    def deserted() -> Any:
+        if coreid() == 0:
+            return recv(1)
+        return None
+
+    with pytest.raises(PeerEnded, match="ended"):
+        deserted(target=[0, 1])
+    assert places(target=0)[0][0] == 0
+
+
+def test_every_call_is_there() -> None:
+    names = "coreid numcores rank size ishost isdevice send recv sendrecv probe bcast reduce sync"
+    assert all(callable(getattr(calls, name)) for name in names.split())

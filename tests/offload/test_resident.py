@@ -1,0 +1,153 @@
+"""Resident data: every core's own copy of a variable, from launch to launch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offload import (
+    OptionError,
+    ResidentDataLost,
+    ResidentNameError,
+    WorkerDied,
+    copy_from_device,
+    copy_to_device,
+    define_on_device,
+    offload,
+)
+from offload.core import coreid
+
+a = 10
+grid = np.zeros(3)
+log: list[int] = []
+undefined = 5
+
+
+@offload
+def read() -> Any:
+    return a
+
+
+@offload
+def assign() -> None:
+    a = 19 + coreid()  # noqa: F841
+
+
+@offload
+def assign_global() -> None:
+    global a
+    a = a + 1
+
+
+@offload
+def write_grid(value: float) -> float:
+    grid[coreid()] = value
+    return float(grid.sum())
+
+
+@offload
+def note(number: int) -> list[int]:
+    log.append(number)
+    return log
+
+
+def test_tutorial_seven(device: str) -> None:
+    """Define, read, assign without `global`, copy to and from the cores."""
+    define_on_device(a)
+    assert read() == [10] * 4
+    assert assign() == [None] * 4
+    assert read() == [19, 20, 21, 22]
+    assert copy_from_device("a") == [19, 20, 21, 22]
+    assert copy_to_device("a", 100, target=[1, 2]) is None
+    assert read() == [19, 100, 100, 22]
+    assert copy_from_device("a", target=2) == [100]
+    assert a == 10
+    assign_global()
+    assert copy_from_device("a", target=[0, 1]) == [20, 101]
+
+
+def test_handles_of_copies_keep_their_place_among_launches(device: str) -> None:
+    define_on_device(a=0)
+    handles = []
+    for number in range(5):
+        handles.append(copy_to_device("a", number, async_=True))
+        handles.append(read(async_=True))
+        handles.append(copy_from_device("a", **{"async": True}))
+    assert [handle.wait() for handle in handles[1::3]] == [[number] * 4 for number in range(5)]
+    assert [handle.wait() for handle in handles[2::3]] == [[number] * 4 for number in range(5)]
+
+
+def test_the_forms_of_a_definition(device: str) -> None:
+    value = 3
+    define_on_device("a", value)
+    assert read() == [3] * 4
+    define_on_device(a=value + 1, undefined_before=2)
+    assert read() == [4] * 4 and copy_from_device("undefined_before") == [2] * 4
+    for call in (
+        lambda: define_on_device(),
+        lambda: define_on_device(value + 1),
+        lambda: define_on_device(1, 2),
+        lambda: define_on_device("a", 1, 2),
+    ):
+        with pytest.raises(OptionError, match="define_on_device"):
+            call()
+
+
+def test_arrays_and_lists_are_each_cores_own_to_write_to(device: str) -> None:
+    define_on_device(grid)
+    define_on_device(log)
+    assert write_grid(2.0) == [2.0] * 3 if len(write_grid(2.0, target=[0, 1, 2])) == 3 else True
+    copy_to_device("grid", np.zeros(3))
+    assert write_grid(1.0, target=[0, 1, 2]) == [1.0, 1.0, 1.0]
+    assert [list(each) for each in copy_from_device("grid", target=[0, 1, 2])] == [
+        [1.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0],
+        [0.0, 0.0, 1.0],
+    ]
+    assert note(1, target=0) == [[1]]
+    assert note(2) == [[1, 2], [2], [2], [2]]
+    assert log == [] and not grid.any()
+    define_on_device(log=[[np.zeros(2)]])
+    copies = copy_from_device("log", target=0)
+    copies[0][0][0][0] = 5.0
+    assert copy_from_device("log", target=0)[0][0][0][0] == 0.0
+
+
+def test_a_name_that_is_not_defined_names_those_that_are(device: str) -> None:
+    define_on_device(a)
+    define_on_device(grid)
+    for call in (lambda: copy_from_device("undefined"), lambda: copy_to_device("undefined", 1)):
+        with pytest.raises(ResidentNameError, match=r"'undefined' is not defined.*defined are a, grid"):
+            call()
+    with pytest.raises(OptionError, match="a string, not int"):
+        copy_from_device(3)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="no option 'asynch'"):
+        copy_from_device("a", asynch=True)
+    with pytest.raises(OptionError, match="names core 9"):
+        copy_to_device("a", 1, target=9)
+
+
+def test_other_modules_do_not_see_it(device: str) -> None:
+    define_on_device(a=1)
+    kernel: dict[str, Any] = {"__name__": "another_module", "a": "its own"}
+    exec("def get():\n    return a", kernel)
+    assert offload(kernel["get"])(target=0) == ["its own"]
+
+
+def test_a_core_that_was_restarted_has_lost_its_data(local: str) -> None:
+    @offload
+    def die() -> None:
+        os._exit(3)
+
+    define_on_device(a)
+    with pytest.raises(WorkerDied):
+        die(target=1)
+    assert read(target=0) == [10]
+    for call in (lambda: read(), lambda: copy_from_device("a")):
+        with pytest.raises(ResidentDataLost, match="core 1 was restarted"):
+            call()
+    define_on_device(a)
+    assert read() == [10, 10]
