@@ -14,10 +14,10 @@ loaded when it is first used.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # as type checkers know; importing `typing` would cost more than all the rest
 
 if TYPE_CHECKING:
     from device_runtime.errors import (
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from offload.decorators import offload, offload_multiple, offload_single
+    from offload.executor import Executor
     from offload.handle import Handle, SingleHandle, Timing
     from offload.kernel import AsyncKernel, Kernel, SingleKernel
     from offload.options import Options
@@ -69,6 +70,7 @@ __all__ = [
     "DeviceError",
     "DeviceMemoryError",
     "DeviceUnavailable",
+    "Executor",
     "ForkedHandleError",
     "Handle",
     "Kernel",
@@ -119,6 +121,7 @@ __all__ = [
 # Where names come from; those that are not here are errors.
 _HOMES = {
     "offload.decorators": ("offload", "offload_multiple", "offload_single"),
+    "offload.executor": ("Executor",),
     "offload.handle": ("Handle", "SingleHandle", "Timing"),
     "offload.kernel": ("AsyncKernel", "Kernel", "SingleKernel"),
     "offload.options": ("Options",),
@@ -135,27 +138,36 @@ def _check_floors() -> None:
     """Raise ImportError if a file of the user's own hides a package that this one stands on."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for name in ("scheduler", "device_runtime"):
-        loaded = sys.modules.get(name)
-        if loaded is not None:
-            found = getattr(loaded, "__file__", None)
-        else:
-            spec = importlib.util.find_spec(name)
-            found = None if spec is None else spec.origin
-        if found is None or os.path.dirname(os.path.dirname(os.path.abspath(found))) != here:
+        found = _file_of(name)
+        if found is None:
             raise ImportError(
-                f"offload needs its own package {name!r}, but {found or 'nothing'} is found under this name; "
-                f"rename that file or folder (and delete its __pycache__)"
-                if found
-                else f"offload needs its own package {name!r}, which is not installed beside it in {here}"
+                f"offload needs its own package {name!r}, which is not there beside it in {here}"
+            )
+        if os.path.dirname(os.path.dirname(os.path.abspath(found))) != here:
+            raise ImportError(
+                f"offload needs its own package {name!r}, but {found} is found under this name; "
+                "rename that file or folder"
             )
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF.get(name, "device_runtime.errors")), name)
-    globals()[name] = value
-    return value
+def _file_of(name: str) -> str | None:
+    """Return the file that an import of `name` loads, without loading it."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return getattr(loaded, "__file__", None)
+    specs = (finder.find_spec(name, None) for finder in sys.meta_path)
+    spec = next((spec for spec in specs if spec is not None), None)
+    return None if spec is None else spec.origin
+
+
+if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME_OF.get(name, "device_runtime.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

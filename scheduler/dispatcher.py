@@ -18,14 +18,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from device_runtime.errors import (
-    DependencyError,
     ForkedHandleError,
-    LaunchTimeout,
-    NoUnitsError,
     OptionError,
-    PoisonedKernel,
     SessionClosed,
-    WorkerDied,
 )
 from device_runtime.interrupts import Guard, Shield, Window, defer_interrupts
 from device_runtime.launch import (
@@ -50,8 +45,9 @@ from device_runtime.output import show, wanted_log_level
 from device_runtime.registry import open_device
 from scheduler import events
 from scheduler.pump import Pump
-from scheduler.state import MAX_UNITS_LOST, State
-from scheduler.ticket import Pool, Request, Ticket, cancelled
+from scheduler.state import State
+from scheduler.ticket import Pool, Request, Ticket
+from scheduler.verdicts import dependency_error, verdict
 
 _log = logging.getLogger("offload")
 
@@ -124,7 +120,7 @@ class Dispatcher:
             ticket = Ticket(next(self._numbers), request, self._guard)
             self._launches[ticket.number] = _Launch(request, ticket)
             if failed:
-                error = Outcome(error=_dependency_error(request))
+                error = Outcome(error=dependency_error(request))
                 for rank in range(request.count):
                     self._settle(ticket, rank, error)
             else:
@@ -314,7 +310,7 @@ class Dispatcher:
             elif isinstance(action, events.Settle):
                 launch = self._launches[action.launch]
                 if action.how != "ended":
-                    outcome = Outcome(error=self._verdict(launch, action, lost))
+                    outcome = Outcome(error=verdict(launch.request, launch.ticket, action, lost))
                 assert outcome is not None
                 self._settle(launch.ticket, action.rank, outcome)
             elif isinstance(action, events.Placed):
@@ -359,41 +355,6 @@ class Dispatcher:
                     still.append((unit, shard, core))
             launch.listeners = still
 
-    def _verdict(self, launch: _Launch, action: events.Settle, lost: Lost | None) -> BaseException:
-        """Make the error of a shard that the state machine ended without an outcome."""
-        request, ticket, how = launch.request, launch.ticket, action.how
-        core = None if ticket.units is None else ticket.units[action.rank]
-        where = f"kernel {request.name} on core {core}" if core is not None else f"kernel {request.name}"
-        if how in ("died", "poisoned"):
-            assert lost is not None
-            begun = lost.begun is not None and lost.begun.launch == ticket.number
-            told = f"; its last output was:\n{lost.output}" if lost.output else ""
-            if how == "died":
-                return WorkerDied(
-                    f"{where}: the core's process ended ({lost.why}) while it ran the kernel; "
-                    f"the core is being restarted, without its resident data{told}",
-                    lost.exit_code,
-                    begun,
-                    lost.output,
-                )
-            return PoisonedKernel(
-                f"{where}: the launch has ended {MAX_UNITS_LOST} core processes (last: {lost.why}) "
-                f"and is not tried again{told}",
-                lost.exit_code,
-                begun,
-                lost.output,
-            )
-        if how == "timeout":
-            assert request.timeout is not None
-            return LaunchTimeout(f"{where} ran longer than its timeout, {request.timeout:g} s, and was ended")
-        if how == "dependency":
-            return _dependency_error(request)
-        if how == "no units":
-            return NoUnitsError(f"{where}: no core of {request.pool.address} is left to run it")
-        if how == "closed":
-            return SessionClosed(f"{where}: the session was shut down before the launch had ended")
-        return cancelled(request.name)
-
     def _listen(self, pool: int, event: Waiting) -> None:
         """Answer a shard that waits for a message, now or when its peer ends."""
         launch = self._launches.get(event.shard.launch)
@@ -427,14 +388,6 @@ class Dispatcher:
                     "wait for it and pass its result"
                 )
         return tuple(unfinished), failed
-
-
-def _dependency_error(request: Request) -> DependencyError:
-    """Make the error of a launch whose arguments include the handle of one that failed."""
-    failed = next(t for need in request.depends for t in need.tickets if t.done and not t.ok)
-    return DependencyError(
-        f"kernel {request.name} was not run: a handle among its arguments, of kernel {failed.name}, failed"
-    )
 
 
 def _payloads(tickets: tuple[Ticket, ...]) -> tuple[Payload, ...]:

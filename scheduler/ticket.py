@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -161,8 +160,3 @@ class Ticket:
                 if ticket.done and (error := ticket.error(rank)) is not None:
                     return error
         return None
-
-
-def cancelled(name: str) -> CancelledError:
-    """Make the error of a launch that was cancelled."""
-    return CancelledError(f"the launch of {name} was cancelled")

@@ -19,6 +19,7 @@ from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Buffer, Event, Gone, Lost, Message, Ready
 from device_runtime.process import arena
 from device_runtime.process.core import Core, search_path
+from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.status import StatusPage
 from device_runtime.registry import unit_count
 
@@ -33,7 +34,8 @@ sys.path[:] = marshal.loads(control.recv(1 << 17))
 from device_runtime.process.zygote import main
 main(control)
 """
-_NOFILE_PER_CORE = 5
+_NOFILE_PER_CORE = 4
+_SPARE = 32  # descriptors of the device itself, and while cores are being made
 _MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
 
 
@@ -54,6 +56,12 @@ class ProcessDevice(Device):
     def open(self) -> int:
         if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
             raise DeviceUnavailable(f"{self.address}: process cores need Linux; use the device 'inline' here")
+        needed, allowed = allow_descriptors(_NOFILE_PER_CORE * self._units + _SPARE)
+        if needed > allowed:
+            raise DeviceUnavailable(
+                f"{self.address} needs {needed} open files, and this process may have {allowed}; "
+                "see `ulimit -Hn`, or ask for fewer cores"
+            )
         try:
             self._arena_descriptor = arena.create()
             self._status_descriptor = arena.create()
@@ -61,19 +69,15 @@ class ProcessDevice(Device):
             self._status = StatusPage(self._status_descriptor, self._units)
             self._epoll = select.epoll()
             self._oom_kills = _count_oom_kills()
-            self._start_zygote()
-            for unit in range(self._units):
-                self._cores.append(self._spawn(unit, 0))
+            self._start_zygote([0] * self._units)
         except OSError as error:
             self.close()
-            raise DeviceUnavailable(
-                f"{self.address} could not be opened: {error}; each core needs about {_NOFILE_PER_CORE} "
-                "open files (see `ulimit -n`) and one process"
-            ) from error
+            raise DeviceUnavailable(f"{self.address} could not be opened: {error}") from error
         _devices.add(self)
         return self._units
 
-    def _start_zygote(self) -> None:
+    def _start_zygote(self, epochs: list[int]) -> None:
+        """Start the zygote and have it fork every core, each in the epoch given."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = dict(os.environ)
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -92,8 +96,10 @@ class ProcessDevice(Device):
         preload = ["cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
         order = pickle.dumps(("open", self._units, preload))
         socket.send_fds(self._control, [order], [self._arena_descriptor, self._status_descriptor])
-        self._control.setblocking(False)
         self._epoll.register(self._control, select.EPOLLIN)
+        for unit, epoch in enumerate(epochs):
+            self._cores[unit : unit + 1] = [self._spawn(unit, epoch)]
+        self._control.setblocking(False)
 
     def _spawn(self, unit: int, epoch: int) -> Core:
         core = Core(unit, epoch, self._arena)
@@ -238,10 +244,8 @@ class ProcessDevice(Device):
                 self._events.append(Gone(core.unit, f"{why} before it could start one"))
         if self._started:
             self._started = False
-            self._start_zygote()
-            for unit, core in enumerate(self._cores):
-                self._cores[unit] = self._spawn(unit, core.epoch + 1)
-                self._events.append(Ready(unit))
+            self._start_zygote([core.epoch + 1 for core in self._cores])
+            self._events.extend(Ready(core.unit) for core in self._cores)
 
 
 def _count_oom_kills() -> int:

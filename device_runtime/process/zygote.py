@@ -13,7 +13,6 @@ import gc
 import importlib
 import os
 import pickle
-import resource
 import select
 import signal
 import socket
@@ -22,9 +21,11 @@ import time
 from typing import Any, NoReturn
 
 from device_runtime.process import worker
+from device_runtime.process.limits import allow_descriptors
 
 _PR_SET_PDEATHSIG = 1
 TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+_SPARE = 64  # descriptors for what cores open themselves
 RECEIVE = 1 << 17  # bytes of a message, sys.path in it
 
 
@@ -42,7 +43,7 @@ class Zygote:
                 importlib.import_module(name)
             except ImportError:
                 pass  # the core will say so where a kernel needs it
-        _allow_descriptors(4 * self._units + 64)
+        allow_descriptors(2 * self._units + _SPARE)
         self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._units)]
         self._cores: dict[int, tuple[int, int]] = {}  # by process: unit and its epoch
         self._processes: dict[int, int] = {}  # by unit
@@ -179,13 +180,6 @@ def _end_group(process: int) -> None:
         os.killpg(process, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass  # none are left
-
-
-def _allow_descriptors(count: int) -> None:
-    """Raise the soft limit of open files, as far as it goes, where many cores need it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 def main(control: socket.socket) -> None:

@@ -130,7 +130,7 @@ def test_options_in_the_environment(tmp_path: Path) -> None:
     assert read({**home, "OFFLOAD_DEVICE": "local:3"}) == {"device": "local:3"}
     with pytest.raises(OptionError, match="OFFLOAD_TIMEOUT: timeout='soon'"):
         read({**home, "OFFLOAD_TIMEOUT": "soon"})
-    with pytest.raises(OptionError, match="OFFLOAD_RETRIES: retries=1.5"):
+    with pytest.raises(OptionError, match=r"OFFLOAD_RETRIES: retries=1\.5"):
         read({**home, "OFFLOAD_RETRIES": "1.5"})
 
 

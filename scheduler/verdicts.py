@@ -1,0 +1,62 @@
+"""The errors of shards that ended without an outcome of their own, in words."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+
+from device_runtime.errors import (
+    DependencyError,
+    LaunchTimeout,
+    NoUnitsError,
+    PoisonedKernel,
+    SessionClosed,
+    WorkerDied,
+)
+from device_runtime.launch import Lost
+from scheduler.events import Settle
+from scheduler.state import MAX_UNITS_LOST
+from scheduler.ticket import Request, Ticket
+
+
+def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
+    """Make the error of a shard that the state machine ended without an outcome."""
+    how = action.how
+    core = None if ticket.units is None else ticket.units[action.rank]
+    where = f"kernel {request.name} on core {core}" if core is not None else f"kernel {request.name}"
+    if how in ("died", "poisoned"):
+        assert lost is not None
+        begun = lost.begun is not None and lost.begun.launch == ticket.number
+        told = f"; its last output was:\n{lost.output}" if lost.output else ""
+        if how == "died":
+            return WorkerDied(
+                f"{where}: the core's process ended ({lost.why}) while it ran the kernel; "
+                f"the core is being restarted, without its resident data{told}",
+                lost.exit_code,
+                begun,
+                lost.output,
+            )
+        return PoisonedKernel(
+            f"{where}: the launch has ended {MAX_UNITS_LOST} core processes (last: {lost.why}) "
+            f"and is not tried again{told}",
+            lost.exit_code,
+            begun,
+            lost.output,
+        )
+    if how == "timeout":
+        assert request.timeout is not None
+        return LaunchTimeout(f"{where} ran longer than its timeout, {request.timeout:g} s, and was ended")
+    if how == "dependency":
+        return dependency_error(request)
+    if how == "no units":
+        return NoUnitsError(f"{where}: no core of {request.pool.address} is left to run it")
+    if how == "closed":
+        return SessionClosed(f"{where}: the session was shut down before the launch had ended")
+    return CancelledError(f"the launch of {request.name} was cancelled")
+
+
+def dependency_error(request: Request) -> DependencyError:
+    """Make the error of a launch whose arguments include the handle of one that failed."""
+    failed = next(t for need in request.depends for t in need.tickets if t.done and not t.ok)
+    return DependencyError(
+        f"kernel {request.name} was not run: a handle among its arguments, of kernel {failed.name}, failed"
+    )
