@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from device_runtime import codec
 from device_runtime.context import Context, current, enter_thread
 from device_runtime.device import Device
-from device_runtime.errors import PeerEnded
+from device_runtime.errors import PeerEnded, SerializationError
 from device_runtime.launch import Ended, Event, Message, Payload, Work
 from device_runtime.output import end_line, write_marked
 from device_runtime.registry import unit_count
@@ -182,7 +182,7 @@ class _InlineMesh:
         self._check(core)
         target = self._device._meshes[core]._queues
         key = (self._strand.work.shard.launch, self._core, tag)
-        target.setdefault(key, deque()).append(codec.encode(value, bytes))
+        target.setdefault(key, deque()).append(codec.encode(value, bytes, error=SerializationError))
 
     def get(self, core: int, tag: int = 0) -> Any:
         self._check(core)
@@ -195,7 +195,7 @@ class _InlineMesh:
             return f"core {self._core} waits for core {core} in vain: {why}"
 
         self._device.wait(self._strand, lambda: bool(self._queues.get(key)), vain)
-        return codec.decode(self._queues[key].popleft(), writable=True)
+        return codec.decode(self._queues[key].popleft(), writable=True, error=SerializationError)
 
     def probe(self, core: int, tag: int = 0) -> bool:
         self._check(core)

@@ -37,8 +37,7 @@ def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:
     """Write text, each line marked with its core; two cores' lines are never run together."""
     global _unfinished
     if os.environ.get("OFFLOAD_PREFIX", "1") == "0":
-        out.write(text)
-        out.flush()
+        _write(out, text)
         return
     prefix = f"[core {unit}] "
     start = prefix
@@ -47,10 +46,18 @@ def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:
         if last == (unit, stream):
             start = ""
         else:
-            other.write("\n")
-    out.write(start + text[:-1].replace("\n", "\n" + prefix) + text[-1])
-    out.flush()
+            _write(other, "\n")
+    _write(out, start + text[:-1].replace("\n", "\n" + prefix) + text[-1])
     _unfinished = None if text.endswith("\n") else (out, (unit, stream))
+
+
+def _write(out: TextIO, text: str) -> None:
+    try:
+        out.write(text)
+    except UnicodeEncodeError:  # cores write UTF-8, whatever the host's stream can show
+        encoding = out.encoding or "ascii"
+        out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    out.flush()
 
 
 def end_line(unit: int) -> None:

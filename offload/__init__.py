@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from offload.decorators import offload, offload_multiple, offload_single
     from offload.executor import Executor
     from offload.handle import Handle, SingleHandle, Timing
+    from offload.joblib_entry import register_joblib
     from offload.kernel import AsyncKernel, Kernel, SingleKernel
     from offload.options import Options
     from offload.resident import copy_from_device, copy_to_device, define_on_device
@@ -111,6 +112,7 @@ __all__ = [
     "offload_multiple",
     "offload_single",
     "plot_timeline",
+    "register_joblib",
     "scatter",
     "shutdown",
     "waitAll",
@@ -123,6 +125,7 @@ _HOMES = {
     "offload.decorators": ("offload", "offload_multiple", "offload_single"),
     "offload.executor": ("Executor",),
     "offload.handle": ("Handle", "SingleHandle", "Timing"),
+    "offload.joblib_entry": ("register_joblib",),
     "offload.kernel": ("AsyncKernel", "Kernel", "SingleKernel"),
     "offload.options": ("Options",),
     "offload.resident": ("copy_from_device", "copy_to_device", "define_on_device"),
@@ -140,9 +143,7 @@ def _check_floors() -> None:
     for name in ("scheduler", "device_runtime"):
         found = _file_of(name)
         if found is None:
-            raise ImportError(
-                f"offload needs its own package {name!r}, which is not there beside it in {here}"
-            )
+            raise ImportError(f"offload needs its own package {name!r}, which is not beside it in {here}")
         if os.path.dirname(os.path.dirname(os.path.abspath(found))) != here:
             raise ImportError(
                 f"offload needs its own package {name!r}, but {found} is found under this name; "
@@ -175,3 +176,7 @@ def __dir__() -> list[str]:
 
 
 _check_floors()
+
+# joblib knows backends by name only once they are registered; whoever imports it later calls this.
+if hasattr(sys.modules.get("joblib"), "register_parallel_backend"):
+    importlib.import_module("offload.joblib_entry").register_joblib()

@@ -68,7 +68,7 @@ class Executor(concurrent.futures.Executor):
         initialize = None if initializer is None else snapshot(initializer, tuple(initargs))
         address = address_for(max_workers, device)
         self._submissions = Submissions(address, initialize)
-        self._max_workers = self._submissions.pool.units  # where other libraries look for it
+        self._max_workers = self._submissions.cores  # where other libraries look for it
         if max_workers not in (None, self._max_workers):
             self._submissions.close(wait=True)
             raise OptionError(

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from device_runtime import codec
+from offload.future import LaunchFuture
 from offload.shards import Shards
+from offload.table import handle_table
 
 R = TypeVar("R")
 
@@ -145,8 +147,6 @@ class Handle(Shards[R]):
         return f"<Handle of {self._name}: {state}{', failed' if failed else ''}>"
 
     def _repr_html_(self) -> str:
-        from offload.table import handle_table
-
         return handle_table(self)
 
     def _on_done(self, callback: Callable[[], None]) -> None:
@@ -179,35 +179,3 @@ class SingleHandle(Handle[R]):
         def result(self, timeout: float | None = None) -> R: ...
 
         def __await__(self) -> Generator[Any, None, R]: ...
-
-
-class LaunchFuture(Future[Any]):
-    """Be a `Future` that a launch settles."""
-
-    def __init__(self, handle: Handle[Any]) -> None:
-        super().__init__()
-        self._handle = handle
-        handle._on_done(self._settle)
-
-    def cancel(self) -> bool:
-        """Cancel the launch if no core has begun it; return whether it is cancelled."""
-        if self.done() or self._handle.cancel():
-            return super().cancel()
-        return False
-
-    def running(self) -> bool:
-        """Tell whether a core has begun the launch, which cannot be cancelled any more."""
-        return not self.done() and self._handle.number_running() > 0
-
-    def _settle(self) -> None:
-        error: BaseException | None = None
-        try:
-            error = self._handle.exception()
-        except CancelledError:
-            super().cancel()
-        if not self.set_running_or_notify_cancel():
-            return
-        if error is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(self._handle.result())

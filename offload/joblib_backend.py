@@ -15,8 +15,7 @@ from joblib._parallel_backends import (
 )
 
 from offload.executor import Executor, address_for
-
-NAME = "offload"
+from offload.joblib_entry import register_joblib
 
 
 class OffloadBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc, unused-ignore]
@@ -30,10 +29,16 @@ class OffloadBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
     supports_retrieve_callback = True
     default_n_jobs = -1
 
-    def __init__(self, device: str | None = None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        device: str | None = None,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._device = device
         self._executor: Executor | None = None
+        self._asked_for = 0  # cores of the executor
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many cores are used when `n_jobs` are asked for; -1 is all, -2 all but one."""
@@ -44,10 +49,10 @@ class OffloadBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         kind, _, rest = address_for(None, self._device).partition(":")
         if kind == "inline":
             return 1
-        named = int(rest) if rest.isdigit() else None
+        named = int(rest) if rest.isdigit() else 0
         if n_jobs < 0:
             return max((named or joblib.cpu_count()) + 1 + n_jobs, 1)
-        return n_jobs if named is None or self._device is None else min(n_jobs, named)
+        return min(n_jobs, named) if named and self._device is not None else n_jobs
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         """Open the device for a `Parallel` call; one core needs none, and runs in the caller."""
@@ -55,10 +60,13 @@ class OffloadBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
         if count == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
-        if self._executor is None or self._executor._max_workers != count:
+        if self._executor is None or self._asked_for != count:
             self._release()
-            self._executor = Executor(count, self._device)
-        return count
+            rest = address_for(None, self._device).partition(":")[2]
+            # Only some addresses say how many cores; a device of another kind has what it has.
+            self._executor = Executor(count if rest.isdigit() or not rest else None, self._device)
+            self._asked_for = count
+        return self._executor._max_workers
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future[Any]:
         """Queue a batch of calls."""
@@ -98,10 +106,5 @@ class OffloadBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mi
 
 def run_batch(batch: Callable[[], Any]) -> Any:
     """Make a batch of calls, on a core, where joblib knows of this backend, too."""
-    register()
+    register_joblib()
     return batch()
-
-
-def register() -> None:
-    """Make the backend known to joblib."""
-    joblib.register_parallel_backend(NAME, OffloadBackend)

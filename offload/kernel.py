@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cas
 from offload.body import Body
 from offload.handle import Handle, SingleHandle
 from offload.launching import launch
+from offload.mapping import map_kernel
 from offload.options import LimitNames, OptionNames, Options, check
 from offload.session import Session, session
 
@@ -101,8 +102,6 @@ class Kernel(Generic[P, R]):
         A call that raises ends the iteration there with its exception. Closing
         the iterator cancels what is queued.
         """
-        from offload.mapping import map_kernel
-
         here = session()
         return map_kernel(
             here, self._body, self._bound, self._options(here, {}), iterables, chunksize, window

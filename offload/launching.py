@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from device_runtime import codec
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
+from scheduler.ticket import Depends, Request
 
 if TYPE_CHECKING:
     from device_runtime.launch import Payload
@@ -33,8 +34,6 @@ def launch(
     Raises, with nothing queued, OptionError, KernelNotSerializable,
     ArgsNotSerializable, SessionClosed, and what opening the device raises.
     """
-    from scheduler.ticket import Depends, Request
-
     pool = session.pool(options.device)
     units, count = options.place(pool.units, body.name)
     image = body.capture.image(session.resident(pool, body.module))

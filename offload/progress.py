@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from offload.deadline import Deadline
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,8 +21,6 @@ def watch(shards: Shards[Any], timeout: float | None) -> None:
     Raises ImportError, naming the extra to install, where neither tqdm nor
     rich is installed, and TimeoutError as `wait` does.
     """
-    from offload.shards import Deadline
-
     deadline, total, done = Deadline(timeout), shards._count, 0
     with _bar(shards._name, total) as advance:
         while done < total:

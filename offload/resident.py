@@ -7,6 +7,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import resident
+from device_runtime.bytecode import argument_name
 from device_runtime.errors import OptionError, ResidentNameError
 from offload.body import Body
 from offload.launching import launch
@@ -111,8 +112,6 @@ def _named_by_call(value: tuple[Any, ...], frame: FrameType) -> dict[str, Any]:
         if not value:
             return {}
         raise OptionError('define_on_device takes one variable, or names: (a), (a=1, b=2), ("a", 1)')
-    from device_runtime.source import argument_name
-
     name = argument_name(frame)
     if name is None:
         raise OptionError(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from device_runtime.context import Context, current
 from device_runtime.errors import NestedDeadlockError, SessionClosed
+from offload import settings
 from offload.options import Options
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ class Session:
     """
 
     def __init__(self, device: str | None = None) -> None:
-        from offload import settings
-
         layer = settings.read()
         # Taken out also where `device` overrules it, or every launch would ask for it.
         users = layer.pop("device", None)
@@ -124,6 +123,8 @@ class Session:
         self._entered -= 1
         if self._entered == 0:
             self.shutdown()
+            if any(s is not self for s in _defaults):  # the one before it is the default again
+                _defaults[:] = [s for s in _defaults if s is not self]
         elif _defaults and _defaults[-1] is self and self in _defaults[:-1]:
             _defaults.pop()
 
@@ -131,6 +132,7 @@ class Session:
         return f"<offload session on {self.device!r}{', shut down' if self.closed else ''}>"
 
     def _start(self) -> Dispatcher:
+        # Loaded with the first launch: a program that only defines kernels does without.
         from scheduler.dispatcher import Dispatcher
 
         _started.add(self)
@@ -140,12 +142,12 @@ class Session:
         """Close everything; return how many launches were cancelled and how many ended by force."""
         self.closed = True
         _started.discard(self)
-        # The last default stays, closed: a launch after shutdown must say so.
-        if any(s is not self for s in _defaults):
-            _defaults[:] = [s for s in _defaults if s is not self]
+        # It stays the default, closed: a launch after shutdown must say so.
+        _defaults[:] = [s for s in _defaults[:-1] if s is not self] + _defaults[-1:]
         if self._process != os.getpid() or not self._dispatchers.values:
             return 0, 0
         cut = self.dispatcher.close(drain)
+        self._dispatchers.clear()  # a second shutdown finds nothing to close
         return cut.cancelled, cut.ended
 
 

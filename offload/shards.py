@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from device_runtime.errors import OptionError, add_note
+from offload.deadline import Deadline
+from offload.progress import watch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -15,18 +16,6 @@ if TYPE_CHECKING:
     from scheduler.ticket import Ticket
 
 R = TypeVar("R")
-
-
-class Deadline:
-    """Share one timeout among several waits."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
-
-    def left(self) -> float | None:
-        """Return the seconds that are left, None without a timeout."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
 
 
 class Shards(Generic[R]):
@@ -54,8 +43,6 @@ class Shards(Generic[R]):
         nothing.
         """
         if progress:
-            from offload.progress import watch
-
             watch(self, timeout)
         self._wait_done(timeout)
         error = self._error()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Future
+from concurrent.futures import BrokenExecutor, Future
 from functools import partial
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
 from device_runtime.errors import OffloadError
+from device_runtime.interrupts import Shield
 from device_runtime.launch import Payload
 from offload import initializer as initializers
-from offload.handle import LaunchFuture, SingleHandle
+from offload.future import LaunchFuture
+from offload.handle import SingleHandle
 
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
+    from scheduler.dispatcher import Dispatcher
+    from scheduler.ticket import Pool
 
 _log = logging.getLogger("offload")
 
@@ -40,38 +43,26 @@ class Submission(LaunchFuture):
         self._owner = owner
         super().__init__(handle)
 
+    def drop(self, kill: bool = False) -> None:
+        """Cancel the launch, and leave it to its end to tell what becomes of the future."""
+        handle = self._handle
+        if handle is not None:
+            handle.cancel(kill)
+
     def _settle(self) -> None:
         before, _thread.settles = _thread.settles, True
         try:
-            self._take_outcome()
+            super()._settle()
         finally:
             _thread.settles = before
             self._owner.forget(self)
 
-    def _take_outcome(self) -> None:
-        ticket = self._handle._tickets[0]
-        outcome, error = ticket.outcomes[0], ticket.error(0)
-        # One that the call itself raised is an exception as any other, and not in the outcome.
-        cancelled = outcome is not None and isinstance(outcome.error, CancelledError)
-        if isinstance(error, initializers.InitializerFailed):
+    def _explain(self, error: BaseException | None, cancelled: bool) -> BaseException | None:
+        failed = isinstance(error, initializers.InitializerFailed)
+        if error is not None and failed:
             self._owner.break_down(error)
-            cancelled = True
-        if cancelled:
-            broken = self._owner.broken
-            if broken is None:
-                Future.cancel(self)
-            else:
-                error = _broken_by(broken)
-        if not self.set_running_or_notify_cancel():
-            return
-        if error is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(ticket.value(0))
-
-    def __repr__(self) -> str:
-        shown = super().__repr__()
-        return shown.replace("state=pending", "state=running") if self.running() else shown
+        broken = self._owner.broken
+        return _broken_by(broken) if broken is not None and (failed or cancelled) else error
 
 
 class Submissions:
@@ -88,17 +79,19 @@ class Submissions:
         self.broken: BaseException | None = None
         self.closed = False
         self._initialize = initialize
-        self._captures: OrderedDict[tuple[FunctionType, bool], Capture] = OrderedDict()
+        self._captures: dict[tuple[Callable[..., Any], bool], Capture] = {}
         self._process = os.getpid()
-        self._dispatcher = Dispatcher()
         self._closer = threading.Thread(target=self._close, name="offload-executor-shutdown")
-        self._closing = [self._closer]  # whoever takes it out starts it
+        self._closing = [self._closer]  # who takes it out starts it
         self._started = threading.Event()
+        dispatcher = Dispatcher()
         try:
-            self.pool = self._dispatcher.open(address)
+            pool = dispatcher.open(address)
         except BaseException:
-            self._dispatcher.close()
+            dispatcher.close()
             raise
+        self.cores = pool.units
+        self._open: tuple[Dispatcher, Pool] | None = dispatcher, pool
         live.add(self)
 
     def submit(
@@ -119,31 +112,31 @@ class Submissions:
 
         if self.broken is not None:
             raise _broken_by(self.broken)
-        if self.closed:
+        opened = self._open
+        if self.closed or opened is None:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        dispatcher, pool = opened
         try:
             capture = self._capture(function, chunked)
             image = capture.image()
-            payload = codec.encode((args, kwargs), self.pool.device.place)
+            payload = codec.encode((args, kwargs), pool.device.place)
         except OffloadError as error:
             return _failed(error)
         estimate = hash((getattr(function, "__code__", capture.name), chunked))
-        ticket = self._dispatcher.submit(
-            Request(self.pool, image, (payload,), None, 1, capture.name, estimate)
-        )
-        future = Submission(SingleHandle(self._dispatcher, ticket, True), self)
+        ticket = dispatcher.submit(Request(pool, image, (payload,), None, 1, capture.name, estimate))
+        future = Submission(SingleHandle(dispatcher, ticket, True), self)
         self.pending[future] = None
         if future.done():  # perhaps before it was noted as pending
             self.forget(future)
         elif self.broken is not None:  # since we looked
-            future._handle.cancel()
+            future.drop()
         return future
 
     def cancel(self, kill: bool = False) -> None:
         """Cancel the calls that are queued; with `kill`, end those that run, too."""
         for future in reversed(list(self.pending)):
             if kill:
-                future._handle.cancel(kill=True)
+                future.drop(kill=True)
             future.cancel()
 
     def close(self, wait: bool) -> None:
@@ -151,16 +144,17 @@ class Submissions:
         self.closed = True
         if self._process != os.getpid():
             return  # a forked child has no part in its parent's cores
-        try:
-            closer = self._closing.pop()
-        except IndexError:
-            pass
-        else:
+        with Shield():
             try:
-                closer.start()
-            except RuntimeError:  # no thread can be had any more
-                self._close()
-            self._started.set()
+                closer = self._closing.pop()
+            except IndexError:
+                pass
+            else:
+                try:
+                    closer.start()
+                except RuntimeError:  # no thread can be had any more
+                    self._close()
+                self._started.set()
         if wait:
             if _thread.settles:
                 raise RuntimeError("a future's callback cannot wait for its executor; use wait=False")
@@ -174,26 +168,25 @@ class Submissions:
             self.broken = error
             _log.critical("an executor's initializer failed", exc_info=error)
             for future in list(self.pending):
-                future._handle.cancel()
+                future.drop()
 
     def forget(self, future: Submission) -> None:
         """Note that a call has ended."""
         self.pending.pop(future, None)
         if not self.pending:
-            # Functions of a module live as long as it does; others may hold what is to be freed.
             for key in list(self._captures):
-                if "<" in key[0].__qualname__:
+                if not _lasts(key[0]):
                     self._captures.pop(key, None)
 
     def _capture(self, function: Callable[..., Any], chunked: bool) -> Capture:
-        if not isinstance(function, FunctionType):
+        if type(function) not in (FunctionType, BuiltinFunctionType, type):
             return self._captured(function, chunked)
         key = function, chunked
         found = self._captures.get(key)
         if found is None:
             found = self._captures[key] = self._captured(function, chunked)
-            if len(self._captures) > _CAPTURES_KEPT:
-                self._captures.popitem(last=False)
+            for oldest in list(self._captures)[:-_CAPTURES_KEPT]:
+                self._captures.pop(oldest, None)
         return found
 
     def _captured(self, function: Callable[..., Any], chunked: bool) -> Capture:
@@ -209,7 +202,10 @@ class Submissions:
         return capture
 
     def _close(self) -> None:
-        self._dispatcher.close()
+        opened = self._open
+        if opened is not None:
+            opened[0].close()
+        self._open = None
         live.discard(self)
 
 
@@ -229,6 +225,12 @@ def run_chunk(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> tup
 
 
 live: set[Submissions] = set()  # those whose devices are open
+
+
+def _lasts(function: Callable[..., Any]) -> bool:
+    """Tell whether a function lives as long as its module; others may hold what is to be freed."""
+    owner = getattr(function, "__self__", None)
+    return "<" not in function.__qualname__ and (owner is None or isinstance(owner, ModuleType))
 
 
 def _failed(error: BaseException) -> Future[Any]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from offload.deadline import Deadline
 from offload.handle import Handle
-from offload.shards import Deadline
 
 R = TypeVar("R")
 

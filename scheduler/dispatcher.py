@@ -185,21 +185,22 @@ class Dispatcher:
         are cancelled, and running ones given that many seconds.
         """
         self._check()
-        with self._guard:
-            first, self._closed = not self._closed, True
-            queued = [n for n in self._launches if self._state.can_cancel(n)] if drain is not None else []
-            for number in queued:
-                if number in self._launches:  # else it went with one it depended on
-                    self._step(events.Cancel(number))
-            self._flush()
-        self._pump.ring()
-        self._run_callbacks()
         ended = 0
-        try:
-            self._pump.wait(lambda: not self._launches, drain)
-        finally:  # a Ctrl-C ends the wait, but leaves nothing behind
-            if first:
-                ended = self._close_devices()
+        with Shield():  # a Ctrl-C ends the wait, but leaves nothing behind
+            with self._guard:
+                first, self._closed = not self._closed, True
+                queued = [n for n in self._launches if self._state.can_cancel(n)] if drain is not None else []
+                for number in queued:
+                    if number in self._launches:  # else it went with one it depended on
+                        self._step(events.Cancel(number))
+                self._flush()
+            try:
+                self._pump.ring()
+                self._run_callbacks()
+                self._pump.wait(lambda: not self._launches, drain)
+            finally:
+                if first:
+                    ended = self._close_devices()
         return Closed(len(queued), ended)
 
     def _close_devices(self) -> int:

@@ -29,12 +29,15 @@ def no_settings_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_behind() -> Iterator[None]:
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Check that a module's tests leave no thread, no child process and no open file."""
     threads, processes, files = set(threading.enumerate()), children(), _open_files()
+    failed = request.session.testsfailed
     yield
     _end_default_sessions()
     gc.collect()
+    if request.session.testsfailed > failed:
+        return  # pytest keeps what failed tests held, for its report
     left = set(threading.enumerate()) - threads
     for thread in left:
         thread.join(5)

@@ -63,6 +63,11 @@ class Program:
             text=True,
         )
 
+    @property
+    def number(self) -> int:
+        """The program's process number."""
+        return self._process.pid
+
     def end(self, said: str = "") -> Ended:
         """Give it all its input, wait for its end and that of all it started, and see what is left."""
         family = self.family()
@@ -76,10 +81,16 @@ class Program:
         assert not list(self._temporary.iterdir()), "temporary files are left"
         return Ended(self._process.returncode, out, err)
 
+    def wait(self) -> int:
+        """Wait for the end of the program itself, whatever becomes of those it started; return its exit code."""
+        return self._process.wait(PATIENCE)
+
     def line(self) -> str:
         """Wait for the next line of its output."""
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().rstrip("\n")
+        assert self._process.stdout is not None and self._process.stderr is not None
+        line = self._process.stdout.readline()
+        assert line, f"the program says no more:\n{self._process.stderr.read()}"
+        return line.rstrip("\n")
 
     def say(self, line: str) -> None:
         """Give it a line of input."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import select
 import socket
 import sys
 from collections import deque
@@ -37,8 +38,7 @@ class Core:
     def __init__(self, unit: int, epoch: int, arena: Arena) -> None:
         self.unit = unit
         self.epoch = epoch
-        self.stillborn = 0  # predecessors in a row that died before they had done anything
-        self.heard = False
+        self.stillborn = 0  # predecessors in a row that died before they could do anything
         self._arena = arena
         self.channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.setblocking(False)
@@ -50,6 +50,7 @@ class Core:
             self._streams[ours] = name
             self._their_ends.append(theirs)
         self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
+        self._held = dict.fromkeys(self._streams, "")  # text read, not told yet
         self._arena_descriptor = create()
         self._reader = Reader(self._arena_descriptor, writable=True)
         self._lent: dict[int, list[Block]] = {}  # by offset: blocks the core looks at, once for each look
@@ -113,7 +114,6 @@ class Core:
                 return False
             if not frame:
                 return False
-            self.heard = True
             entries, returned = wire.unpack(frame, self._reader)
             for offset in returned:
                 looks = self._lent[offset]
@@ -121,22 +121,38 @@ class Core:
                 if not looks:
                     del self._lent[offset]
             for entry in entries:
+                if entry[0] == "ended":
+                    self.finish_output(events)
                 events.append(self._event(entry))
 
     def read_output(self, descriptor: int, events: list[Event]) -> bool:
         """Take in what the core printed; return False when the stream is closed."""
-        name, decoder = self._streams[descriptor], self._decoders[descriptor]
-        while True:
+        decoder = self._decoders[descriptor]
+        data, read = b"-", 0
+        while data:
             try:
                 data = os.read(descriptor, _READ)
             except BlockingIOError:
-                return True
+                break
+            read += len(data)
             text = decoder.decode(data, final=not data)
-            if text:
-                self._tail = (self._tail + text)[-_TAIL:]
-                events.append(Printed(self.unit, name, text))
-            if not data:
-                return False
+            self._tail = (self._tail + text)[-_TAIL:]
+            self._held[descriptor] += text
+        # A large write arrives in pieces: its last line may be cut, and another core's must not get between.
+        self._print(descriptor, events, whole_lines=bool(data) and read >= select.PIPE_BUF)
+        return bool(data)
+
+    def finish_output(self, events: list[Event]) -> None:
+        """Tell also of lines that are not finished: what printed them has ended."""
+        for descriptor in self._streams:
+            self._print(descriptor, events, whole_lines=False)
+
+    def _print(self, descriptor: int, events: list[Event], whole_lines: bool) -> None:
+        text = self._held[descriptor]
+        end = text.rfind("\n") + 1 if whole_lines else len(text)
+        if end:
+            self._held[descriptor] = text[end:]
+            events.append(Printed(self.unit, self._streams[descriptor], text[:end]))
 
     def tail(self) -> str:
         """Return the last lines the core wrote since its last outcome."""

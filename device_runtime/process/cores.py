@@ -205,13 +205,13 @@ class ProcessDevice(Device):
         self._bury(core)
         kills, self._oom_kills = self._oom_kills, _count_oom_kills()
         why = why or _describe(code, out_of_memory=self._oom_kills > kills)
-        begun = self._status.begun(unit)
-        self._status.end(unit)
+        begun, arrived = self._status.begun(unit), self._status.arrived(unit)
+        self._status.clear(unit)
         self._events.append(Lost(unit, begun, why, code, core.tail()))
-        stillborn = 0 if core.heard else core.stillborn + 1
+        stillborn = 0 if arrived else core.stillborn + 1
         if stillborn >= _MOST_STILLBORN:
             self._events.append(
-                Gone(unit, f"its process ended {stillborn} times before it did anything: {why}")
+                Gone(unit, f"its process ended {stillborn} times before it could do anything: {why}")
             )
             return
         self._cores[unit] = self._spawn(unit, epoch + 1)
@@ -227,6 +227,7 @@ class ProcessDevice(Device):
                 else:
                     core.read_output(descriptor, self._events)
                 self._forget(descriptor)
+        core.finish_output(self._events)
         core.close()
 
     def _zygote_ended(self) -> None:
@@ -238,7 +239,7 @@ class ProcessDevice(Device):
         for core in self._cores:
             self._bury(core)
             begun = self._status.begun(core.unit)
-            self._status.end(core.unit)
+            self._status.clear(core.unit)
             self._events.append(Lost(core.unit, begun, why, code, core.tail()))
             if not self._started:
                 self._events.append(Gone(core.unit, f"{why} before it could start one"))

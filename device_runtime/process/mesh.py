@@ -11,16 +11,16 @@ knows which shards have ended or died, and answers when nothing can come.
 
 from __future__ import annotations
 
-import pickle
 import select
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from device_runtime.errors import PeerEnded
-from device_runtime.launch import ShardId
+from device_runtime import codec
+from device_runtime.errors import PeerEnded, SerializationError
+from device_runtime.launch import Payload, ShardId, view_of
 
 _HEADER = struct.Struct("<QQHHI")  # launch, size of the message, sender, tag, number of out-of-band buffers
 _CHUNK = 60_000  # bytes of a message in one packet
@@ -170,21 +170,20 @@ class ProcessMesh:
                 self._queues.setdefault(key, deque()).append((message, count))
 
 
+class _Part(NamedTuple):
+    """A part of a message where it lies, as the codec takes it."""
+
+    view: memoryview
+
+
 def _pieces(value: Any) -> tuple[list[memoryview], int]:
     """Return a message: a table of sizes, a pickle and its buffers, each but the table aligned."""
-    buffers: list[pickle.PickleBuffer] = []
-    try:
-        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
-    except Exception:
-        import cloudpickle  # for functions and classes that only the kernel's module knows
-
-        buffers.clear()
-        data = cloudpickle.dumps(value, 5, buffer_callback=buffers.append)
-    parts = [memoryview(data), *(buffer.raw() for buffer in buffers)]
+    payload = codec.encode(value, _Part, error=SerializationError)
+    parts = [view_of(part) for part in (payload.data, *payload.buffers)]
     pieces = [memoryview(struct.pack(f"<{len(parts)}Q", *(part.nbytes for part in parts)))]
     for part in parts:
         pieces += [memoryview(bytes(-pieces[-1].nbytes % _ALIGN)), part]
-    return [piece for piece in pieces if piece.nbytes], len(buffers)
+    return [piece for piece in pieces if piece.nbytes], len(payload.buffers)
 
 
 def _chunks(pieces: list[memoryview]) -> Iterator[list[memoryview]]:
@@ -208,6 +207,6 @@ def _load(message: bytearray, count: int) -> Any:
     parts = []
     for size in sizes:
         start += -start % _ALIGN
-        parts.append(whole[start : start + size])
+        parts.append(_Part(whole[start : start + size]))
         start += size
-    return pickle.loads(parts[0], buffers=parts[1:])
+    return codec.decode(Payload(parts[0], tuple(parts[1:])), writable=True, error=SerializationError)

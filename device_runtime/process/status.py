@@ -15,6 +15,7 @@ from device_runtime.launch import ShardId
 _SLOT = 64  # bytes a core; one cache line, so that cores do not disturb each other
 _SHARD = struct.Struct("<QQQ")
 _MARK = struct.Struct("<Q")
+_ARRIVED = 32  # where in a slot a core marks that it lives
 
 
 class StatusPage:
@@ -25,6 +26,19 @@ class StatusPage:
         if os.fstat(descriptor).st_size < size:
             os.ftruncate(descriptor, size)
         self._memory = mmap.mmap(descriptor, size)
+
+    def arrive(self, unit: int) -> None:
+        """Mark that a core waits for its first shard."""
+        _MARK.pack_into(self._memory, unit * _SLOT + _ARRIVED, 1)
+
+    def arrived(self, unit: int) -> bool:
+        """Tell whether a core has come so far as to wait for shards."""
+        return bool(_MARK.unpack_from(self._memory, unit * _SLOT + _ARRIVED)[0])
+
+    def clear(self, unit: int) -> None:
+        """Wipe off what a core has marked that is dead now."""
+        _MARK.pack_into(self._memory, unit * _SLOT + _ARRIVED, 0)
+        self.end(unit)
 
     def begin(self, unit: int, shard: ShardId) -> None:
         """Mark a shard as begun."""

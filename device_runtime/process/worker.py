@@ -101,6 +101,7 @@ class Worker:
     def serve(self) -> None:
         """Run shards until the host is gone."""
         self._install_streams()
+        self._status.arrive(self._core)
         while True:
             while not self._works:
                 if not self._receive(True):

@@ -84,7 +84,10 @@ class Zygote:
                 os.kill(process, signal.SIGKILL)
 
     def _read(self) -> tuple[Any, list[int]]:
-        data, descriptors, _, _ = socket.recv_fds(self._control, RECEIVE, 8)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, RECEIVE, 8)
+        except ConnectionResetError:  # the host has closed its end with reports of ours unread
+            return None, []
         return (pickle.loads(data) if data else None), descriptors
 
     def _until_next_kill(self) -> int | None:

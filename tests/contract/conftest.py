@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from device_contract import Driver
 
 import offload
+
+pytest.register_assert_rewrite("device_contract", "launch_contract")
+
+from device_contract import Driver  # noqa: E402
 
 
 @pytest.fixture(scope="class")

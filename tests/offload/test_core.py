@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offload import NotOnDevice, OptionError, PeerEnded, offload
+from offload import NotOnDevice, OptionError, PeerEnded, SerializationError, offload
 from offload import core as calls
 from offload.core import (
     bcast,
@@ -96,6 +96,26 @@ def test_arrays_are_the_receivers_own(device: str) -> None:
         (a, _), (b, mine) = exchange(n, target=[0, 1])
         assert np.array_equal(a, np.full(n, 1.5)) and np.array_equal(b, np.full(n, 0.5))
         assert np.array_equal(mine, np.full(n, 11.0))
+
+
+@pytest.mark.parametrize("count", [3, 100_000])
+def test_a_read_only_array_is_the_receivers_to_write_to(device: str, count: int) -> None:
+    @offload(target=[0, 1])
+    def swap(array: Any) -> float:
+        other = sendrecv(array, 1 - rank())
+        other[0] = 7.0
+        return float(other[0] + array[0])
+
+    assert swap(np.ones(count)) == [8.0, 8.0]
+
+
+def test_what_does_not_pickle_cannot_be_sent(device: str) -> None:
+    @offload(target=[0, 1])
+    def swap() -> object:
+        return sendrecv((n for n in range(3)), 1 - rank())
+
+    with pytest.raises(SerializationError, match="generator"):
+        swap()
 
 
 def test_messages_between_two_cores_keep_their_order(device: str) -> None:

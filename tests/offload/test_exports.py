@@ -22,7 +22,7 @@ EXPORTED = """
     ResidentNameError ResultDecodeError ResultNotSerializable SerializationError Session SessionClosed
     SingleHandle SingleKernel Timing UnknownDeviceError WorkerDied as_completed broadcast connect
     copy_from_device copy_to_device define_on_device offload offload_multiple offload_single
-    plot_timeline scatter shutdown waitAll wait_all wait_any
+    plot_timeline register_joblib scatter shutdown waitAll wait_all wait_any
 """
 
 

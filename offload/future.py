@@ -1,0 +1,59 @@
+"""The standard library's view of a launch."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offload.handle import Handle
+
+
+class LaunchFuture(Future[Any]):
+    """Be a `Future` that a launch settles, with what the `result()` of its handle gives."""
+
+    def __init__(self, handle: Handle[Any]) -> None:
+        super().__init__()
+        # Only until the launch has ended: a handle keeps hold of its device's memory.
+        self._handle: Handle[Any] | None = handle
+        handle._on_done(self._settle)
+
+    def cancel(self) -> bool:
+        """Cancel the launch if no core has begun it; return whether it is cancelled."""
+        handle = self._handle
+        if self.done() or (handle is not None and handle.cancel()):
+            return super().cancel()
+        return False
+
+    def running(self) -> bool:
+        """Tell whether a core has begun the launch, which cannot be cancelled any more."""
+        handle = self._handle
+        return handle is not None and not self.done() and handle.number_running() > 0
+
+    def _settle(self) -> None:
+        handle, self._handle = self._handle, None
+        assert handle is not None
+        error = handle._error()
+        # One that the kernel itself raised is an exception as any other.
+        cancelled = isinstance(error, CancelledError) and any(
+            outcome is not None and outcome.error is error
+            for ticket in handle._tickets
+            for outcome in ticket.outcomes
+        )
+        said = self._explain(error, cancelled)
+        if cancelled and said is error:
+            super().cancel()
+        if not self.set_running_or_notify_cancel():
+            return
+        if said is not None:
+            self.set_exception(said)
+        else:
+            self.set_result(handle.result())
+
+    def _explain(self, error: BaseException | None, cancelled: bool) -> BaseException | None:
+        """Return the exception that the future gets for an error of the launch."""
+        return error
+
+    def __repr__(self) -> str:
+        shown = super().__repr__()
+        return shown.replace("state=pending", "state=running") if self.running() else shown

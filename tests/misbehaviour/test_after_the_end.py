@@ -1,0 +1,127 @@
+"""Launches and handles after a session was shut down, and in a process that was forked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from programs import Program
+
+import offload as of
+from offload import offload
+
+
+def plain(x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize("address", ["local:1", "inline:1"])
+def test_launches_after_shutdown(address: str) -> None:
+    session = of.connect(address)
+    kernel = offload(plain)
+    handle = kernel.launch(1)
+    stream = kernel.map(iter(range(10**9)))
+    assert next(stream) == 0
+    of.shutdown()
+    of.shutdown()
+    session.shutdown()
+    for launch in (
+        lambda: kernel(1),
+        lambda: kernel.launch(1),
+        lambda: next(kernel.map([1])),
+        lambda: of.define_on_device(a=1),
+        lambda: of.copy_from_device("a"),
+        lambda: list(stream),
+    ):
+        with pytest.raises(of.SessionClosed, match="connect"):
+            launch()
+    assert handle.wait() == handle.result() == [1]
+    assert handle.done() and handle.test() and not handle.cancel()
+    assert (handle.number_running(), handle.number_outstanding()) == (0, 0)
+    with of.connect(address):
+        assert kernel(1) == [1]
+
+
+def test_shutdown_waits_for_everything_that_was_launched() -> None:
+    of.connect("local:2")
+    handles = [offload(plain).launch(i) for i in range(50)]
+    of.shutdown()
+    assert all(handle.done() for handle in handles)
+    assert [handle.wait() for handle in handles] == [[i, i] for i in range(50)]
+
+
+def test_shutdown_without_waiting_ends_everything() -> None:
+    """What runs for ever, and what is queued behind it, fails with an error that says so."""
+    import signal
+    from concurrent.futures import CancelledError
+
+    of.connect("local:1")
+    running = offload(lambda: signal.pause()).launch()
+    queued = offload(plain).launch(1)
+    of.shutdown(wait=False)
+    with pytest.raises((of.SessionClosed, CancelledError)):
+        running.wait()
+    with pytest.raises((of.SessionClosed, CancelledError)):
+        queued.wait()
+
+
+FORKS = """
+    import os, sys
+    import offload as of
+    from offload import offload
+
+    @offload
+    def k(x):
+        return x
+
+    done, early = k.launch(1), k.launch(2)
+    done.wait()
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        for use in (done.wait, done.result, done.test, done.done, early.wait, early.cancel, early.wait_any,
+                    done.exception, early.number_running, lambda: of.wait_all(done)):
+            try:
+                use()
+            except of.ForkedHandleError:
+                pass
+            else:
+                print("not refused", use)
+        print("the child launches", k(5))
+        sys.stdout.flush()
+        os._exit(0) if LEAVE else sys.exit(0)
+    os.waitpid(child, 0)
+    print("the parent goes on", early.wait(), k(3))
+"""
+
+
+@pytest.mark.parametrize("leave", ["True", "False"])
+@pytest.mark.parametrize("device", ["local:2", "inline:2"])
+def test_a_forked_child(program: Callable[..., Program], device: str, leave: str) -> None:
+    """The child's handles say what they are, its launches are its own, and the parent notices nothing."""
+    started = program("-W", "ignore", "script.py", files={"script.py": FORKS.replace("LEAVE", leave)}, device=device)
+    ended = started.end()
+    assert ended.out.splitlines() == ["the child launches [5, 5]", "the parent goes on [2, 2] [3, 3]"]
+    assert ended.code == 0, ended.err
+
+
+def test_a_fork_does_not_keep_the_cores_alive(program: Callable[..., Program]) -> None:
+    script = """
+        import os
+        from offload import offload
+
+        @offload
+        def core():
+            return os.getpid()
+
+        print(*core(), flush=True)
+        if not os.fork():
+            os.read(0, 1)
+            os._exit(0)
+    """
+    started = program("-W", "ignore", "script.py", files={"script.py": script})
+    cores = {int(number) for number in started.line().split()}
+    started.wait()
+    assert cores.isdisjoint(started.processes())
+    assert len(started.processes()) == 1
+    started.end("x")

@@ -1,0 +1,356 @@
+"""Cores that die, hang or are lost: only the launch that did it fails, and the core is back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gates import Gate
+
+import offload as of
+from offload import offload, offload_single
+from offload.core import coreid, probe, recv, send
+
+resident = 0
+
+
+@offload
+def whoami() -> int:
+    return coreid()
+
+
+@pytest.fixture(autouse=True)
+def the_device_stays_well(local: str) -> Any:
+    """Check after every test that both cores answer."""
+    yield
+    assert whoami() == [0, 1]
+
+
+def noted(path: str) -> None:
+    """Add a line to a file, as a kernel with effects does."""
+    with open(path, "a") as file:
+        file.write("ran\n")
+
+
+def each_core(handle: of.Handle[Any]) -> dict[int, Any]:
+    """Return for each core its value, or the class of its error."""
+    found: dict[int, Any] = {}
+    for timing in handle.timing:
+        assert timing.core is not None
+        try:
+            found.update(handle.wait_any())
+        except of.OffloadError as error:
+            found[next(core for core in range(2) if f"core {core}" in str(error))] = type(error)
+    return found
+
+
+def times_run(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+WAYS = {
+    "os._exit": (lambda: os._exit(3), 3, "3"),
+    "exit code 0": (lambda: os._exit(0), 0, "0"),
+    "segfault": (lambda: ctypes.string_at(0), -signal.SIGSEGV, "SIGSEGV"),
+    "SIGKILL": (lambda: os.kill(os.getpid(), signal.SIGKILL), -signal.SIGKILL, "SIGKILL"),
+    "abort": (lambda: os.abort(), -signal.SIGABRT, "SIGABRT"),
+    "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), -signal.SIGTERM, "SIGTERM"),
+}
+
+
+@pytest.mark.parametrize(("die", "code", "said"), WAYS.values(), ids=WAYS)
+def test_the_launch_fails_with_code_and_last_output(
+    capfd: pytest.CaptureFixture[str], die: Any, code: int, said: str
+) -> None:
+    def kernel() -> None:
+        print("the last words")
+        die()
+
+    handle = offload(kernel, target=1).launch()
+    with pytest.raises(of.WorkerDied, match=said) as raised:
+        handle.wait()
+    error = raised.value
+    assert (type(error), error.exit_code, error.begun) == (of.WorkerDied, code, True)
+    assert "the last words" in error.output and "the last words" in str(error)
+    assert "core 1" in str(error)
+    assert "[core 1] the last words" in capfd.readouterr().out
+
+
+def test_neighbours_notice_nothing(gate: Gate) -> None:
+    @offload_single
+    def value(i: int) -> int:
+        return i
+
+    @offload_single
+    def die() -> None:
+        os._exit(1)
+
+    handles = [die() if i % 6 == 5 else value(i) for i in range(30)]
+    for i, handle in enumerate(handles):
+        if i % 6 == 5:
+            assert isinstance(handle.exception(), of.WorkerDied)
+        else:
+            assert handle.result() == i
+
+
+def test_one_core_of_a_launch_dies_and_the_other_gives_its_value() -> None:
+    def half() -> int:
+        if coreid() == 0:
+            os._exit(1)
+        return coreid()
+
+    assert each_core(offload(half).launch()) == {0: of.WorkerDied, 1: 1}
+
+
+class KillsItsReader:
+    """An argument that ends the core which loads it, a number of times."""
+
+    def __init__(self, ledger: Path, deaths: int) -> None:
+        self.ledger, self.deaths = str(ledger), deaths
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state)
+        noted(self.ledger)
+        if times_run(Path(self.ledger)) <= self.deaths:
+            os._exit(9)
+
+
+def test_a_crash_before_the_kernel_began_is_not_the_launchs_fault(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    assert offload(lambda x: "fine", target=0)(KillsItsReader(ledger, 2)) == ["fine"]
+    assert times_run(ledger) == 3
+
+
+def test_a_launch_that_keeps_killing_cores_is_poisoned(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    with pytest.raises(of.PoisonedKernel) as raised:
+        offload(lambda x: "never", target=0)(KillsItsReader(ledger, 100))
+    assert times_run(ledger) == 3
+    assert raised.value.exit_code == 9
+    assert not raised.value.begun
+
+
+def test_a_kernel_that_had_begun_is_not_run_again(tmp_path: Path) -> None:
+    ledger = str(tmp_path / "ledger")
+
+    def kernel() -> None:
+        noted(ledger)
+        os._exit(1)
+
+    with pytest.raises(of.WorkerDied):
+        offload(kernel, target=0)()
+    assert times_run(Path(ledger)) == 1
+
+
+def test_retries_run_it_again(tmp_path: Path) -> None:
+    ledger = str(tmp_path / "ledger")
+
+    def kernel() -> str:
+        noted(ledger)
+        if times_run(Path(ledger)) < 3:
+            os._exit(1)
+        return "at last"
+
+    assert offload(kernel, target=0, retries=2)() == ["at last"]
+    assert times_run(Path(ledger)) == 3
+
+
+def test_retries_end(tmp_path: Path) -> None:
+    ledger = str(tmp_path / "ledger")
+
+    def kernel() -> None:
+        noted(ledger)
+        os._exit(1)
+
+    with pytest.raises(of.WorkerDied):
+        offload(kernel, target=0, retries=1)()
+    assert times_run(Path(ledger)) == 2
+    with pytest.raises(of.PoisonedKernel):
+        offload(kernel, target=0, retries=10)()
+    assert times_run(Path(ledger)) == 5
+
+
+def test_retries_are_for_cores_that_die_not_for_exceptions(tmp_path: Path) -> None:
+    ledger = str(tmp_path / "ledger")
+
+    def kernel() -> None:
+        noted(ledger)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        offload(kernel, target=0, retries=5)()
+    assert times_run(Path(ledger)) == 1
+
+
+def test_a_timeout_ends_the_kernel_and_nothing_else(gate: Gate) -> None:
+    stuck = offload(lambda: signal.pause(), target=0, timeout=0.05).launch()
+    behind = whoami.launch()
+    with pytest.raises(of.LaunchTimeout, match=r"0\.05"):
+        stuck.result()
+    assert behind.wait() == [0, 1]
+
+
+def test_a_timeout_ends_a_kernel_that_ignores_signals() -> None:
+    def stubborn() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            signal.pause()
+
+    with pytest.raises(of.LaunchTimeout):
+        offload(stubborn, target=0, timeout=0.05)()
+
+
+def test_a_timeout_counts_from_the_beginning_not_from_the_queue(gate: Gate) -> None:
+    first = offload(gate.pass_through, target=0).launch()
+    second = whoami.options(target=0, timeout=20).launch()
+    gate.wait()
+    gate.let_on()
+    assert (first.wait(), second.wait()) == ([None], [0])
+
+
+def test_a_timed_out_wait_changes_nothing(gate: Gate) -> None:
+    handle = offload(gate.pass_through, target=0).launch()
+    gate.wait()
+    for wait in (handle.wait, handle.wait_any, handle.result, handle.exception):
+        with pytest.raises(TimeoutError, match="pass_through"):
+            wait(timeout=0.001)
+    assert (handle.done(), handle.test(), handle.number_running()) == (False, False, 1)
+    gate.let_on()
+    assert handle.wait() == [None]
+
+
+def test_cancel_what_is_queued_and_not_what_runs(gate: Gate) -> None:
+    running = offload(gate.pass_through, target=0).launch()
+    queued = whoami.options(target=0).launch()
+    gate.wait()
+    assert not running.cancel()
+    assert queued.cancel()
+    with pytest.raises(CancelledError):
+        queued.wait()
+    gate.let_on()
+    assert running.wait() == [None]
+    assert not running.cancel()
+
+
+def test_cancel_with_kill_ends_what_runs(gate: Gate) -> None:
+    running = offload(gate.pass_through, target=0).launch()
+    behind = whoami.launch()
+    gate.wait()
+    assert running.cancel(kill=True)
+    with pytest.raises(CancelledError):
+        running.wait()
+    assert behind.wait() == [0, 1]
+
+
+def test_a_restarted_core_has_lost_its_resident_data_and_says_so() -> None:
+    @offload
+    def read() -> int:
+        return resident
+
+    of.define_on_device(resident)
+    of.copy_to_device("resident", 5)
+    assert read() == [5, 5]
+    with pytest.raises(of.WorkerDied):
+        offload(lambda: os._exit(1), target=0)()
+    with pytest.raises(of.ResidentDataLost, match=r"(?s)resident.*define_on_device"):
+        read()
+    with pytest.raises(of.ResidentDataLost):
+        of.copy_from_device("resident", target=0)
+    assert read(target=1) == [5]
+    assert of.copy_from_device("resident", target=1) == [5]
+    of.define_on_device(resident)
+    assert read() == [0, 0]
+
+
+@pytest.mark.parametrize("ending", ["returns", "raises", "dies", "is killed", "never runs"])
+def test_a_receive_from_a_core_that_will_never_send_raises(ending: str) -> None:
+    def kernel() -> Any:
+        if coreid() == 0:
+            return recv(1)
+        if ending == "raises":
+            raise ValueError("no message")
+        if ending == "dies":
+            os._exit(1)
+        if ending == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    cores = [0] if ending == "never runs" else [0, 1]
+    error = offload(kernel, target=cores).launch().exception()
+    assert isinstance(error, of.PeerEnded) and "core 1" in str(error)
+
+
+def test_what_was_sent_before_the_end_is_received() -> None:
+    def kernel() -> Any:
+        if coreid() == 1:
+            send("the last message", 0)
+            os._exit(1)
+        return recv(1)
+
+    assert each_core(offload(kernel).launch()) == {0: "the last message", 1: of.WorkerDied}
+
+
+def test_a_core_outside_the_launch_is_no_partner() -> None:
+    for call in (lambda: send(1, 1), lambda: recv(1), lambda: probe(1), lambda: recv(77), lambda: send(1, -1)):
+        with pytest.raises(of.PeerEnded, match="not in this launch"):
+            offload(call, target=0)()
+
+
+def test_cores_that_wait_for_each_other_for_ever_can_be_ended(gate: Gate) -> None:
+    stuck = offload(lambda: recv(1 - coreid()), timeout=0.1).launch()
+    assert isinstance(stuck.exception(), (of.LaunchTimeout, of.PeerEnded))
+
+
+def test_the_process_that_starts_cores_is_killed() -> None:
+    """All cores go with it; a new one is started, and the next launches run."""
+    zygote = offload(os.getppid, target=0)()[0]
+    descriptor = os.pidfd_open(zygote)
+    os.kill(zygote, signal.SIGKILL)
+    assert select.select([descriptor], [], [], 20)[0]
+    os.close(descriptor)
+    assert whoami() == [0, 1]
+    assert offload(os.getppid, target=0)()[0] != zygote
+
+
+def test_a_core_killed_from_outside_while_idle_is_back() -> None:
+    for core, process in enumerate(offload(os.getpid)()):
+        os.kill(process, signal.SIGKILL)
+        assert whoami(target=core) == [core]
+
+
+def test_memory_that_is_not_there() -> None:
+    def gulp() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
+        bytearray(1 << 31)
+
+    try:
+        with pytest.raises(MemoryError):
+            offload(gulp, target=0)()
+    finally:
+        with pytest.raises(of.WorkerDied):
+            offload(lambda: os._exit(0), target=0)()
+
+
+def test_crashes_of_many_launches_in_a_row() -> None:
+    """A core that dies again and again under its kernels is a kernel's fault, not the core's."""
+    for _ in range(8):
+        with pytest.raises(of.WorkerDied):
+            offload(lambda: os._exit(1), target=0)()
+
+
+def test_a_broken_handler_of_the_interpreter_is_no_crash() -> None:
+    def kernel() -> int:
+        sys.excepthook = None  # type: ignore[assignment]
+        sys.setrecursionlimit(2000)
+        return 1
+
+    assert offload(kernel)() == [1, 1]

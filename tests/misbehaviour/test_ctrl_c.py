@@ -1,0 +1,176 @@
+"""Ctrl-C while the host waits: KeyboardInterrupt at once, and the launch goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+from programs import Program
+
+Start = Callable[..., Program]
+
+# The kernel goes on only after the interrupt was caught, so it is certain that the wait did not end by itself.
+SCRIPT = """
+    import os, signal, sys
+    import offload as of
+    from offload import offload, offload_single
+
+    for name in ("begun", "go"):
+        os.mkfifo(name)
+    begun, go = os.path.abspath("begun"), os.path.abspath("go")
+
+    @offload(target=0)
+    def kernel(x):
+        with open(begun, "w"):
+            pass
+        with open(go) as pipe:
+            pipe.read()
+        return x
+
+    @offload
+    def core():
+        return os.getpid()
+
+    def tell(frame, event, called):
+        # Says so when the main thread is about to sleep.
+        if event == "c_call" and called.__name__ in ("poll", "acquire"):
+            sys.setprofile(None)
+            os.write(1, b"waiting\\n")
+
+    cores = core()
+    handle = kernel.launch(5)
+    open(begun).read()
+    try:
+        sys.setprofile(tell)
+        WAIT
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    assert not handle.done()
+    with open(go, "w"):
+        pass
+    print(handle.wait(), core() == cores)
+"""
+
+WAITS = {
+    "wait": "handle.wait()",
+    "wait with a timeout": "handle.wait(timeout=1000)",
+    "result": "handle.result()",
+    "wait_any": "handle.wait_any()",
+    "as_completed": "list(handle.as_completed())",
+    "wait_all": "of.wait_all(handle)",
+    "another launch behind it": "core()",
+    "map behind it": "list(offload(abs, target=0).map([1, 2, 3]))",
+    "a future": "handle.future().result()",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_a_wait_is_interrupted_and_the_handle_stays_good(program: Start, wait: str) -> None:
+    started = program("script.py", files={"script.py": SCRIPT.replace("WAIT", wait)})
+    assert started.line() == "waiting"
+    started.signal(signal.SIGINT)
+    assert started.line() == "interrupted"
+    ended = started.end()
+    assert (ended.code, ended.out) == (0, "[5] True\n"), ended.err
+
+
+def test_a_blocking_call_is_interrupted(program: Start) -> None:
+    """The interrupt comes when the kernel has begun, so the call is under way for certain."""
+    script = SCRIPT.replace("    handle = kernel.launch(5)\n    open(begun).read()\n", "").replace("WAIT", "kernel(5)")
+    script = script.replace("    assert not handle.done()\n", "").replace("handle.wait()", "core(target=0) == cores[:1]")
+    started = program("script.py", files={"script.py": script})
+    assert started.line() == "waiting"
+    with open(started.folder / "begun") as pipe:
+        pipe.read()
+    started.signal(signal.SIGINT)
+    assert started.line() == "interrupted"
+    ended = started.end()
+    assert (ended.code, ended.out) == (0, "True True\n"), ended.err
+
+
+def test_ctrl_c_cuts_a_shutdown_short(program: Start) -> None:
+    script = SCRIPT.partition("    assert not")[0].replace("WAIT", "of.shutdown()") + """
+    assert handle.done() and isinstance(handle.exception(), of.SessionClosed)
+    print("closed", flush=True)
+    sys.stdin.readline()
+    """
+    started = program("script.py", files={"script.py": script})
+    assert started.line() == "waiting"
+    started.signal(signal.SIGINT)
+    assert [started.line(), started.line()] == ["interrupted", "closed"]
+    assert len(started.processes()) == 1
+    assert started.end("go").code == 0
+
+
+def test_a_script_that_does_not_catch_it_ends_by_it(program: Start) -> None:
+    script = SCRIPT.partition("    try:")[0] + """
+    import offload.session
+
+    offload.session.DRAIN_AT_EXIT = 0.1
+    sys.setprofile(tell)
+    handle.wait()
+    """
+    started = program("script.py", files={"script.py": script})
+    assert started.line() == "waiting"
+    started.signal(signal.SIGINT)
+    ended = started.end()
+    assert ended.code == -signal.SIGINT
+    assert "KeyboardInterrupt" in ended.err and "1 running ended" in ended.err
+
+
+def test_interrupts_at_any_moment_lose_nothing(program: Start) -> None:
+    """Interrupts rain on a program that launches; every launch it holds a handle of still ends once."""
+    script = """
+        import os, signal, sys
+        from offload import offload
+
+        @offload
+        def kernel(x):
+            return x
+
+        kernel(0)
+        sky, ground = os.pipe()
+        host = os.getpid()
+        if not os.fork():
+            os.close(ground)
+            while os.read(sky, 1):
+                os.kill(host, signal.SIGINT)
+            os._exit(0)
+        right = 0
+        for _ in range(200):
+            try:
+                os.write(ground, b"x")
+                while True:
+                    right += kernel(7) == [7, 7]
+            except KeyboardInterrupt:
+                pass  # the next one comes only when it is asked for
+        os.close(ground)
+        os.wait()
+        print(kernel(8))
+    """
+    ended = program("-W", "ignore", "script.py", files={"script.py": script}).end()
+    assert (ended.code, ended.out) == (0, "[8, 8]\n"), ended.err
+
+
+def test_a_handler_of_the_users_own_is_left_alone(program: Start) -> None:
+    script = SCRIPT.replace("WAIT", "handle.wait(timeout=1000)").replace(
+        "import os, signal, sys", "import os, signal, sys\n    signal.signal(signal.SIGINT, lambda *_: mine())"
+    )
+    script = script.replace("    cores = core()", "    class Mine(Exception): pass\n    def mine(): raise Mine\n    cores = core()")
+    started = program("script.py", files={"script.py": script.replace("except KeyboardInterrupt", "except Mine")})
+    assert started.line() == "waiting"
+    started.signal(signal.SIGINT)
+    assert started.line() == "interrupted"
+    assert started.end().out == "[5] True\n"
+
+
+def test_a_group_wide_ctrl_c_reaches_the_host_only(program: Start) -> None:
+    """The terminal signals the whole foreground group; cores are not in it."""
+    script = SCRIPT.replace("WAIT", "handle.wait()").replace("import os,", "import os; os.setpgid(0, 0)\n    import")
+    started = program("script.py", files={"script.py": script})
+    assert started.line() == "waiting"
+    os.killpg(started.number, signal.SIGINT)
+    assert started.line() == "interrupted"
+    assert started.end().out == "[5] True\n"

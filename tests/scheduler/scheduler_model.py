@@ -1,0 +1,426 @@
+"""A simple model of the scheduler: it watches events and actions, and says what was wrong with them.
+
+It looks at everything after every event, the plain and slow way. What has to
+settle, and how, it works out for itself; for sends it knows what they must obey.
+Of the state machine's own it reads only the keys of launches, and checks those.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+from device_runtime.launch import ShardId
+from scheduler import events
+from scheduler.events import Action, Event, Kill, Placed, Send, Settle
+from scheduler.state import AHEAD, MAX_UNITS_LOST, SHORT, State
+
+Key = tuple[int, ...]
+
+
+class LaunchModel:
+    """What is known of a launch that has not ended."""
+
+    def __init__(self, asked: events.Submit) -> None:
+        self.number, self.pool, self.count = asked.launch, asked.pool, asked.count
+        self.asked = asked
+        self.units = asked.units
+        self.needs: set[int] = set()  # unfinished launches it depends on
+        self.entered = -1  # its place among the launches that entered the queue
+        self.settled: dict[int, str] = {}
+        self.failed = False
+        self.causes: set[int] = set()  # the launches whose failure makes it fail
+        self.sent: dict[int, int] = {}  # by rank: the attempt sent last
+        self.flying: set[int] = set()
+        self.deaths: Counter[int] = Counter()  # by rank
+        self.losses = 0
+        self.doomed: dict[int, str] = {}
+
+    @property
+    def fresh(self) -> list[int]:
+        """The ranks that were never sent and have not ended."""
+        return [rank for rank in range(self.count) if rank not in self.sent and rank not in self.settled]
+
+    @property
+    def partial(self) -> bool:
+        return bool(self.sent) and bool(self.fresh)
+
+
+class UnitModel:
+    """What is known of a unit."""
+
+    def __init__(self) -> None:
+        self.held: list[ShardId] = []
+        self.estimates: dict[ShardId, float | None] = {}
+        self.resumed: list[tuple[int, int]] = []  # launch and rank of what it held when it was lost
+        self.up = True
+        self.gone = False
+        self.killed = False
+        self.crashes: list[float] = []
+
+
+class Model:
+    """Follow a state machine and check all it does."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.pools: dict[int, list[UnitModel]] = {}
+        self.depth: dict[int, int] = {}
+        self.launches: dict[int, LaunchModel] = {}
+        self.failures: set[int] = set()  # all launches that have failed
+        self.outcomes: dict[tuple[int, int], str] = {}  # how each shard settled
+        self.estimates: OrderedDict[int, float] = OrderedDict()
+        self.deadlines: dict[ShardId, float] = {}
+        self.stale = 0
+        self._entries = 0
+        self._settles: list[tuple[int, int, str]] = []  # what the present event must settle
+        self._kills: list[tuple[int, int]] = []
+        self._ended: list[LaunchModel] = []
+        self._early: set[int] = set()  # launches that the present event must place at once
+
+    def step(self, event: Event) -> list[Action]:
+        """Hand an event to the state machine, and check what it does."""
+        self._settles, self._kills, self._ended, self._early = [], [], [], set()
+        actions = self.state.step(event)
+        getattr(self, "_" + type(event).__name__)(event)
+        while self._ended:
+            self._follow(self._ended.pop(0))
+        self._check_keys()
+        settles = [(one.launch, one.rank, one.how) for one in actions if isinstance(one, Settle)]
+        assert sorted(settles) == sorted(self._settles), "wrong ends"
+        assert [(one.pool, one.unit) for one in actions if isinstance(one, Kill)] == self._kills, "wrong kills"
+        for action in actions:
+            if isinstance(action, Placed):
+                self._see_placed(action)
+            elif isinstance(action, Send):
+                self._see_sent(action)
+            elif isinstance(action, Settle) and action.how == "dependency":
+                assert action.cause in self.failures, "a launch failed because of one that did not"
+        assert not self._early, "not placed, though a launch that names its units waits for it"
+        self._check_idle()
+        self._check_questions()
+        return actions
+
+    # ---- what an event must settle -----------------------------------------------------
+
+    def _PoolOpened(self, event: events.PoolOpened) -> None:
+        self.pools[event.pool] = [UnitModel() for _ in range(event.units)]
+        self.depth[event.pool] = event.depth
+
+    def _PoolClosed(self, event: events.PoolClosed) -> None:
+        for unit in self.pools.pop(event.pool, []):
+            for shard in unit.held:
+                self.deadlines.pop(shard, None)
+        for launch in list(self.launches.values()):
+            if launch.pool == event.pool:
+                self._settle_rest(launch, "closed")
+
+    def _Submit(self, event: events.Submit) -> None:
+        launch = self.launches[event.launch] = LaunchModel(event)
+        if event.pool not in self.pools:
+            self._settle_rest(launch, "closed")
+            return
+        launch.needs = {number for number in event.depends if number in self.launches}
+        if event.units is not None:
+            self._enter_needed(launch)
+            self._enter(launch)
+        elif not launch.needs:
+            self._enter(launch)
+
+    def _enter_needed(self, launch: LaunchModel) -> None:
+        for number in sorted(launch.needs):
+            needed = self.launches[number]
+            if needed.entered < 0 and len(needed.settled) < needed.count:
+                self._enter_needed(needed)
+                self._enter(needed)
+                if len(needed.settled) < needed.count:
+                    self._early.add(number)
+
+    def _enter(self, launch: LaunchModel) -> None:
+        """Let a launch take its place in the order, unless it cannot run at all."""
+        units = self.pools[launch.pool]
+        if launch.units is None and launch.count > sum(not unit.gone for unit in units):
+            self._settle_rest(launch, "no units")
+            return
+        launch.entered = self._entries
+        self._entries += 1
+        for rank, number in enumerate(launch.units or ()):
+            if units[number].gone:
+                self._settle(launch, rank, "no units")
+
+    def _ShardBegun(self, event: events.ShardBegun) -> None:
+        if self._is_held(event.pool, event.unit, event.shard):
+            timeout = self.launches[event.shard.launch].asked.timeout
+            if timeout is not None:
+                self.deadlines[event.shard] = event.now + timeout
+        else:
+            self.stale += 1
+
+    def _ShardEnded(self, event: events.ShardEnded) -> None:
+        if not self._is_held(event.pool, event.unit, event.shard):
+            self.stale += 1
+            return
+        unit = self.pools[event.pool][event.unit]
+        launch = self.launches[event.shard.launch]
+        self._learn(launch.asked.kernel, event.seconds)
+        unit.crashes.clear()
+        self._land(unit, event.shard)
+        self._settle(launch, event.shard.rank, "ended", event.ok)
+        if unit.held and unit.held[0].rank in self.launches[unit.held[0].launch].doomed:
+            self._kill(event.pool, event.unit)
+
+    def _UnitLost(self, event: events.UnitLost) -> None:
+        if event.pool not in self.pools or self.pools[event.pool][event.unit].gone:
+            self.stale += 1
+            return
+        unit = self.pools[event.pool][event.unit]
+        crashed = event.begun is None and not unit.killed
+        unit.up = unit.killed = False
+        held, again = list(unit.held), []
+        for shard in held:
+            launch = self.launches[shard.launch]
+            self._land(unit, shard)
+            begun = shard == event.begun
+            suspect = begun or (crashed and shard == held[0])
+            launch.losses += suspect
+            launch.deaths[shard.rank] += begun
+            if shard.rank in launch.doomed:
+                self._settle(launch, shard.rank, launch.doomed[shard.rank])
+            elif begun and launch.deaths[shard.rank] > launch.asked.retries:
+                self._settle(launch, shard.rank, "died")
+            elif suspect and launch.losses >= MAX_UNITS_LOST:
+                self._settle(launch, shard.rank, "poisoned")
+            else:
+                again.append((shard.launch, shard.rank))
+        unit.resumed = again + unit.resumed
+        if crashed:
+            unit.crashes.append(event.now)
+            if len(unit.crashes) >= 5 and event.now - unit.crashes[-5] <= 10:
+                self._give_up(event.pool, event.unit)
+
+    def _UnitReady(self, event: events.UnitReady) -> None:
+        if event.pool in self.pools and not self.pools[event.pool][event.unit].gone:
+            self.pools[event.pool][event.unit].up = True
+
+    def _UnitGone(self, event: events.UnitGone) -> None:
+        if event.pool in self.pools and not self.pools[event.pool][event.unit].gone:
+            unit = self.pools[event.pool][event.unit]
+            for shard in list(unit.held):
+                launch = self.launches[shard.launch]
+                self._land(unit, shard)
+                self._settle(launch, shard.rank, launch.doomed.get(shard.rank, "no units"))
+            self._give_up(event.pool, event.unit)
+
+    def _give_up(self, pool: int, number: int) -> None:
+        unit = self.pools[pool][number]
+        unit.gone, unit.up = True, False
+        left = sum(not unit.gone for unit in self.pools[pool])
+        for launch in list(self.launches.values()):
+            if launch.pool != pool or launch.entered < 0:
+                continue
+            if launch.units is None:
+                if launch.count > left:
+                    self._settle_rest(launch, "no units")
+            elif number in launch.units and launch.units.index(number) not in launch.settled:
+                self._settle(launch, launch.units.index(number), "no units")
+
+    def _Cancel(self, event: events.Cancel) -> None:
+        launch = self.launches.get(event.launch)
+        if launch is None or (not event.kill and (launch.flying or launch.settled)):
+            return
+        for rank in range(launch.count):
+            if rank in launch.flying:
+                assert launch.units is not None
+                unit = self.pools[launch.pool][launch.units[rank]]
+                launch.doomed.setdefault(rank, "cancelled")
+                if (unit.held[0].launch, unit.held[0].rank) == (launch.number, rank):
+                    self._kill(launch.pool, launch.units[rank])
+            elif rank not in launch.settled:
+                self._settle(launch, rank, "cancelled")
+
+    def _Tick(self, event: events.Tick) -> None:
+        for shard, due in sorted(self.deadlines.items(), key=lambda item: (item[1], item[0])):
+            if due <= event.now:
+                del self.deadlines[shard]
+                launch = self.launches[shard.launch]
+                launch.doomed.setdefault(shard.rank, "timeout")
+                assert launch.units is not None
+                self._kill(launch.pool, launch.units[shard.rank])
+
+    def _kill(self, pool: int, unit: int) -> None:
+        if not self.pools[pool][unit].killed:
+            self.pools[pool][unit].killed = True
+            self._kills.append((pool, unit))
+
+    def _land(self, unit: UnitModel, shard: ShardId) -> None:
+        unit.held.remove(shard)
+        del unit.estimates[shard]
+        self.deadlines.pop(shard, None)
+        self.launches[shard.launch].flying.discard(shard.rank)
+
+    def _settle_rest(self, launch: LaunchModel, how: str) -> None:
+        for rank in range(launch.count):
+            if rank not in launch.settled:
+                self._settle(launch, rank, how)
+
+    def _settle(self, launch: LaunchModel, rank: int, how: str, ok: bool = False) -> None:
+        assert rank not in launch.settled
+        launch.settled[rank] = self.outcomes[launch.number, rank] = how
+        launch.flying.discard(rank)
+        launch.failed = launch.failed or not ok
+        self._settles.append((launch.number, rank, how))
+        for unit in self.pools.get(launch.pool, []):
+            if (launch.number, rank) in unit.resumed:
+                unit.resumed.remove((launch.number, rank))
+        if len(launch.settled) == launch.count:
+            self._ended.append(launch)
+
+    def _follow(self, launch: LaunchModel) -> None:
+        """Let a launch's end have its consequences for those that depend on it."""
+        del self.launches[launch.number]
+        if launch.failed:
+            self.failures.add(launch.number)
+        for dependant in list(self.launches.values()):
+            if launch.number not in dependant.needs or len(dependant.settled) == dependant.count:
+                continue
+            dependant.needs.discard(launch.number)
+            if launch.failed:
+                self._settle_rest(dependant, "dependency")
+            elif not dependant.needs and dependant.entered < 0:
+                self._enter(dependant)
+
+    # ---- what actions must obey --------------------------------------------------------
+
+    def _see_placed(self, action: Placed) -> None:
+        launch = self.launches[action.launch]
+        units = self.pools[launch.pool]
+        assert launch.units is None and launch.entered >= 0, "placed twice, or too early"
+        assert list(action.units) == sorted(set(action.units)) and len(action.units) == launch.count
+        assert not any(units[number].gone for number in action.units), "placed where no unit is left"
+        early = launch.number in self._early
+        assert early or not launch.needs, "placed before what it depends on has ended"
+        self._early.discard(launch.number)
+        up = [number for number, unit in enumerate(units) if unit.up]
+        down = [number for number in action.units if not units[number].up]
+        assert not down or set(up) <= set(action.units), "placed on a unit that is down, though others were up"
+        before = launch.entered if early else self._entries
+        claimed = {number for number in up if self._queued(launch.pool, number, before)}
+        idle = [number for number in up if number not in claimed and not units[number].held]
+        assert set(idle[: launch.count]) <= set(action.units), "an idle unit was passed over"
+        launch.units = action.units
+
+    def _see_sent(self, action: Send) -> None:
+        shard = action.shard
+        launch = self.launches[shard.launch]
+        unit = self.pools[action.pool][action.unit]
+        assert unit.up and not unit.gone, "sent to a unit that is not there"
+        assert launch.units is not None and launch.units[shard.rank] == action.unit, "sent to another unit"
+        assert action.pool == launch.pool
+        assert shard.rank not in launch.settled and shard.rank not in launch.flying, "sent twice"
+        assert not launch.needs, "sent before what it depends on has ended"
+        if unit.resumed:
+            assert unit.resumed.pop(0) == (shard.launch, shard.rank), "what a unit lost comes first, in order"
+            assert shard.attempt == launch.sent[shard.rank] + 1
+        else:
+            assert shard.rank not in launch.sent and shard.attempt == 0, "sent again without need"
+            self._check_order(launch, action.unit)
+        estimate = self.estimates.get(launch.asked.kernel)
+        if unit.held:
+            together = [*unit.estimates.values(), estimate]
+            assert all(one is not None and one <= SHORT for one in together), "sent ahead, though not short"
+            assert sum(one or 0 for one in together) <= AHEAD * 1.000001, "sent too far ahead"
+            assert len(together) <= self.depth[action.pool], "sent more than the unit may hold"
+        launch.sent[shard.rank] = shard.attempt
+        launch.flying.add(shard.rank)
+        unit.held.append(shard)
+        unit.estimates[shard] = estimate
+
+    def _check_order(self, launch: LaunchModel, unit: int) -> None:
+        for other in self._rivals(launch.pool, unit):
+            if other is launch:
+                continue
+            assert self._key(other) > self._key(launch), "overtaken"
+            if other.asked.priority == launch.asked.priority:
+                assert other.entered > launch.entered, "overtaken by a launch of its own priority"
+
+    def _rivals(self, pool: int, unit: int) -> Iterable[LaunchModel]:
+        """Return the launches that could have been sent to a unit instead, or that claim it."""
+        for launch in self.launches.values():
+            if launch.pool == pool and launch.entered >= 0:
+                if launch.units is None:
+                    yield launch
+                elif unit in launch.units and launch.units.index(unit) in launch.fresh:
+                    yield launch
+
+    def _queued(self, pool: int, unit: int, before: int = sys.maxsize) -> int:
+        """Count the shards that wait for a unit, of the launches that entered the queue before the given one."""
+        placed = sum(one.units is not None and one.entered < before for one in self._rivals(pool, unit))
+        return placed + len(self.pools[pool][unit].resumed)
+
+    def _check_idle(self) -> None:
+        """Find units that do nothing although there is something for them."""
+        for pool, units in self.pools.items():
+            for number, unit in enumerate(units):
+                if unit.up and not unit.held:
+                    assert not unit.resumed, "a unit idles, though a shard has come back to it"
+                    first = min(self._rivals(pool, number), key=self._key, default=None)
+                    assert first is None or first.needs, "a unit idles, though a shard could run on it"
+
+    # ---- keys --------------------------------------------------------------------------
+
+    def _key(self, launch: LaunchModel) -> Key:
+        return self.state._launches[launch.number].key
+
+    def _check_keys(self) -> None:
+        """Check the places of the launches that have just entered the queue."""
+        entered = [launch for launch in self.launches.values() if launch.entered >= 0]
+        for launch in entered:
+            if launch.entered < getattr(self, "_checked", 0):
+                continue
+            key = self._key(launch)
+            for other in entered:
+                if other.entered < launch.entered:
+                    before = other.asked.priority == launch.asked.priority or other.partial
+                    before = before or other.number in launch.needs
+                    assert not before or self._key(other) < key, "it does not go behind what it must"
+        self._checked = self._entries
+
+    # ---- the rest ----------------------------------------------------------------------
+
+    def _learn(self, kernel: int, seconds: float) -> None:
+        known = self.estimates.get(kernel, 0.0)
+        self.estimates[kernel] = seconds if seconds >= known else known + (seconds - known) / 8
+
+    def _is_held(self, pool: int, unit: int, shard: ShardId) -> bool:
+        return pool in self.pools and shard in self.pools[pool][unit].held
+
+    def _check_questions(self) -> None:
+        state = self.state
+        assert state.pending == len(self.launches)
+        assert state.stale == self.stale
+        assert state.next_deadline() == min(self.deadlines.values(), default=None)
+        for number, launch in self.launches.items():
+            assert state.running(number) == len(launch.flying)
+            assert state.outstanding(number) == launch.count - len(launch.settled)
+            assert state.can_cancel(number) == (not launch.flying and not launch.settled)
+        for pool, units in self.pools.items():
+            inner = state._pools[pool]
+            for number, unit in enumerate(units):
+                assert list(inner.units[number].flight) == unit.held
+                assert inner.units[number].queued == self._queued(pool, number)
+            assert inner.waiting == sum(
+                launch.units is None and launch.entered >= 0 and launch.pool == pool
+                for launch in self.launches.values()
+            )
+
+    def check_empty(self) -> None:
+        """Check that nothing is left, once all launches have ended and all pools are closed."""
+        state = self.state
+        assert not self.launches and not self.pools
+        assert state.pending == 0 and state.next_deadline() is None
+        order = state._order
+        for left in (state._launches, state._pools, state._deadlines, state._finished, state._dirty):
+            assert not left
+        for left in (order._partial, order._frontier, order._levels):
+            assert not left
