@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from device_runtime.launch import Ended, Event, Logged, Printed
+from device_runtime.launch import Ended, Event, Logged, Lost, Printed
 
 # Where the cursor stands behind an unfinished line, and the core and stream it is of.
 _unfinished: tuple[TextIO, tuple[int, str]] | None = None
@@ -18,7 +18,7 @@ _sentinel = logging.getLogger("offload.kernel")
 def show(event: Event) -> None:
     """Write a `Printed` to the host's own stream, give a `Logged` to the logger of its name.
 
-    An `Ended` ends the line that its core left unfinished.
+    An `Ended` or `Lost` ends the line that its core left unfinished.
     """
     if isinstance(event, Printed):
         out = getattr(sys, event.stream)
@@ -29,7 +29,7 @@ def show(event: Event) -> None:
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
-    elif isinstance(event, Ended):
+    elif isinstance(event, (Ended, Lost)):
         end_line(event.unit)
 
 
@@ -43,7 +43,7 @@ def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:
     start = prefix
     if _unfinished is not None:
         other, last = _unfinished
-        if last == (unit, stream):
+        if last == (unit, stream) and other is out:
             start = ""
         else:
             _write(other, "\n")

@@ -236,7 +236,7 @@ class Dispatcher:
             if pool is None:
                 continue
             for event in pool.device.receive():
-                if isinstance(event, (Printed, Logged, Ended)):
+                if isinstance(event, (Printed, Logged, Ended, Lost)):
                     self._output.append(event)
                 if not isinstance(event, (Printed, Logged)):
                     self._events.append((pool.index, event))
@@ -244,7 +244,10 @@ class Dispatcher:
     def work(self) -> None:
         while self._output:
             with Window():
-                show(self._output.popleft())
+                try:
+                    show(self._output.popleft())
+                except Exception as error:  # a closed stream, or a log handler's: no launch's fault
+                    _log.warning("what a kernel wrote could not be shown: %r", error)
         self._run_callbacks()
         for pool in self._pools:
             if pool.device.immediate:

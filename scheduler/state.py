@@ -295,16 +295,12 @@ class State:
         self._queue(launch, pool)
 
     def _draw(self, pool: Pool) -> None:
-        """Place the auto launches that a unit which does nothing can take."""
-        auto = pool.head()
-        while auto is not None:
-            unit = pool.idle() or pool.last_stalled()
-            if unit is None or (unit.stalled and unit.stalled < auto.key):
-                return
+        """Place the first auto launch, if a unit that does nothing can take it."""
+        auto, unit = pool.head(), pool.idle() or pool.last_stalled()
+        if auto is not None and unit is not None and not (unit.stalled and unit.stalled < auto.key):
             self._place(pool, auto, unit)
             pool.drop()
-            self._fill(pool, unit)
-            auto = pool.head()
+            self._eager[auto.pool] = None  # there may be more
 
     # ---- units -------------------------------------------------------------------
 

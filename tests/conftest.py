@@ -1,4 +1,4 @@
-"""Shared by all tests: a clean environment, devices, programs of one's own, and a look at what is left behind."""
+"""Shared by all tests: a clean environment, devices, programs, and a look at what is left behind."""
 
 from __future__ import annotations
 

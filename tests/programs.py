@@ -82,7 +82,7 @@ class Program:
         return Ended(self._process.returncode, out, err)
 
     def wait(self) -> int:
-        """Wait for the end of the program itself, whatever becomes of those it started; return its exit code."""
+        """Wait for the end of the program itself, not of those it started; return its exit code."""
         return self._process.wait(PATIENCE)
 
     def line(self) -> str:

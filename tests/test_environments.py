@@ -74,7 +74,9 @@ def test_a_class_of_the_script_travels_both_ways(program: Start, address: str) -
         except Wrong as error:
             print("caught", error)
     """
-    assert printed(program("script.py", files={"script.py": script}, device=address)) == ["caught not a point"]
+    assert printed(program("script.py", files={"script.py": script}, device=address)) == [
+        "caught not a point"
+    ]
 
 
 def test_python_c(program: Start, address: str) -> None:

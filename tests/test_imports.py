@@ -26,6 +26,7 @@ LATE = {
 # Modules that are imported only by those who ask for what they offer.
 DOORS = {
     "offload/cli.py": {"rich", "typer"},
+    "offload/joblib_backend.py": {"joblib"},
 }
 MODULES = sorted(
     path.relative_to(ROOT).as_posix() for floor in FLOORS for path in ROOT.joinpath(floor).rglob("*.py")

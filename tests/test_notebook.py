@@ -61,7 +61,9 @@ def shown(cell: list[dict[str, Any]], form: str = "text/plain") -> str:
 
 def streamed(cell: list[dict[str, Any]], name: str = "stdout") -> str:
     """Return what a cell wrote to a stream."""
-    return "".join("".join(out["text"]) for out in cell if out["output_type"] == "stream" and out["name"] == name)
+    return "".join(
+        "".join(out["text"]) for out in cell if out["output_type"] == "stream" and out["name"] == name
+    )
 
 
 def test_a_kernel_in_a_cell_runs_and_its_output_stands_under_the_cell(outputs: list[Any]) -> None:

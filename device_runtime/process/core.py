@@ -30,6 +30,7 @@ from device_runtime.runner import Remembered
 
 _TAIL = 2000  # characters of output kept, to be told when the core dies
 _READ = 65536
+_MOST = 1 << 20  # bytes of output taken in at once: printing without an end must not hold up the rest
 
 
 class Core:
@@ -62,6 +63,10 @@ class Core:
     def descriptors(self) -> list[int]:
         """Return what is to be watched for the core's words."""
         return [*self._streams, self.channel.fileno()]
+
+    def streams(self) -> list[int]:
+        """Return what the core's output is read from."""
+        return list(self._streams)
 
     def give_away(self) -> list[int]:
         """Return the descriptors the core is born with; the caller closes all but the last."""
@@ -121,15 +126,13 @@ class Core:
                 if not looks:
                     del self._lent[offset]
             for entry in entries:
-                if entry[0] == "ended":
-                    self.finish_output(events)
                 events.append(self._event(entry))
 
     def read_output(self, descriptor: int, events: list[Event]) -> bool:
         """Take in what the core printed; return False when the stream is closed."""
         decoder = self._decoders[descriptor]
         data, read = b"-", 0
-        while data:
+        while data and read < _MOST:
             try:
                 data = os.read(descriptor, _READ)
             except BlockingIOError:
@@ -149,7 +152,7 @@ class Core:
 
     def _print(self, descriptor: int, events: list[Event], whole_lines: bool) -> None:
         text = self._held[descriptor]
-        end = text.rfind("\n") + 1 if whole_lines else len(text)
+        end = text.rfind("\n") + 1 if whole_lines and len(text) < _MOST else len(text)
         if end:
             self._held[descriptor] = text[end:]
             events.append(Printed(self.unit, self._streams[descriptor], text[:end]))

@@ -16,7 +16,7 @@ from typing import Any
 
 from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
-from device_runtime.launch import Buffer, Event, Gone, Lost, Message, Ready
+from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready
 from device_runtime.process import arena
 from device_runtime.process.core import Core, search_path
 from device_runtime.process.limits import allow_descriptors
@@ -34,7 +34,7 @@ sys.path[:] = marshal.loads(control.recv(1 << 17))
 from device_runtime.process.zygote import main
 main(control)
 """
-_NOFILE_PER_CORE = 4
+_NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
 _MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
 
@@ -141,8 +141,7 @@ class ProcessDevice(Device):
         for core in channels:
             if core.blocked and core.flush():
                 self._epoll.modify(core.channel, select.EPOLLIN)
-            if not core.read(self._events):
-                self._forget(core.channel.fileno())
+            self._listen(core)
         if any(descriptor == self._control.fileno() for descriptor, _ in ready):
             self._hear_zygote()
         events, self._events = self._events, []
@@ -218,16 +217,26 @@ class ProcessDevice(Device):
         self._cores[unit].stillborn = stillborn
         self._events.append(Ready(unit))
 
+    def _listen(self, core: Core) -> None:
+        """Take in what a core said, behind what it printed before it said so."""
+        said: list[Event] = []
+        descriptor = core.channel.fileno()
+        if descriptor in self._by_descriptor and not core.read(said):
+            self._forget(descriptor)
+        for descriptor in core.streams():
+            if descriptor in self._by_descriptor and not core.read_output(descriptor, self._events):
+                self._forget(descriptor)
+        if any(isinstance(event, Ended) for event in said):
+            core.finish_output(self._events)
+        self._events += said
+
     def _bury(self, core: Core) -> None:
         """Take in what a dead core still said, and forget it."""
+        self._listen(core)
+        core.finish_output(self._events)
         for descriptor in core.descriptors():
             if descriptor in self._by_descriptor:
-                if descriptor == core.channel.fileno():
-                    core.read(self._events)
-                else:
-                    core.read_output(descriptor, self._events)
                 self._forget(descriptor)
-        core.finish_output(self._events)
         core.close()
 
     def _zygote_ended(self) -> None:

@@ -371,7 +371,8 @@ class Messages(_Driven):
         """Send two shards of one launch, one to each unit."""
         number = next(driver._launches)
         works = [
-            driver.work(fn, cores=(0, 1), shard=ShardId(number, rank)) for rank, fn in enumerate((first, second))
+            driver.work(fn, cores=(0, 1), shard=ShardId(number, rank))
+            for rank, fn in enumerate((first, second))
         ]
         for unit, work in enumerate(works):
             driver.send(unit, work)

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 import offload as of
-from offload import copy_from_device, copy_to_device, define_on_device, offload, offload_multiple, offload_single
+from offload import (
+    copy_from_device,
+    copy_to_device,
+    define_on_device,
+    offload,
+    offload_multiple,
+    offload_single,
+)
 from offload.core import coreid, isdevice, ishost, numcores, rank, size
 
 level = 1

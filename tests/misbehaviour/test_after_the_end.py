@@ -99,7 +99,9 @@ FORKS = """
 @pytest.mark.parametrize("device", ["local:2", "inline:2"])
 def test_a_forked_child(program: Callable[..., Program], device: str, leave: str) -> None:
     """The child's handles say what they are, its launches are its own, and the parent notices nothing."""
-    started = program("-W", "ignore", "script.py", files={"script.py": FORKS.replace("LEAVE", leave)}, device=device)
+    started = program(
+        "-W", "ignore", "script.py", files={"script.py": FORKS.replace("LEAVE", leave)}, device=device
+    )
     ended = started.end()
     assert ended.out.splitlines() == ["the child launches [5, 5]", "the parent goes on [2, 2] [3, 3]"]
     assert ended.code == 0, ended.err

@@ -122,7 +122,9 @@ WRONG_OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", WRONG_OPTIONS, ids=str)
-def test_a_wrong_option_is_refused_at_decoration_and_at_the_call(device: str, options: dict[str, Any]) -> None:
+def test_a_wrong_option_is_refused_at_decoration_and_at_the_call(
+    device: str, options: dict[str, Any]
+) -> None:
     with pytest.raises(of.OptionError):
         offload(**options)
     with pytest.raises(of.OptionError):

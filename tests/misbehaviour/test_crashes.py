@@ -298,7 +298,13 @@ def test_what_was_sent_before_the_end_is_received() -> None:
 
 
 def test_a_core_outside_the_launch_is_no_partner() -> None:
-    for call in (lambda: send(1, 1), lambda: recv(1), lambda: probe(1), lambda: recv(77), lambda: send(1, -1)):
+    for call in (
+        lambda: send(1, 1),
+        lambda: recv(1),
+        lambda: probe(1),
+        lambda: recv(77),
+        lambda: send(1, -1),
+    ):
         with pytest.raises(of.PeerEnded, match="not in this launch"):
             offload(call, target=0)()
 
@@ -317,6 +323,16 @@ def test_the_process_that_starts_cores_is_killed() -> None:
     os.close(descriptor)
     assert whoami() == [0, 1]
     assert offload(os.getppid, target=0)()[0] != zygote
+
+
+def test_a_kernel_that_floods_its_output_can_be_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    def flood() -> None:
+        while True:
+            os.write(1, b"water\n" * 10_000)
+
+    with pytest.raises(of.LaunchTimeout):
+        offload(flood, target=0, timeout=0.05)()
+    assert capsys.readouterr().out.startswith("[core 0] water\n[core 0] water\n")
 
 
 def test_a_core_killed_from_outside_while_idle_is_back() -> None:

@@ -11,12 +11,12 @@ from programs import Program
 
 Start = Callable[..., Program]
 
-# The kernel goes on only after the interrupt was caught, so it is certain that the wait did not end by itself.
-SCRIPT = """
+BEGIN = """
     import os, signal, sys
     import offload as of
-    from offload import offload, offload_single
+    from offload import offload
 
+    Interrupted = KeyboardInterrupt
     for name in ("begun", "go"):
         os.mkfifo(name)
     begun, go = os.path.abspath("begun"), os.path.abspath("go")
@@ -40,13 +40,20 @@ SCRIPT = """
             os.write(1, b"waiting\\n")
 
     cores = core()
+"""
+LAUNCH = """
     handle = kernel.launch(5)
     open(begun).read()
+"""
+WAIT = """
     try:
         sys.setprofile(tell)
-        WAIT
-    except KeyboardInterrupt:
+        {}
+    except Interrupted:
         print("interrupted", flush=True)
+"""
+# The kernel goes on only now, so it is certain that the wait did not end by itself.
+GO_ON = """
     assert not handle.done()
     with open(go, "w"):
         pass
@@ -66,64 +73,79 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-def test_a_wait_is_interrupted_and_the_handle_stays_good(program: Start, wait: str) -> None:
-    started = program("script.py", files={"script.py": SCRIPT.replace("WAIT", wait)})
+def interrupted(program: Start, script: str) -> Program:
+    """Start a script and interrupt it when it is about to sleep in a wait."""
+    started = program("script.py", files={"script.py": script})
     assert started.line() == "waiting"
     started.signal(signal.SIGINT)
+    return started
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_a_wait_is_interrupted_and_the_handle_stays_good(program: Start, wait: str) -> None:
+    started = interrupted(program, BEGIN + LAUNCH + WAIT.format(wait) + GO_ON)
     assert started.line() == "interrupted"
     ended = started.end()
     assert (ended.code, ended.out) == (0, "[5] True\n"), ended.err
 
 
-def test_a_blocking_call_is_interrupted(program: Start) -> None:
-    """The interrupt comes when the kernel has begun, so the call is under way for certain."""
-    script = SCRIPT.replace("    handle = kernel.launch(5)\n    open(begun).read()\n", "").replace("WAIT", "kernel(5)")
-    script = script.replace("    assert not handle.done()\n", "").replace("handle.wait()", "core(target=0) == cores[:1]")
+def test_a_blocking_call_is_interrupted_and_the_cores_go_on(program: Start) -> None:
+    script = (
+        BEGIN
+        + WAIT.format("kernel(5)")
+        + """
+    with open(go, "w"):
+        pass
+    print(core() == cores)
+    """
+    )
     started = program("script.py", files={"script.py": script})
     assert started.line() == "waiting"
     with open(started.folder / "begun") as pipe:
-        pipe.read()
+        pipe.read()  # the kernel has begun
     started.signal(signal.SIGINT)
     assert started.line() == "interrupted"
     ended = started.end()
-    assert (ended.code, ended.out) == (0, "True True\n"), ended.err
+    assert (ended.code, ended.out) == (0, "True\n"), ended.err
 
 
-def test_ctrl_c_cuts_a_shutdown_short(program: Start) -> None:
-    script = SCRIPT.partition("    assert not")[0].replace("WAIT", "of.shutdown()") + """
+def test_ctrl_c_cuts_a_shutdown_short_and_leaves_nothing(program: Start) -> None:
+    script = (
+        BEGIN
+        + LAUNCH
+        + WAIT.format("of.shutdown()")
+        + """
     assert handle.done() and isinstance(handle.exception(), of.SessionClosed)
     print("closed", flush=True)
     sys.stdin.readline()
     """
-    started = program("script.py", files={"script.py": script})
-    assert started.line() == "waiting"
-    started.signal(signal.SIGINT)
+    )
+    started = interrupted(program, script)
     assert [started.line(), started.line()] == ["interrupted", "closed"]
     assert len(started.processes()) == 1
     assert started.end("go").code == 0
 
 
 def test_a_script_that_does_not_catch_it_ends_by_it(program: Start) -> None:
-    script = SCRIPT.partition("    try:")[0] + """
+    script = (
+        BEGIN
+        + LAUNCH
+        + """
     import offload.session
 
     offload.session.DRAIN_AT_EXIT = 0.1
     sys.setprofile(tell)
     handle.wait()
     """
-    started = program("script.py", files={"script.py": script})
-    assert started.line() == "waiting"
-    started.signal(signal.SIGINT)
-    ended = started.end()
+    )
+    ended = interrupted(program, script).end()
     assert ended.code == -signal.SIGINT
     assert "KeyboardInterrupt" in ended.err and "1 running ended" in ended.err
 
 
-def test_interrupts_at_any_moment_lose_nothing(program: Start) -> None:
-    """Interrupts rain on a program that launches; every launch it holds a handle of still ends once."""
+def test_interrupts_at_any_moment_break_nothing(program: Start) -> None:
     script = """
-        import os, signal, sys
+        import os, signal
         from offload import offload
 
         @offload
@@ -138,12 +160,11 @@ def test_interrupts_at_any_moment_lose_nothing(program: Start) -> None:
             while os.read(sky, 1):
                 os.kill(host, signal.SIGINT)
             os._exit(0)
-        right = 0
         for _ in range(200):
             try:
                 os.write(ground, b"x")
                 while True:
-                    right += kernel(7) == [7, 7]
+                    assert kernel(7) == [7, 7]
             except KeyboardInterrupt:
                 pass  # the next one comes only when it is asked for
         os.close(ground)
@@ -155,20 +176,23 @@ def test_interrupts_at_any_moment_lose_nothing(program: Start) -> None:
 
 
 def test_a_handler_of_the_users_own_is_left_alone(program: Start) -> None:
-    script = SCRIPT.replace("WAIT", "handle.wait(timeout=1000)").replace(
-        "import os, signal, sys", "import os, signal, sys\n    signal.signal(signal.SIGINT, lambda *_: mine())"
-    )
-    script = script.replace("    cores = core()", "    class Mine(Exception): pass\n    def mine(): raise Mine\n    cores = core()")
-    started = program("script.py", files={"script.py": script.replace("except KeyboardInterrupt", "except Mine")})
-    assert started.line() == "waiting"
-    started.signal(signal.SIGINT)
+    own = """
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(number, frame):
+        raise Interrupted
+
+    signal.signal(signal.SIGINT, interrupt)
+    """
+    started = interrupted(program, BEGIN + own + LAUNCH + WAIT.format("handle.wait()") + GO_ON)
     assert started.line() == "interrupted"
     assert started.end().out == "[5] True\n"
 
 
-def test_a_group_wide_ctrl_c_reaches_the_host_only(program: Start) -> None:
-    """The terminal signals the whole foreground group; cores are not in it."""
-    script = SCRIPT.replace("WAIT", "handle.wait()").replace("import os,", "import os; os.setpgid(0, 0)\n    import")
+def test_the_terminals_ctrl_c_reaches_the_host_only(program: Start) -> None:
+    """The terminal signals the whole foreground group, and cores are not in it."""
+    script = BEGIN + "    os.setpgid(0, 0)\n" + LAUNCH + WAIT.format("handle.wait()") + GO_ON
     started = program("script.py", files={"script.py": script})
     assert started.line() == "waiting"
     os.killpg(started.number, signal.SIGINT)

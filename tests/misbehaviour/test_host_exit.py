@@ -37,7 +37,7 @@ BEGIN = """
         paths = [f"begun{i}" for i in range(2)]
         for path in paths:
             os.mkfifo(path)
-        handles = [offload(hold.fn, target=i)(os.path.abspath(path), async_=True) for i, path in enumerate(paths)]
+        handles = [hold.options(target=i).launch(os.path.abspath(path)) for i, path in enumerate(paths)]
         for path in paths:
             open(path).read()
         handles += [core.launch(0) for _ in range(10)]
@@ -93,7 +93,9 @@ def test_pending_launches_are_cut_off_with_a_warning_that_counts_them(program: S
 
 
 def test_what_runs_at_the_end_is_let_finish(program: Start) -> None:
-    script = BEGIN + """
+    script = (
+        BEGIN
+        + """
     @offload_single
     def last(path):
         with open(path, "w"):
@@ -104,6 +106,7 @@ def test_what_runs_at_the_end_is_let_finish(program: Start) -> None:
     handle = last(os.path.abspath("last"))
     open("last").read()
     """
+    )
     ended = program("script.py", "idle", files={"script.py": script}).end()
     assert ended.code == 0
     assert ended.out.endswith("finished\n")
@@ -150,17 +153,23 @@ def test_processes_that_kernels_started_go_with_the_cores(program: Start) -> Non
 
 
 def test_a_thread_of_the_host_that_waits_at_the_end_holds_nothing_up(program: Start) -> None:
-    script = BEGIN + SHORT + """
+    script = (
+        BEGIN
+        + SHORT
+        + """
     import threading
     threading.Thread(target=handles[0].exception, daemon=True).start()
     """
+    )
     started = program("script.py", "busy", files={"script.py": script})
     assert started.line() == "ready"
     assert started.end().code == 0
 
 
 def test_several_programs_at_once_do_not_disturb_each_other(program: Start) -> None:
-    started = [program("script.py", "busy", files={"script.py": BEGIN + "    sys.stdin.readline()\n"}) for _ in "ab"]
+    started = [
+        program("script.py", "busy", files={"script.py": BEGIN + "    sys.stdin.readline()\n"}) for _ in "ab"
+    ]
     assert [each.line() for each in started] == ["ready", "ready"]
     started[0].signal(signal.SIGKILL)
     started[0].end()

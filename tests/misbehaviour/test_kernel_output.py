@@ -91,6 +91,17 @@ def test_output_is_there_when_the_launch_has_ended(device: str, capsys: pytest.C
         assert capsys.readouterr().out == f"[core 0] launch {i}\n"
 
 
+def test_output_of_many_launches_is_there_when_each_has_ended(
+    local: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = offload(lambda i: print(f"launch {i};"), target=0)
+    seen = ""
+    for i, handle in enumerate([kernel.launch(i) for i in range(1000)]):
+        handle.wait()
+        seen += capsys.readouterr().out
+        assert f"launch {i};" in seen
+
+
 def test_output_is_there_before_the_launch_has_ended(program: Callable[..., Program]) -> None:
     script = """
         import os
@@ -207,24 +218,40 @@ def test_a_host_without_standard_output(program: Callable[..., Program], address
 
 @pytest.mark.parametrize("address", ["local:2", "inline:2"])
 def test_a_host_whose_output_is_closed_by_its_reader(program: Callable[..., Program], address: str) -> None:
-    """A broken pipe is the host's own matter: the launch ends, as its value is not at fault."""
+    """It is no fault of the launch's, nor of those to come."""
     script = """
-        import os, signal, sys
+        import os, sys
         from offload import offload
 
         reader, writer = os.pipe()
         os.close(reader)
-        sys.stdout = open(writer, "w")
-        try:
-            offload(lambda: print("x" * 100_000))()
-        except BrokenPipeError:
-            pass
-        sys.stdout = sys.__stdout__
-        print(offload(abs)(-3))
+        kept, sys.stdout = sys.stdout, open(writer, "w")
+
+        @offload
+        def kernel(x):
+            try:
+                print("x" * 100_000)
+            except BrokenPipeError:  # inline, it is the kernel that writes
+                pass
+            return x
+
+        handle = kernel.launch(1)
+        future = handle.future()
+        assert future.result() == [1, 1]
+        assert kernel(2) == [2, 2]
+        sys.stdout = kept
+        print(offload(abs)(-3), flush=True)
         os._exit(0)
     """
     ended = program("script.py", files={"script.py": script}, device=address).end()
-    assert ended.code == 0, ended.err
+    assert (ended.code, ended.out) == (0, "[3, 3]\n"), ended.err
+
+
+@pytest.mark.parametrize("address", ["local:2", "inline:2"])
+def test_a_host_whose_output_knows_few_characters(program: Callable[..., Program], address: str) -> None:
+    text = "from offload import offload\noffload(lambda: print('gr\\u00fc\\u00dfe'), target=0)()"
+    ended = program("-c", text, device=address, PYTHONIOENCODING="ascii").end()
+    assert (ended.code, ended.out) == (0, "[core 0] gr\\xfc\\xdfe\n"), ended.err
 
 
 def test_logging_arrives_at_the_hosts_logger(device: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -238,7 +265,8 @@ def test_logging_arrives_at_the_hosts_logger(device: str, caplog: pytest.LogCapt
             log.exception("it failed")
 
     kernel("afar")
-    first, second = caplog.records
+    first = caplog.records[0]
+    assert len(caplog.records) == 2
     assert (first.name, first.levelname, first.getMessage()) == ("mine.deeper", "WARNING", "from afar, 7")
     assert first.funcName == "kernel" and first.colour == "red"  # type: ignore[attr-defined]
     assert "ZeroDivisionError" in caplog.text and "it failed" in caplog.text
@@ -251,10 +279,15 @@ def test_levels_of_the_host_decide(device: str, caplog: pytest.LogCaptureFixture
             for level in (logging.DEBUG, logging.INFO, logging.ERROR):
                 logging.getLogger(name).log(level, "%s %d", name, level)
 
-    caplog.set_level(logging.DEBUG, "chatty")
     caplog.set_level(logging.ERROR, "quiet")
+    caplog.set_level(logging.DEBUG, "chatty")
     kernel()
-    assert [record.getMessage() for record in caplog.records] == ["quiet 40", "chatty 10", "chatty 20", "chatty 40"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "quiet 40",
+        "chatty 10",
+        "chatty 20",
+        "chatty 40",
+    ]
     caplog.clear()
     caplog.set_level(logging.INFO, "chatty")
     kernel()
@@ -269,7 +302,9 @@ def test_a_record_that_the_host_does_not_want_costs_no_message(local: str) -> No
     assert enabled() == [False]
 
 
-def test_output_while_the_host_does_something_else(local: str, gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_while_the_host_does_something_else(
+    local: str, gate: Gate, capsys: pytest.CaptureFixture[str]
+) -> None:
     @offload(target=0)
     def kernel(gate: Gate) -> None:
         print("x" * 1_000_000)

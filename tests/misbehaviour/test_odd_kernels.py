@@ -90,7 +90,9 @@ def test_all_cores_may_launch_and_wait_at_once(device: str) -> None:
     assert outer(1) == [[10, 11, 100, 101]] * 2
 
 
-@pytest.mark.parametrize("close", [lambda: sys.stdout.close(), lambda: os.close(1)], ids=["close", "os.close"])
+@pytest.mark.parametrize(
+    "close", [lambda: sys.stdout.close(), lambda: os.close(1)], ids=["close", "os.close"]
+)
 def test_a_closed_stdout_is_back_for_the_next_kernel(
     local: str, capfd: pytest.CaptureFixture[str], close: Callable[[], None]
 ) -> None:
@@ -98,7 +100,9 @@ def test_a_closed_stdout_is_back_for_the_next_kernel(
     offload(lambda: print("still here", flush=True))()
     offload(lambda: os.write(1, b"and so is this\n"))()
     out = capfd.readouterr().out.splitlines()
-    assert sorted(out) == sorted(f"[core {i}] {said}" for i in (0, 1) for said in ("still here", "and so is this"))
+    assert sorted(out) == sorted(
+        f"[core {i}] {said}" for i in (0, 1) for said in ("still here", "and so is this")
+    )
 
 
 def test_another_stdout_is_the_kernels_own(device: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,20 +7,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import (
-    BrokenExecutor,
-)
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
 from gates import Gate
 from programs import Program
 
-from device_runtime.errors import (
-    OptionError,
-    UnknownDeviceError,
-    WorkerDied,
-)
+from device_runtime.errors import OptionError, UnknownDeviceError, WorkerDied
 from offload.executor import Executor
 
 INITIALIZED = "not yet"

@@ -275,6 +275,7 @@ class Model:
                 unit.resumed.remove((launch.number, rank))
         if len(launch.settled) == launch.count:
             self._ended.append(launch)
+            self._early.discard(launch.number)
 
     def _follow(self, launch: LaunchModel) -> None:
         """Let a launch's end have its consequences for those that depend on it."""
@@ -293,6 +294,8 @@ class Model:
     # ---- what actions must obey --------------------------------------------------------
 
     def _see_placed(self, action: Placed) -> None:
+        if any(action.launch == launch for launch, _, how in self._settles if how == "dependency"):
+            return  # it turned out in the same step that it cannot run
         launch = self.launches[action.launch]
         units = self.pools[launch.pool]
         assert launch.units is None and launch.entered >= 0, "placed twice, or too early"

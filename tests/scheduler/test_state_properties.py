@@ -1,0 +1,132 @@
+"""Whatever happens in whatever order, the state machine does what a simple model says it must."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scheduler_simulator import Core, Kind, World
+
+ANY = st.integers(0, 1 << 16)
+
+
+class Histories(RuleBasedStateMachine):
+    """Let hypothesis choose what happens next; the world checks each step, and that all of it ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    @initialize(sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=2))
+    def open(self, sizes: list[tuple[int, int]]) -> None:
+        for units, depth in sizes:
+            self.world.open(units, depth)
+
+    @rule(
+        pool=ANY,
+        picks=st.sets(st.integers(0, 3), min_size=1),
+        auto=st.booleans(),
+        kind=st.builds(
+            Kind,
+            gang=st.booleans(),
+            hangs=st.sampled_from((False, False, False, True)),
+            ok=st.sampled_from((True, True, True, False)),
+            seconds=st.sampled_from((1e-4, 2e-4, 1.0)),
+        ),
+        needs=st.sets(ANY, max_size=2),
+        options=st.fixed_dictionaries(
+            {
+                "kernel": st.integers(0, 2),
+                "priority": st.integers(-1, 1),
+                "retries": st.integers(0, 3),
+                "timeout": st.sampled_from((None, 1.0)),
+            }
+        ),
+    )
+    def submit(
+        self,
+        pool: int,
+        picks: set[int],
+        auto: bool,
+        kind: Kind,
+        needs: set[int],
+        options: dict[str, object],
+    ) -> None:
+        world = self.world
+        if not world.cores:
+            return
+        pool = sorted(world.cores)[pool % len(world.cores)]
+        units = tuple(sorted({pick % len(world.cores[pool]) for pick in picks}))
+        unfinished = sorted(world.model.launches)
+        depends = {unfinished[need % len(unfinished)] for need in needs} if unfinished else set()
+        world.submit(
+            pool, None if auto else units, len(units), kind, depends=tuple(sorted(depends)), **options
+        )
+
+    @rule(core=ANY, steps=st.integers(1, 4))
+    def work(self, core: int, steps: int) -> None:
+        for _ in range(steps):
+            self.world.now += 0.25
+            found = self._core(core)
+            if found is not None:
+                self.world.step_core(*found[:2])
+
+    @rule(core=ANY)
+    def lose(self, core: int) -> None:
+        found = self._core(core)
+        if found is not None and not found[2].gone:
+            self.world.lose(*found[:2])
+
+    @rule(core=ANY, sure=st.integers(0, 4))
+    def remove(self, core: int, sure: int) -> None:
+        found = self._core(core)
+        if found is not None and not sure:
+            self.world.remove(*found[:2])
+
+    @rule(pool=ANY, sure=st.integers(0, 9))
+    def close(self, pool: int, sure: int) -> None:
+        if self.world.cores and not sure:
+            self.world.close(sorted(self.world.cores)[pool % len(self.world.cores)])
+
+    @precondition(lambda self: self.world.model.launches)
+    @rule(launch=ANY, kill=st.booleans())
+    def cancel(self, launch: int, kill: bool) -> None:
+        unfinished = sorted(self.world.model.launches)
+        self.world.cancel(unfinished[launch % len(unfinished)], kill)
+
+    @rule()
+    def let_time_pass(self) -> None:
+        self.world.tick()
+
+    @precondition(lambda self: self.world.past)
+    @rule(which=ANY)
+    def report_again(self, which: int) -> None:
+        self.world.repeat(*self.world.past[which % len(self.world.past)])
+
+    @invariant()
+    def no_more_is_held_than_allowed(self) -> None:
+        model = self.world.model
+        for pool, cores in self.world.cores.items():
+            assert all(len(core.held) <= model.depth[pool] for core in cores)
+
+    def teardown(self) -> None:
+        self.world.finish()
+
+    def _core(self, number: int) -> tuple[int, int, Core] | None:
+        cores = [
+            (pool, unit, core)
+            for pool, units in sorted(self.world.cores.items())
+            for unit, core in enumerate(units)
+        ]
+        return cores[number % len(cores)] if cores else None
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
