@@ -19,7 +19,7 @@ _pending = False
 
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
     global _pending
-    if _depth:
+    if _depth or (frame is not None and frame.f_code is _closing):
         _pending = True
     else:
         signal.default_int_handler(signum, frame)
@@ -78,6 +78,10 @@ class Window:
         global _depth
         if threading.get_ident() == _main:
             _depth = self._saved
+
+
+# A window on its way to be closed: what strikes there would leave it open.
+_closing = Window.__exit__.__code__
 
 
 class Guard(Shield):

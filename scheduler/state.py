@@ -46,7 +46,7 @@ class State:
         self._deadlines_kept = _SPARE_DEADLINES
         self._actions: list[Action] = []
         self._finished: deque[Launch] = deque()
-        self._dirty: OrderedDict[tuple[int, int], None] = OrderedDict()  # units that may take a shard
+        self._dirty: deque[Unit] = deque()  # units that may take a shard
         self._eager: dict[int, None] = {}  # pools with new auto launches
 
     # ---- questions ---------------------------------------------------------------
@@ -123,7 +123,8 @@ class State:
             needed.dependants[launch.number] = launch
             launch.waits += 1
         if launch.units is not None:
-            self._place_needed(launch)
+            if launch.waits:
+                self._place_needed(launch)
             self._order.enter(launch, self._bound(launch))
             self._queue(launch, pool)
         elif not launch.waits:
@@ -188,7 +189,6 @@ class State:
             unit.crashes.append(event.now)
             if len(unit.crashes) == _CRASHES and event.now - unit.crashes.popleft() <= _CRASH_SPAN:
                 self._give_up(pool, unit)
-        pool.rank(unit)
 
     def _ready(self, event: events.UnitReady) -> None:
         pool = self._pools.get(event.pool)
@@ -237,11 +237,13 @@ class State:
 
     def _needed(self, launch: Launch) -> list[Launch]:
         """Return the unfinished launches that a launch depends on."""
+        if not launch.needs:
+            return []
         return [self._launches[number] for number in launch.needs if number in self._launches]
 
     def _bound(self, launch: Launch) -> Key:
         """Return the largest key among the launches that a launch depends on."""
-        return max((needed.key for needed in self._needed(launch)), default=())
+        return max((needed.key for needed in self._needed(launch)), default=()) if launch.waits else ()
 
     def _queue(self, launch: Launch, pool: Pool) -> None:
         """Put the shards of a launch whose units are known in their queues."""
@@ -253,7 +255,6 @@ class State:
                 self._settle(launch, rank, "no units")
             else:
                 unit.push(launch, rank)
-                pool.rank(unit)
                 self._touch(unit)
 
     def _queue_auto(self, launch: Launch, pool: Pool) -> None:
@@ -402,7 +403,9 @@ class State:
             self._estimates.popitem(last=False)
 
     def _touch(self, unit: Unit) -> None:
-        self._dirty[unit.pool, unit.number] = None
+        if not unit.dirty:
+            unit.dirty = True
+            self._dirty.append(unit)
 
     # ---- ends --------------------------------------------------------------------
 
@@ -443,10 +446,11 @@ class State:
             if self._finished:
                 self._finish(self._finished.popleft())
             elif self._dirty:
-                (number, unit), _ = self._dirty.popitem(last=False)
-                pool = self._pools.get(number)
+                unit = self._dirty.popleft()
+                unit.dirty = False
+                pool = self._pools.get(unit.pool)
                 if pool is not None:
-                    self._fill(pool, pool.units[unit])
+                    self._fill(pool, unit)
             else:
                 pool = self._pools.get(self._eager.popitem()[0])
                 if pool is not None:
@@ -475,16 +479,16 @@ class State:
 
 
 def _check(asked: events.Submit, pool: Pool | None) -> None:
-    if asked.count < 1:
-        raise ValueError(f"launch {asked.launch} has {asked.count} shards")
-    if len(set(asked.depends)) < len(asked.depends) or asked.launch <= max(asked.depends, default=-1):
-        raise ValueError(f"launch {asked.launch} depends on {asked.depends}")
-    units = asked.units
-    if units is None or pool is None:
-        return
-    ascending = all(a < b for a, b in pairwise(units))
-    if len(units) != asked.count or not ascending or units[0] < 0 or units[-1] >= len(pool.units):
-        raise ValueError(f"launch {asked.launch} of {asked.count} shards names units {units}")
+    """Raise ValueError for a launch that cannot be meant."""
+    units, needs = asked.units, asked.depends
+    right = asked.count > 0
+    if needs:
+        right = right and len(set(needs)) == len(needs) and max(needs) < asked.launch
+    if right and units is not None and pool is not None:
+        right = len(units) == asked.count and 0 <= units[0] and units[-1] < len(pool.units)
+        right = right and (len(units) == 1 or all(a < b for a, b in pairwise(units)))
+    if not right:
+        raise ValueError(f"launch {asked.launch} cannot be queued: {asked}")
 
 
 _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import OrderedDict, deque
-from heapq import heapify, heappop, heappush
+from collections import deque
+from heapq import heapify, heappop, heappush, heapreplace
 
 from device_runtime.launch import ShardId
 from scheduler import events
@@ -92,6 +92,7 @@ class Unit:
 
     __slots__ = (
         "crashes",
+        "dirty",
         "flight",
         "gone",
         "killed",
@@ -101,6 +102,7 @@ class Unit:
         "pool",
         "queue",
         "queued",
+        "ranked",
         "resumed",
         "stalled",
         "up",
@@ -112,11 +114,13 @@ class Unit:
         self.queue: list[Entry] = []  # a heap, settled ones in it
         self.resumed: deque[Entry] = deque()  # lost with the unit, to be sent again before all others
         self.queued = 0  # shards in the two that are not settled
-        self.flight: OrderedDict[ShardId, float | None] = OrderedDict()  # and the estimated seconds
+        self.flight: dict[ShardId, float | None] = {}  # in the order sent; and the estimated seconds
         self.load = 0.0  # the sum of the estimates
         self.long = 0  # shards in flight that are not known to be short
         self.up = True
         self.gone = False
+        self.dirty = False  # it may take a shard, and has not been looked at yet
+        self.ranked = 0  # at most its backlog: what it counts for among the pool's units
         self.killed = False  # we have asked the device to end what it runs
         self.stalled: Key = ()  # the key of its next shard if it idles because that one waits
         self.crashes: deque[float] = deque()  # when it last died of its own accord, running nothing
@@ -188,23 +192,32 @@ class Pool:
     # ---- units by their backlog -----------------------------------------------------
 
     def rank(self, unit: Unit) -> None:
-        """Note that a unit's backlog has changed."""
-        heappush(self._ranking, (unit.backlog, unit.number))
-        if len(self._ranking) > 8 * len(self.units) + _SPARE:
-            self._rank_all()
+        """Note that a unit's backlog has become smaller; that it has grown is found out in time."""
+        backlog = unit.backlog
+        if backlog < unit.ranked:
+            unit.ranked = backlog
+            heappush(self._ranking, (backlog, unit.number))
+            if len(self._ranking) > 8 * len(self.units) + _SPARE:
+                self._rank_all()
 
     def _rank_all(self) -> None:
-        self._ranking = [(unit.backlog, unit.number) for unit in self.units if not unit.gone]
+        for unit in self.units:
+            unit.ranked = unit.backlog
+        self._ranking = [(unit.ranked, unit.number) for unit in self.units if not unit.gone]
         heapify(self._ranking)
 
     def best(self) -> Unit | None:
         """Return the unit with the smallest backlog."""
         while self._ranking:
-            backlog, number = self._ranking[0]
+            ranked, number = self._ranking[0]
             unit = self.units[number]
-            if not unit.gone and unit.backlog == backlog:
+            if unit.gone or unit.ranked != ranked:
+                heappop(self._ranking)
+            elif unit.backlog > ranked:
+                unit.ranked = unit.backlog
+                heapreplace(self._ranking, (unit.ranked, number))
+            else:
                 return unit
-            heappop(self._ranking)
         return None
 
     def idle(self) -> Unit | None:
@@ -221,7 +234,7 @@ class Pool:
             heappop(self._ranking)
             chosen[unit.number] = unit
         for unit in chosen.values():
-            self.rank(unit)
+            heappush(self._ranking, (unit.ranked, unit.number))
         return tuple(sorted(chosen))
 
     # ---- units that idle because their next shard waits ----------------------------------

@@ -88,9 +88,13 @@ class Program:
     def line(self) -> str:
         """Wait for the next line of its output."""
         assert self._process.stdout is not None and self._process.stderr is not None
-        line = self._process.stdout.readline()
-        assert line, f"the program says no more:\n{self._process.stderr.read()}"
-        return line.rstrip("\n")
+        line = b""
+        # Byte by byte: what a buffer read ahead would be lost to `end`, which reads the pipe itself.
+        while not line.endswith(b"\n"):
+            byte = os.read(self._process.stdout.fileno(), 1)
+            assert byte, f"the program says no more:\n{self._process.stderr.read()}"
+            line += byte
+        return line.decode().rstrip("\n")
 
     def say(self, line: str) -> None:
         """Give it a line of input."""

@@ -1,0 +1,720 @@
+"""What the scheduler promises, one promise at a time."""
+
+from __future__ import annotations
+
+import pytest
+from scheduler_model import Model
+
+from device_runtime.launch import ShardId
+from scheduler import events
+from scheduler.events import Action, Kill, Placed, Send, Settle
+from scheduler.state import MAX_UNITS_LOST, State
+
+SHORT, LONG = 100e-6, 1.0
+
+
+class Bench:
+    """A state machine with one pool, told in few words what happens; the model checks along."""
+
+    def __init__(self, units: int = 2, depth: int = 1) -> None:
+        self.state = State()
+        self.model = Model(self.state)
+        self.launches = 0
+        self.now = 0.0
+        self.actions: list[Action] = []  # of the last event
+        self._tell(events.PoolOpened(0, units, depth))
+
+    def submit(self, *units: int, auto: int = 0, needs: tuple[int, ...] = (), **options: object) -> int:
+        self.launches += 1
+        asked = None if auto else units
+        self._tell(
+            events.Submit(self.launches, 0, asked, auto or len(units), depends=needs, **options)  # type: ignore[arg-type]
+        )
+        return self.launches
+
+    def begin(self, unit: int) -> None:
+        self._tell(events.ShardBegun(0, unit, self.held(unit)[0], self.now))
+
+    def end(self, unit: int, ok: bool = True, seconds: float = LONG) -> None:
+        self._tell(events.ShardEnded(0, unit, self.held(unit)[0], ok, seconds))
+
+    def lose(self, unit: int, begun: bool = True) -> None:
+        self._tell(events.UnitLost(0, unit, self.held(unit)[0] if begun else None, self.now))
+
+    def ready(self, unit: int) -> None:
+        self._tell(events.UnitReady(0, unit))
+
+    def gone(self, unit: int) -> None:
+        self._tell(events.UnitGone(0, unit))
+
+    def cancel(self, launch: int, kill: bool = False) -> None:
+        self._tell(events.Cancel(launch, kill))
+
+    def tick(self, now: float) -> None:
+        self.now = now
+        self._tell(events.Tick(now))
+
+    def close(self) -> None:
+        self._tell(events.PoolClosed(0))
+
+    def held(self, unit: int) -> list[ShardId]:
+        """What a unit holds, as far as the model saw."""
+        return self.model.pools[0][unit].held
+
+    def runs(self, unit: int) -> list[int]:
+        """The launches whose shards a unit holds."""
+        return [shard.launch for shard in self.held(unit)]
+
+    @property
+    def ends(self) -> list[tuple[int, int, str]]:
+        """The shards that the last event settled: launch, rank, how."""
+        return [(one.launch, one.rank, one.how) for one in self.actions if isinstance(one, Settle)]
+
+    @property
+    def kills(self) -> list[int]:
+        return [one.unit for one in self.actions if isinstance(one, Kill)]
+
+    @property
+    def placed(self) -> dict[int, tuple[int, ...]]:
+        return {one.launch: one.units for one in self.actions if isinstance(one, Placed)}
+
+    def _tell(self, event: events.Event) -> None:
+        self.actions = self.model.step(event)
+
+
+# ---- order -----------------------------------------------------------------------------
+
+
+def test_a_launch_starts_at_once_on_all_its_units() -> None:
+    bench = Bench(units=3)
+
+    launch = bench.submit(0, 2)
+
+    assert bench.actions == [
+        Send(0, 0, ShardId(launch, 0)),
+        Send(0, 2, ShardId(launch, 1)),
+    ]
+
+
+def test_a_unit_runs_its_launches_in_the_order_they_were_made() -> None:
+    bench = Bench(units=1)
+    first, second, third = bench.submit(0), bench.submit(0), bench.submit(0)
+
+    seen = [bench.runs(0)]
+    for _ in range(2):
+        bench.end(0)
+        seen.append(bench.runs(0))
+
+    assert seen == [[first], [second], [third]]
+
+
+def test_a_launch_does_not_wait_behind_launches_on_other_units() -> None:
+    bench = Bench(units=2)
+    bench.submit(0)
+    bench.submit(0)
+
+    launch = bench.submit(1)
+
+    assert bench.runs(1) == [launch]
+
+
+def test_a_higher_priority_goes_first() -> None:
+    bench = Bench(units=1)
+    bench.submit(0)
+    bench.submit(0)
+    urgent = bench.submit(0, priority=1)
+
+    bench.end(0)
+
+    assert bench.runs(0) == [urgent]
+
+
+def test_a_higher_priority_does_not_come_between_the_shards_of_a_launch_that_has_begun() -> None:
+    bench = Bench(units=2)
+    bench.submit(1)
+    begun = bench.submit(0, 1)
+    bench.submit(0, 1, priority=9)
+
+    bench.end(1)
+
+    assert bench.runs(0) == bench.runs(1) == [begun]
+
+
+def test_a_launch_with_priority_goes_behind_what_it_depends_on() -> None:
+    bench = Bench(units=1)
+    bench.submit(0)
+    needed = bench.submit(0, priority=-1)
+    bench.submit(0, priority=5, needs=(needed,))
+
+    bench.end(0)
+
+    assert bench.runs(0) == [needed]
+
+
+# ---- auto ------------------------------------------------------------------------------
+
+
+def test_auto_takes_idle_units_with_the_lowest_numbers() -> None:
+    bench = Bench(units=4)
+    bench.submit(0)
+
+    launch = bench.submit(auto=2)
+
+    assert bench.placed == {launch: (1, 2)}
+    assert bench.runs(1) == bench.runs(2) == [launch]
+
+
+def test_auto_takes_the_rest_from_the_units_with_the_least_to_do() -> None:
+    bench = Bench(units=4)
+    for unit in (0, 0, 1, 2, 2):
+        bench.submit(unit)
+
+    launch = bench.submit(auto=2)
+
+    assert bench.placed == {launch: (1, 3)}
+
+
+def test_auto_waits_for_the_first_unit_that_is_free() -> None:
+    bench = Bench(units=2)
+    bench.submit(0, 1)
+    launch = bench.submit(auto=1)
+
+    assert not bench.placed
+    bench.end(1)
+
+    assert bench.placed == {launch: (1,)}
+
+
+def test_auto_goes_behind_an_earlier_launch_that_named_the_unit() -> None:
+    bench = Bench(units=1)
+    bench.submit(0)
+    earlier, later = bench.submit(0), bench.submit(auto=1)
+
+    bench.end(0)
+    assert bench.runs(0) == [earlier]
+    bench.end(0)
+
+    assert bench.runs(0) == [later]
+
+
+def test_several_auto_launches_that_one_end_sets_free_all_start() -> None:
+    bench = Bench(units=2)
+    needed = bench.submit(0)
+    first = bench.submit(auto=1, needs=(needed,))
+    second = bench.submit(auto=1, needs=(needed,))
+
+    bench.end(0)
+
+    assert bench.placed == {first: (0,), second: (1,)}
+
+
+def test_auto_avoids_units_that_are_down() -> None:
+    bench = Bench(units=3)
+    bench.lose(0, begun=False)
+    for unit in (1, 1, 2):
+        bench.submit(unit)
+
+    bench.submit(auto=2)
+    bench.end(2)
+
+    assert list(bench.placed.values()) == [(1, 2)]
+
+
+def test_auto_of_more_units_than_are_left_ends() -> None:
+    bench = Bench(units=2)
+    bench.gone(1)
+
+    launch = bench.submit(auto=2)
+
+    assert bench.ends == [(launch, 0, "no units"), (launch, 1, "no units")]
+
+
+# ---- dependencies ----------------------------------------------------------------------
+
+
+def test_a_launch_waits_for_what_it_depends_on() -> None:
+    bench = Bench(units=2)
+    needed = bench.submit(0)
+    launch = bench.submit(1, needs=(needed,))
+
+    assert bench.runs(1) == []
+    bench.end(0)
+
+    assert bench.runs(1) == [launch]
+
+
+def test_a_waiting_launch_is_not_overtaken_on_its_unit() -> None:
+    bench = Bench(units=2)
+    needed = bench.submit(0)
+    bench.submit(1, needs=(needed,))
+    bench.submit(1)
+
+    assert bench.runs(1) == []
+
+
+def test_a_higher_priority_may_use_a_unit_whose_next_launch_waits() -> None:
+    bench = Bench(units=2)
+    needed = bench.submit(0)
+    bench.submit(1, needs=(needed,))
+
+    urgent = bench.submit(auto=1, priority=1)
+
+    assert bench.runs(1) == [urgent]
+
+
+def test_a_waiting_auto_launch_claims_no_unit() -> None:
+    bench = Bench(units=2)
+    needed = bench.submit(0)
+    bench.submit(auto=2, needs=(needed,))
+
+    other = bench.submit(1)
+
+    assert bench.runs(1) == [other]
+
+
+def test_a_launch_that_names_its_units_may_depend_on_an_auto_launch_that_waits() -> None:
+    bench = Bench(units=1)
+    first = bench.submit(0)
+    second = bench.submit(auto=1, needs=(first,))
+    third = bench.submit(0, needs=(second,))
+
+    bench.end(0)
+    assert bench.runs(0) == [second]
+    bench.end(0)
+
+    assert bench.runs(0) == [third]
+
+
+def test_a_failure_ends_all_that_depends_on_it() -> None:
+    bench = Bench(units=2)
+    failing = bench.submit(0)
+    second = bench.submit(1, needs=(failing,))
+    third = bench.submit(auto=1, needs=(second,))
+    other = bench.submit(1)
+
+    bench.end(0, ok=False)
+
+    assert bench.ends == [(failing, 0, "ended"), (second, 0, "dependency"), (third, 0, "dependency")]
+    assert {one.cause for one in bench.actions if isinstance(one, Settle) and one.how == "dependency"} == {failing}
+    assert bench.runs(1) == [other]
+
+
+def test_dependants_end_only_when_all_shards_of_a_failed_launch_have_ended() -> None:
+    bench = Bench(units=3)
+    failing = bench.submit(0, 1)
+    bench.submit(2, needs=(failing,))
+
+    bench.end(0, ok=False)
+
+    assert bench.ends == [(failing, 0, "ended")]
+
+
+# ---- feeding ahead ---------------------------------------------------------------------
+
+
+def test_a_unit_is_fed_ahead_with_short_kernels() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+
+    launches = [bench.submit(0) for _ in range(6)]
+
+    assert bench.runs(0) == launches[:4]
+
+
+def test_a_unit_is_not_fed_ahead_with_more_than_half_a_millisecond() -> None:
+    bench = Bench(units=1, depth=8)
+    bench.submit(0)
+    bench.end(0, seconds=200e-6)
+
+    launches = [bench.submit(0) for _ in range(6)]
+
+    assert bench.runs(0) == launches[:2]
+
+
+@pytest.mark.parametrize("seconds", [None, 251e-6, LONG])
+def test_a_unit_is_not_fed_ahead_with_kernels_that_are_long_or_unknown(seconds: float | None) -> None:
+    bench = Bench(units=1, depth=4)
+    if seconds is not None:
+        bench.submit(0)
+        bench.end(0, seconds=seconds)
+
+    launch = bench.submit(0)
+    bench.submit(0)
+
+    assert bench.runs(0) == [launch]
+
+
+def test_a_short_kernel_does_not_wait_on_a_unit_behind_a_long_one() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0, kernel=1)
+    bench.end(0, seconds=SHORT)
+
+    long = bench.submit(0, kernel=2)
+    bench.submit(0, kernel=1)
+
+    assert bench.runs(0) == [long]
+
+
+def test_one_long_run_stops_feeding_ahead() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+    bench.submit(0)
+    bench.end(0, seconds=LONG)
+
+    launch = bench.submit(0)
+    bench.submit(0)
+
+    assert bench.runs(0) == [launch]
+
+
+# ---- lost units ------------------------------------------------------------------------
+
+
+def test_a_shard_that_had_begun_dies_with_its_unit() -> None:
+    bench = Bench(units=2)
+    launch = bench.submit(0, 1)
+
+    bench.lose(0)
+
+    assert bench.ends == [(launch, 0, "died")]
+    assert bench.runs(1) == [launch]
+
+
+def test_a_shard_that_had_not_begun_is_sent_again() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0)
+
+    bench.lose(0, begun=False)
+    bench.ready(0)
+
+    assert bench.held(0) == [ShardId(launch, 0, attempt=1)]
+
+
+def test_retries_are_counted_for_each_shard() -> None:
+    bench = Bench(units=2)
+    launch = bench.submit(0, 1, retries=1)
+
+    for unit in (0, 1):
+        bench.lose(unit)
+        assert not bench.ends
+        bench.ready(unit)
+    assert bench.held(0) + bench.held(1) == [ShardId(launch, 0, 1), ShardId(launch, 1, 1)]
+    bench.lose(0)
+
+    assert bench.ends == [(launch, 0, "died")]
+
+
+def test_a_launch_that_has_ended_many_units_is_not_tried_again() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0, retries=99)
+
+    for _ in range(MAX_UNITS_LOST - 1):
+        bench.lose(0)
+        bench.ready(0)
+    bench.lose(0)
+
+    assert bench.ends == [(launch, 0, "poisoned")]
+
+
+def test_what_was_fed_ahead_behind_a_crash_is_sent_again_in_order() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+    crashing, second, third = (bench.submit(0) for _ in range(3))
+
+    bench.lose(0)
+    assert bench.ends == [(crashing, 0, "died")]
+    bench.ready(0)
+
+    assert bench.held(0) == [ShardId(second, 0, 1), ShardId(third, 0, 1)]
+
+
+def test_what_comes_back_to_a_unit_goes_before_a_later_launch_of_higher_priority() -> None:
+    bench = Bench(units=2)
+    gang = bench.submit(0, 1)
+    bench.submit(0, 1, priority=9)
+
+    bench.lose(1, begun=False)
+    bench.ready(1)
+
+    assert bench.runs(0) == bench.runs(1) == [gang]
+
+
+def test_the_outcome_of_an_earlier_attempt_is_dropped_and_counted() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0)
+    bench.lose(0, begun=False)
+    bench.ready(0)
+
+    bench._tell(events.ShardEnded(0, 0, ShardId(launch, 0, attempt=0), True, LONG))
+
+    assert not bench.actions
+    assert bench.state.stale == 1
+    assert bench.state.outstanding(launch) == 1
+
+
+def test_a_unit_that_dies_again_and_again_while_idle_is_given_up() -> None:
+    bench = Bench(units=1)
+    for _ in range(4):
+        bench.lose(0, begun=False)
+        bench.ready(0)
+        bench.now += 1
+    launch = bench.submit(0)
+
+    bench.lose(0, begun=False)
+    bench.ready(0)
+
+    assert bench.state.pending == 0
+    later = bench.submit(0)
+    assert bench.ends == [(later, 0, "no units")]
+    assert launch < later
+
+
+def test_a_unit_that_dies_now_and_then_is_not_given_up() -> None:
+    bench = Bench(units=1)
+    for _ in range(9):
+        bench.lose(0, begun=False)
+        bench.ready(0)
+        bench.now += 3
+
+    launch = bench.submit(0)
+
+    assert bench.runs(0) == [launch]
+
+
+def test_units_that_we_end_ourselves_are_not_given_up() -> None:
+    bench = Bench(units=1)
+    for _ in range(9):
+        launch = bench.submit(0)
+        bench.cancel(launch, kill=True)
+        bench.lose(0, begun=False)
+        assert bench.ends == [(launch, 0, "cancelled")]
+        bench.ready(0)
+
+    launch = bench.submit(0)
+
+    assert bench.runs(0) == [launch]
+
+
+def test_a_unit_that_is_gone_takes_along_what_only_it_could_run() -> None:
+    bench = Bench(units=2)
+    running = bench.submit(0, 1)
+    queued, auto = bench.submit(0, 1), bench.submit(auto=2)
+
+    bench.gone(1)
+
+    assert sorted(bench.ends) == [
+        (running, 1, "no units"),
+        (queued, 1, "no units"),
+        (auto, 0, "no units"),
+        (auto, 1, "no units"),
+    ]
+
+
+# ---- timeouts and cancelling -----------------------------------------------------------
+
+
+def test_a_timeout_counts_from_the_begin() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0, timeout=2.0)
+    assert bench.state.next_deadline() is None
+    bench.now = 10.0
+    bench.begin(0)
+    assert bench.state.next_deadline() == 12.0
+
+    bench.tick(11.9)
+    assert not bench.kills
+    bench.tick(12.0)
+    assert bench.kills == [0]
+    bench.lose(0)
+
+    assert bench.ends == [(launch, 0, "timeout")]
+    assert bench.state.next_deadline() is None
+
+
+def test_an_outcome_that_comes_before_the_kill_counts() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0, timeout=2.0)
+    bench.begin(0)
+    bench.tick(2.0)
+
+    bench.end(0)
+
+    assert bench.ends == [(launch, 0, "ended")]
+
+
+def test_a_shard_that_timed_out_is_not_retried() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0, timeout=2.0, retries=3)
+    bench.begin(0)
+    bench.tick(2.0)
+    bench.lose(0)
+
+    assert bench.ends == [(launch, 0, "timeout")]
+
+
+def test_a_queued_launch_can_be_cancelled() -> None:
+    bench = Bench(units=2)
+    bench.submit(0, 1)
+    launch, next_one = bench.submit(0, 1), bench.submit(0)
+    assert bench.state.can_cancel(launch)
+
+    bench.cancel(launch)
+    assert bench.ends == [(launch, 0, "cancelled"), (launch, 1, "cancelled")]
+    bench.end(0)
+
+    assert bench.runs(0) == [next_one]
+
+
+def test_a_launch_that_has_begun_is_not_cancelled_without_kill() -> None:
+    bench = Bench(units=2)
+    bench.submit(1)
+    launch = bench.submit(0, 1)
+    assert not bench.state.can_cancel(launch)
+
+    bench.cancel(launch)
+
+    assert not bench.actions
+
+
+def test_cancelling_with_kill_ends_what_runs_and_what_is_queued() -> None:
+    bench = Bench(units=2)
+    bench.submit(1)
+    launch = bench.submit(0, 1, retries=5)
+
+    bench.cancel(launch, kill=True)
+    assert bench.ends == [(launch, 1, "cancelled")]
+    assert bench.kills == [0]
+    bench.lose(0)
+
+    assert bench.ends == [(launch, 0, "cancelled")]
+
+
+def test_cancelling_with_kill_spares_the_shard_that_runs_before() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+    first, second = bench.submit(0), bench.submit(0)
+    assert bench.runs(0) == [first, second]
+
+    bench.cancel(second, kill=True)
+    assert not bench.kills
+    bench.end(0, seconds=SHORT)
+
+    assert bench.kills == [0]
+
+
+def test_a_cancelled_shard_does_not_come_back_when_another_loses_the_unit() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+    first, second = bench.submit(0), bench.submit(0)
+    bench.cancel(second, kill=True)
+
+    bench.lose(0)
+
+    assert bench.ends == [(first, 0, "died"), (second, 0, "cancelled")]
+
+
+def test_cancelling_ends_those_that_depend_on_it() -> None:
+    bench = Bench(units=1)
+    bench.submit(0)
+    launch = bench.submit(0)
+    dependant = bench.submit(0, needs=(launch,))
+
+    bench.cancel(launch)
+
+    assert bench.ends == [(launch, 0, "cancelled"), (dependant, 0, "dependency")]
+
+
+# ---- the rest --------------------------------------------------------------------------
+
+
+def test_closing_ends_all_that_has_not_ended() -> None:
+    bench = Bench(units=1)
+    running, queued = bench.submit(0), bench.submit(0)
+
+    bench.close()
+    assert sorted(bench.ends) == [(running, 0, "closed"), (queued, 0, "closed")]
+    later = bench.submit(0)
+
+    assert bench.ends == [(later, 0, "closed")]
+    bench.model.check_empty()
+
+
+def test_questions_are_answered() -> None:
+    bench = Bench(units=3)
+    bench.submit(2)
+    launch = bench.submit(0, 1, 2)
+    assert (bench.state.running(launch), bench.state.outstanding(launch)) == (2, 3)
+
+    bench.end(0)
+
+    assert (bench.state.running(launch), bench.state.outstanding(launch)) == (1, 2)
+    assert bench.state.pending == 2
+
+
+def test_two_pools_do_not_disturb_each_other() -> None:
+    bench = Bench(units=1)
+    bench._tell(events.PoolOpened(1, 1))
+    bench.submit(0)
+
+    bench._tell(events.Submit(7, 1, (0,), 1))
+
+    assert bench.actions == [Send(1, 0, ShardId(7, 0))]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        events.Submit(9, 0, (), 0),
+        events.Submit(9, 0, None, 0),
+        events.Submit(9, 0, (2,), 1),
+        events.Submit(9, 0, (-1,), 1),
+        events.Submit(9, 0, (0, 0), 2),
+        events.Submit(9, 0, (1, 0), 2),
+        events.Submit(9, 0, (0,), 2),
+        events.Submit(1, 0, (0,), 1),
+        events.Submit(9, 0, (0,), 1, depends=(9,)),
+    ],
+)
+def test_a_launch_that_cannot_be_meant_is_refused_and_changes_nothing(asked: events.Submit) -> None:
+    state = State()
+    state.step(events.PoolOpened(0, 2))
+    state.step(events.Submit(1, 0, (0,), 1))
+
+    with pytest.raises(ValueError, match=f"launch {asked.launch}"):
+        state.step(asked)
+
+    assert state.pending == 1
+
+
+def test_cancelled_launches_leave_nothing_behind_a_long_one() -> None:
+    state = State()
+    state.step(events.PoolOpened(0, 1))
+    state.step(events.Submit(0, 0, (0,), 1, timeout=1e9))
+    state.step(events.ShardBegun(0, 0, ShardId(0, 0), 0.0))
+
+    for number in range(1, 3000):
+        state.step(events.Submit(number, 0, (0,) if number % 2 else None, 1, depends=(0,) if number % 3 else ()))
+        state.step(events.Cancel(number))
+
+    pool = state._pools[0]
+    assert state.pending == 1
+    assert len(pool.units[0].queue) < 200
+    assert len(pool._autos) < 200
+    assert len(pool._ranking) < 200
+    assert not state._launches[0].dependants
+
+
+def test_deadlines_of_shards_that_have_ended_are_forgotten() -> None:
+    state = State()
+    state.step(events.PoolOpened(0, 1))
+    for number in range(3000):
+        state.step(events.Submit(number, 0, (0,), 1, timeout=1e9))
+        state.step(events.ShardBegun(0, 0, ShardId(number, 0), 0.0))
+        state.step(events.ShardEnded(0, 0, ShardId(number, 0), True, LONG))
+
+    assert len(state._deadlines) < 200
