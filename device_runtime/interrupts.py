@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 _main = threading.main_thread().ident
 _depth = 0  # shields that the main thread is inside of; no other thread touches it
@@ -19,7 +23,7 @@ _pending = False
 
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
     global _pending
-    if _depth or (frame is not None and frame.f_code is _closing):
+    if _depth or (frame is not None and frame.f_code in _closing):
         _pending = True
     else:
         signal.default_int_handler(signum, frame)
@@ -62,10 +66,13 @@ class Window:
 
     __slots__ = ("_saved",)
 
+    def __init__(self) -> None:
+        self._saved = _depth
+
     def __enter__(self) -> None:
         global _depth
         if threading.get_ident() == _main:
-            self._saved, _depth = _depth, 0
+            _depth = 0
             try:
                 _strike()
             except KeyboardInterrupt:
@@ -79,9 +86,19 @@ class Window:
         if threading.get_ident() == _main:
             _depth = self._saved
 
+    def close(self) -> None:
+        """Close the window, whether it was opened or not."""
+        self.__exit__(None, None, None)
 
-# A window on its way to be closed: what strikes there would leave it open.
-_closing = Window.__exit__.__code__
+
+def closes_window(function: T) -> T:
+    """Mark what closes a window and must not be torn away from it by an interrupt."""
+    _closing.add(function.__code__)
+    return function
+
+
+# Code on its way to close a window: what strikes there would leave it open.
+_closing = {Window.__exit__.__code__, Window.close.__code__}
 
 
 class Guard(Shield):

@@ -2,35 +2,27 @@
 
 A pure state machine: `step(event)` returns the actions that follow. It has no
 threads, no clock and no I/O, so that a simulator can drive it through millions
-of histories.
-
-Every launch has a place in the order (see `order`). A unit always takes the
-first among the shards it may run, and holds them in the order sent. As the
-order is the same on all units, kernels that talk to each other cannot deadlock
-on where they were placed. An event costs the logarithm of what is queued at
-most, for each shard it touches.
+of histories. `placing` says in which order shards are sent to units; here is
+how shards end, and what follows from it. An event costs the logarithm of what
+is queued at most, for each shard it touches.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import Any
 
 from device_runtime.launch import ShardId
 from scheduler import events
-from scheduler.events import Action, Event, Kill, Placed, Send, Settle
-from scheduler.order import Order
+from scheduler.deadlines import Deadlines
+from scheduler.events import Action, Event, Settle
+from scheduler.placing import Placing
 from scheduler.units import Key, Launch, Pool, Unit
 
 MAX_UNITS_LOST = 3  # units that one launch may lose before it is not tried again
-SHORT = 250e-6  # seconds; only shorter kernels are sent ahead
-AHEAD = 500e-6  # seconds of work that a unit holds at most, if more than one shard
-_ESTIMATES_KEPT = 4096  # kernels
 _CRASHES, _CRASH_SPAN = 5, 10.0  # a unit that dies so often, within so many seconds, idle, is given up
-_SPARE_DEADLINES = 64
 
 
 class State:
@@ -38,16 +30,12 @@ class State:
 
     def __init__(self) -> None:
         self.stale = 0  # reports of shards that were not, or no longer, under way
-        self._pools: dict[int, Pool] = {}
+        self._placing = Placing()
+        self._pools = self._placing.pools
         self._launches: dict[int, Launch] = {}
-        self._order = Order()
-        self._estimates: OrderedDict[int, float] = OrderedDict()  # seconds, by kernel
-        self._deadlines: list[tuple[float, ShardId, int, int]] = []  # a heap; pool and unit
-        self._deadlines_kept = _SPARE_DEADLINES
+        self._deadlines = Deadlines()
         self._actions: list[Action] = []
         self._finished: deque[Launch] = deque()
-        self._dirty: deque[Unit] = deque()  # units that may take a shard
-        self._eager: dict[int, None] = {}  # pools with new auto launches
 
     # ---- questions ---------------------------------------------------------------
 
@@ -73,12 +61,7 @@ class State:
 
     def next_deadline(self) -> float | None:
         """Return when a `Tick` is due."""
-        while self._deadlines:
-            due, shard, pool, unit = self._deadlines[0]
-            if self._is_flying(pool, unit, shard):
-                return due
-            heappop(self._deadlines)
-        return None
+        return self._deadlines.first()
 
     # ---- events ------------------------------------------------------------------
 
@@ -88,9 +71,11 @@ class State:
         Raises ValueError for a launch that is known already, has no shards,
         names units that the pool does not have, or depends on a later one.
         """
-        self._actions = []
+        self._actions = self._placing.actions = []
         _HANDLERS[type(event)](self, event)
-        self._follow()
+        while self._finished:
+            self._finish(self._finished.popleft())
+        self._placing.fill()
         return self._actions
 
     def _open(self, event: events.PoolOpened) -> None:
@@ -104,6 +89,7 @@ class State:
             for shard in unit.flight:
                 launch = self._launches[shard.launch]
                 launch.flying -= 1
+                self._deadlines.drop(shard)
                 self._settle(launch, shard.rank, "closed")
         for launch in [one for one in self._launches.values() if one.pool == event.pool]:
             self._settle_rest(launch, "closed")
@@ -125,37 +111,34 @@ class State:
         if launch.units is not None:
             if launch.waits:
                 self._place_needed(launch)
-            self._order.enter(launch, self._bound(launch))
-            self._queue(launch, pool)
-        elif not launch.waits:
-            self._queue_auto(launch, pool)
+            for rank in self._placing.queue(launch, self._bound(launch)):
+                self._settle(launch, rank, "no units")
+        elif not launch.waits and not self._placing.queue_auto(launch):
+            self._settle_rest(launch, "no units")
 
     def _begun(self, event: events.ShardBegun) -> None:
         launch = self._launches.get(event.shard.launch)
-        if launch is None or not self._is_flying(event.pool, event.unit, event.shard):
+        if launch is None or not self._placing.holds(event.pool, event.unit, event.shard):
             self.stale += 1
         elif launch.timeout is not None:
-            heappush(self._deadlines, (event.now + launch.timeout, event.shard, event.pool, event.unit))
-            if len(self._deadlines) > self._deadlines_kept:
-                self._deadlines = [one for one in self._deadlines if self._is_flying(one[2], one[3], one[1])]
-                heapify(self._deadlines)
-                self._deadlines_kept = 2 * len(self._deadlines) + _SPARE_DEADLINES
+            self._deadlines.set(event.shard, event.now + launch.timeout)
 
     def _ended(self, event: events.ShardEnded) -> None:
-        if not self._is_flying(event.pool, event.unit, event.shard):
+        if not self._placing.holds(event.pool, event.unit, event.shard):
             self.stale += 1
             return
         unit = self._pools[event.pool].units[event.unit]
         launch = self._launches[event.shard.launch]
         unit.crashes.clear()
         self._land(unit, event.shard, launch)
-        self._learn(launch.kernel, event.seconds)
+        if event.seconds:  # else it never ran
+            self._placing.pace.learn(launch.kernel, event.seconds)
         self._settle(launch, event.shard.rank, "ended", event.ok)
         if unit.flight:
             first = next(iter(unit.flight))
             doomed = self._launches[first.launch].doomed
             if doomed and first.rank in doomed:
-                self._kill(unit)
+                self._placing.kill(unit)
 
     def _lost(self, event: events.UnitLost) -> None:
         pool = self._pools.get(event.pool)
@@ -188,7 +171,7 @@ class State:
         if crashed:
             unit.crashes.append(event.now)
             if len(unit.crashes) == _CRASHES and event.now - unit.crashes.popleft() <= _CRASH_SPAN:
-                self._give_up(pool, unit)
+                self._give_up(unit)
 
     def _ready(self, event: events.UnitReady) -> None:
         pool = self._pools.get(event.pool)
@@ -196,7 +179,7 @@ class State:
             unit = pool.units[event.unit]
             unit.up = True
             pool.rank(unit)
-            self._touch(unit)
+            self._placing.touch(unit)
 
     def _gone(self, event: events.UnitGone) -> None:
         pool = self._pools.get(event.pool)
@@ -206,7 +189,7 @@ class State:
                 launch = self._launches[shard.launch]
                 self._land(unit, shard, launch)
                 self._settle(launch, shard.rank, (launch.doomed or {}).get(shard.rank, "no units"))
-            self._give_up(pool, unit)
+            self._give_up(unit)
 
     def _cancel(self, event: events.Cancel) -> None:
         launch = self._launches.get(event.launch)
@@ -220,20 +203,20 @@ class State:
                 if shard in unit.flight:
                     launch.doom(rank, "cancelled")
                     if next(iter(unit.flight)) == shard:
-                        self._kill(unit)
+                        self._placing.kill(unit)
                 elif not launch.has_settled(rank):
                     self._settle_queued(launch, rank, "cancelled")
         else:
             self._settle_rest(launch, "cancelled")
 
     def _tick(self, event: events.Tick) -> None:
-        while self._deadlines and self._deadlines[0][0] <= event.now:
-            _, shard, pool, unit = heappop(self._deadlines)
-            if self._is_flying(pool, unit, shard):
-                self._launches[shard.launch].doom(shard.rank, "timeout")
-                self._kill(self._pools[pool].units[unit])
+        for shard in self._deadlines.take(event.now):
+            launch = self._launches[shard.launch]
+            launch.doom(shard.rank, "timeout")
+            assert launch.units is not None
+            self._placing.kill(self._pools[launch.pool].units[launch.units[shard.rank]])
 
-    # ---- queues ------------------------------------------------------------------
+    # ---- dependencies ------------------------------------------------------------------
 
     def _needed(self, launch: Launch) -> list[Launch]:
         """Return the unfinished launches that a launch depends on."""
@@ -244,27 +227,6 @@ class State:
     def _bound(self, launch: Launch) -> Key:
         """Return the largest key among the launches that a launch depends on."""
         return max((needed.key for needed in self._needed(launch)), default=()) if launch.waits else ()
-
-    def _queue(self, launch: Launch, pool: Pool) -> None:
-        """Put the shards of a launch whose units are known in their queues."""
-        assert launch.units is not None
-        for rank, number in enumerate(launch.units):
-            unit = pool.units[number]
-            if unit.gone:
-                launch.unsent -= 1
-                self._settle(launch, rank, "no units")
-            else:
-                unit.push(launch, rank)
-                self._touch(unit)
-
-    def _queue_auto(self, launch: Launch, pool: Pool) -> None:
-        """Let a launch wait for the first unit that can take it."""
-        if launch.count > pool.left:
-            self._settle_rest(launch, "no units")
-            return
-        self._order.enter(launch, ())
-        pool.push(launch)
-        self._eager[launch.pool] = None
 
     def _place_needed(self, launch: Launch) -> None:
         """Place the auto launches that a launch depends on and that wait themselves, now.
@@ -282,104 +244,21 @@ class State:
             path.pop()
             if last is launch or last.key or not last.left:
                 continue
-            pool = self._pools[last.pool]
-            if last.count > pool.left:
+            if not self._placing.queue_now(last, self._bound(last)):
                 self._settle_rest(last, "no units")
-            else:
-                self._order.enter(last, self._bound(last))
-                self._place(pool, last)
 
-    def _place(self, pool: Pool, launch: Launch, first: Unit | None = None) -> None:
-        """Choose the units of an auto launch, and queue it there."""
-        launch.units = pool.choose(launch.count, first)
-        self._actions.append(Placed(launch.number, launch.units))
-        self._queue(launch, pool)
-
-    def _draw(self, pool: Pool) -> None:
-        """Place the first auto launch, if a unit that does nothing can take it."""
-        auto, unit = pool.head(), pool.idle() or pool.last_stalled()
-        if auto is not None and unit is not None and not (unit.stalled and unit.stalled < auto.key):
-            self._place(pool, auto, unit)
-            pool.drop()
-            self._eager[auto.pool] = None  # there may be more
-
-    # ---- units -------------------------------------------------------------------
-
-    def _fill(self, pool: Pool, unit: Unit) -> None:
-        """Send a unit what it may take now."""
-        pool.unstall(unit)
-        while unit.up:
-            head, auto = unit.head(), pool.head()
-            if auto is not None and (head is None or auto.key < head[0]):
-                if not self._has_room(pool, unit, auto):
-                    return
-                self._place(pool, auto, pool.idle() or unit)
-                pool.drop()
-                continue
-            if head is None:
-                return
-            key, rank, launch = head
-            if launch.waits:
-                if not unit.flight:
-                    pool.stall(unit, key)
-                return
-            if not self._has_room(pool, unit, launch):
-                return
-            unit.take()
-            self._send(unit, launch, rank)
-
-    def _has_room(self, pool: Pool, unit: Unit, launch: Launch) -> bool:
-        if not unit.flight:
-            return True
-        estimate = self._estimates.get(launch.kernel)
-        return (
-            len(unit.flight) < pool.depth
-            and not unit.long
-            and estimate is not None
-            and estimate <= SHORT
-            and unit.load + estimate <= AHEAD
-        )
-
-    def _send(self, unit: Unit, launch: Launch, rank: int) -> None:
-        shard = launch.shard(rank)
-        estimate = self._estimates.get(launch.kernel)
-        if estimate is None or estimate > SHORT:
-            unit.long += 1
-            estimate = None
-        else:
-            unit.load += estimate
-        unit.flight[shard] = estimate
-        launch.flying += 1
-        if not shard.attempt:
-            launch.begun = True
-            launch.unsent -= 1
-            if launch.count > 1:
-                self._order.mark(launch)
-        self._actions.append(Send(unit.pool, unit.number, shard))
+    # ---- ends --------------------------------------------------------------------
 
     def _land(self, unit: Unit, shard: ShardId, launch: Launch) -> None:
-        """Take a shard from its unit, however it ended."""
-        estimate = unit.flight.pop(shard)
-        if estimate is None:
-            unit.long -= 1
-        else:
-            unit.load -= estimate
-        if not unit.flight:
-            unit.load = 0.0  # rounding must not add up
-        launch.flying -= 1
-        self._pools[unit.pool].rank(unit)
-        self._touch(unit)
+        self._deadlines.drop(shard)
+        self._placing.land(unit, shard, launch)
 
-    def _kill(self, unit: Unit) -> None:
-        if not unit.killed:
-            unit.killed = True
-            self._actions.append(Kill(unit.pool, unit.number))
-
-    def _give_up(self, pool: Pool, unit: Unit) -> None:
+    def _give_up(self, unit: Unit) -> None:
         """Use a unit no more; end what only it could run."""
-        for _, rank, launch in pool.give_up(unit):
+        queued, too_large = self._placing.give_up(unit)
+        for _, rank, launch in queued:
             self._settle_queued(launch, rank, "no units")
-        for launch in pool.too_large():
+        for launch in too_large:
             self._settle_rest(launch, "no units")
 
     def _may_retry(self, launch: Launch, rank: int) -> bool:
@@ -387,27 +266,6 @@ class State:
         launch.deaths = launch.deaths or {}
         launch.deaths[rank] = launch.deaths.get(rank, 0) + 1
         return launch.deaths[rank] <= launch.retries
-
-    def _is_flying(self, pool: int, unit: int, shard: ShardId) -> bool:
-        found = self._pools.get(pool)
-        return found is not None and shard in found.units[unit].flight
-
-    def _learn(self, kernel: int, seconds: float) -> None:
-        known = self._estimates.get(kernel)
-        if known is None or seconds >= known:
-            # One long run counts at once: what was sent ahead would wait behind the next.
-            self._estimates[kernel] = seconds
-        else:
-            self._estimates[kernel] = known + (seconds - known) / 8
-        if len(self._estimates) > _ESTIMATES_KEPT:
-            self._estimates.popitem(last=False)
-
-    def _touch(self, unit: Unit) -> None:
-        if not unit.dirty:
-            unit.dirty = True
-            self._dirty.append(unit)
-
-    # ---- ends --------------------------------------------------------------------
 
     def _settle(self, launch: Launch, rank: int, how: str, ok: bool = False) -> None:
         launch.settled |= 1 << rank
@@ -418,47 +276,20 @@ class State:
             self._finished.append(launch)
 
     def _settle_queued(self, launch: Launch, rank: int, how: str) -> None:
-        """End a shard that is on no unit; its entry in a queue is dropped when it comes to the front."""
-        if not (launch.attempts and rank in launch.attempts):
-            launch.unsent -= 1
-            self._order.mark(launch)
-        pool = self._pools.get(launch.pool)
-        if pool is not None and launch.key and launch.units is not None:
-            unit = pool.units[launch.units[rank]]
-            if not unit.gone:
-                unit.drop()
-                pool.rank(unit)
-                self._touch(unit)
+        """End a shard that is on no unit."""
+        self._placing.drop(launch, rank)
         self._settle(launch, rank, how)
 
     def _settle_rest(self, launch: Launch, how: str) -> None:
         """End all shards that have not ended; none of them is on a unit."""
-        pool = self._pools.get(launch.pool)
-        if pool is not None and launch.key and launch.units is None and launch.left:
-            pool.drop()
+        self._placing.drop_auto(launch)
         for rank in range(launch.count):
             if not launch.has_settled(rank):
                 self._settle_queued(launch, rank, how)
 
-    def _follow(self) -> None:
-        """Let what follows from ends and free units follow, until nothing does."""
-        while self._finished or self._dirty or self._eager:
-            if self._finished:
-                self._finish(self._finished.popleft())
-            elif self._dirty:
-                unit = self._dirty.popleft()
-                unit.dirty = False
-                pool = self._pools.get(unit.pool)
-                if pool is not None:
-                    self._fill(pool, unit)
-            else:
-                pool = self._pools.get(self._eager.popitem()[0])
-                if pool is not None:
-                    self._draw(pool)
-
     def _finish(self, launch: Launch) -> None:
         del self._launches[launch.number]
-        self._order.leave(launch)
+        self._placing.forget(launch)
         for needed in self._needed(launch):
             if needed.dependants:
                 needed.dependants.pop(launch.number, None)
@@ -470,12 +301,11 @@ class State:
                 dependant.cause = launch.number if launch.cause < 0 else launch.cause
                 self._settle_rest(dependant, "dependency")
             elif not dependant.waits:
-                pool = self._pools[dependant.pool]
-                if dependant.units is None:
-                    self._queue_auto(dependant, pool)
-                else:
+                if dependant.units is not None:
                     for number in dependant.units:
-                        self._touch(pool.units[number])
+                        self._placing.touch(self._pools[dependant.pool].units[number])
+                elif not self._placing.queue_auto(dependant):
+                    self._settle_rest(dependant, "no units")
 
 
 def _check(asked: events.Submit, pool: Pool | None) -> None:
@@ -485,7 +315,7 @@ def _check(asked: events.Submit, pool: Pool | None) -> None:
     if needs:
         right = right and len(set(needs)) == len(needs) and max(needs) < asked.launch
     if right and units is not None and pool is not None:
-        right = len(units) == asked.count and 0 <= units[0] and units[-1] < len(pool.units)
+        right = len(units) == asked.count and units[0] >= 0 and units[-1] < len(pool.units)
         right = right and (len(units) == 1 or all(a < b for a, b in pairwise(units)))
     if not right:
         raise ValueError(f"launch {asked.launch} cannot be queued: {asked}")

@@ -73,6 +73,10 @@ class Launch:
         """Name the present attempt at a shard."""
         return ShardId(self.number, rank, self.attempts.get(rank, 0) if self.attempts else 0)
 
+    def was_sent(self, rank: int) -> bool:
+        """Tell whether a shard that is queued was on a unit before."""
+        return self.attempts is not None and rank in self.attempts
+
     def has_settled(self, rank: int) -> bool:
         """Tell whether a shard's end is final."""
         return bool(self.settled >> rank & 1)

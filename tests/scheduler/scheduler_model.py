@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from device_runtime.launch import ShardId
 from scheduler import events
 from scheduler.events import Action, Event, Kill, Placed, Send, Settle
-from scheduler.state import AHEAD, MAX_UNITS_LOST, SHORT, State
+from scheduler.pace import AHEAD, SHORT
+from scheduler.state import MAX_UNITS_LOST, State
 
 Key = tuple[int, ...]
 
@@ -89,7 +90,8 @@ class Model:
         self._check_keys()
         settles = [(one.launch, one.rank, one.how) for one in actions if isinstance(one, Settle)]
         assert sorted(settles) == sorted(self._settles), "wrong ends"
-        assert [(one.pool, one.unit) for one in actions if isinstance(one, Kill)] == self._kills, "wrong kills"
+        kills = [(one.pool, one.unit) for one in actions if isinstance(one, Kill)]
+        assert kills == self._kills, "wrong kills"
         for action in actions:
             if isinstance(action, Placed):
                 self._see_placed(action)
@@ -163,7 +165,8 @@ class Model:
             return
         unit = self.pools[event.pool][event.unit]
         launch = self.launches[event.shard.launch]
-        self._learn(launch.asked.kernel, event.seconds)
+        if event.seconds:
+            self._learn(launch.asked.kernel, event.seconds)
         unit.crashes.clear()
         self._land(unit, event.shard)
         self._settle(launch, event.shard.rank, "ended", event.ok)
@@ -306,7 +309,7 @@ class Model:
         self._early.discard(launch.number)
         up = [number for number, unit in enumerate(units) if unit.up]
         down = [number for number in action.units if not units[number].up]
-        assert not down or set(up) <= set(action.units), "placed on a unit that is down, though others were up"
+        assert not down or set(up) <= set(action.units), "placed on a unit that is down without need"
         before = launch.entered if early else self._entries
         claimed = {number for number in up if self._queued(launch.pool, number, before)}
         idle = [number for number in up if number not in claimed and not units[number].held]
@@ -351,13 +354,12 @@ class Model:
         """Return the launches that could have been sent to a unit instead, or that claim it."""
         for launch in self.launches.values():
             if launch.pool == pool and launch.entered >= 0:
-                if launch.units is None:
-                    yield launch
-                elif unit in launch.units and launch.units.index(unit) in launch.fresh:
+                units = launch.units
+                if units is None or (unit in units and units.index(unit) in launch.fresh):
                     yield launch
 
     def _queued(self, pool: int, unit: int, before: int = sys.maxsize) -> int:
-        """Count the shards that wait for a unit, of the launches that entered the queue before the given one."""
+        """Count the shards that wait for a unit, of the first launches that entered the queue."""
         placed = sum(one.units is not None and one.entered < before for one in self._rivals(pool, unit))
         return placed + len(self.pools[pool][unit].resumed)
 
@@ -422,8 +424,15 @@ class Model:
         state = self.state
         assert not self.launches and not self.pools
         assert state.pending == 0 and state.next_deadline() is None
-        order = state._order
-        for left in (state._launches, state._pools, state._deadlines, state._finished, state._dirty):
+        placing, order = state._placing, state._placing._order
+        for left in (state._launches, state._pools, state._finished, state._deadlines._heap):
             assert not left
-        for left in (order._partial, order._frontier, order._levels):
+        for left in (
+            state._deadlines._due,
+            placing._dirty,
+            placing._eager,
+            order._partial,
+            order._frontier,
+            order._levels,
+        ):
             assert not left

@@ -242,7 +242,7 @@ def _submit(world: World, random: Random, pool: int) -> None:
         gang=random.random() < 0.6,
         hangs=random.random() < 0.04,
         ok=random.random() < 0.93,
-        seconds=random.choice((20e-6, 100e-6, 240e-6, 1.0)),
+        seconds=random.choice((0.0, 20e-6, 100e-6, 240e-6, 1.0)),
     )
     world.submit(
         pool,

@@ -7,7 +7,7 @@ import os
 import pytest
 from scheduler_simulator import simulate
 
-HISTORIES = 2000
+HISTORIES = 1500
 CHUNK = 250
 
 
