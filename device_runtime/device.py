@@ -48,7 +48,7 @@ class Device(ABC):
 
     @abstractmethod
     def kill(self, unit: int) -> None:
-        """End what the unit runs, by force; its `Lost` follows."""
+        """End what the unit runs, by force; its `Lost` follows, or its `Ready` if that cannot be done."""
 
     @abstractmethod
     def close(self) -> None:

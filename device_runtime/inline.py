@@ -23,7 +23,8 @@ from device_runtime import codec
 from device_runtime.context import Context, current, enter_thread
 from device_runtime.device import Device
 from device_runtime.errors import PeerEnded, SerializationError
-from device_runtime.launch import Ended, Event, Message, Payload, Work
+from device_runtime.interrupts import Window, closes_window
+from device_runtime.launch import Ended, Event, Message, Payload, Ready, Work
 from device_runtime.output import end_line, write_marked
 from device_runtime.registry import unit_count
 from device_runtime.runner import Runner
@@ -67,7 +68,7 @@ class InlineDevice(Device):
             os.set_blocking(end, False)
         self._meshes = [_InlineMesh(self, core) for core in range(self._units)]
         self._runners = [
-            Runner(core, self._units, mesh, bytes, _enter, lambda *_: None, self._depth)
+            Runner(core, self._units, mesh, bytes, _enter, _begin, self._depth)
             for core, mesh in enumerate(self._meshes)
         ]
         return self._units
@@ -88,7 +89,9 @@ class InlineDevice(Device):
         return events
 
     def kill(self, unit: int) -> None:
-        """Do nothing: what runs here runs in the thread that would have to end it."""
+        """Report the unit as ready: what runs here cannot be ended, and goes on to its end."""
+        self._events.append(Ready(unit))
+        self._ring()
 
     def close(self) -> None:
         for end in self._bell:
@@ -272,13 +275,26 @@ def _mark_streams() -> Callable[[], None]:
     return undo
 
 
-def _enter(context: Context) -> Callable[[], None]:
-    before = enter_thread(context)
+# In each thread: the window through which Ctrl-C reaches the kernel that runs there.
+_kernel = threading.local()
 
+
+def _enter(context: Context) -> Callable[[], None]:
+    before = enter_thread(context), getattr(_kernel, "window", None)
+    window = _kernel.window = Window()
+
+    @closes_window
     def leave() -> None:
-        enter_thread(before)
+        window.close()
+        enter_thread(before[0])
+        _kernel.window = before[1]
 
     return leave
+
+
+def _begin(work: Work, at: float) -> None:
+    """Let Ctrl-C through to the kernel, and not to what runs it."""
+    _kernel.window.__enter__()
 
 
 def open_inline(rest: str) -> InlineDevice:

@@ -251,8 +251,7 @@ class Dispatcher:
         self._run_callbacks()
         for pool in self._pools:
             if pool.device.immediate:
-                with Window():
-                    pool.device.run()
+                pool.device.run()
 
     def handle(self) -> None:
         while self._events:

@@ -72,7 +72,7 @@ class UnitLost(NamedTuple):
 
 
 class UnitReady(NamedTuple):
-    """A lost unit is back."""
+    """A lost unit is back, or one that we wanted killed lives on."""
 
     pool: int
     unit: int

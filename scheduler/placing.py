@@ -146,7 +146,7 @@ class Placing:
 
     def _fill(self, pool: Pool, unit: Unit) -> None:
         pool.unstall(unit)
-        while unit.up:
+        while unit.up and not unit.killed:  # what a unit is sent that is about to die would die with it
             head, auto = unit.head(), pool.head()
             if auto is not None and (head is None or auto.key < head[0]):
                 if not self.pace.has_room(unit, pool.depth, auto.kernel):

@@ -177,7 +177,7 @@ class State:
         pool = self._pools.get(event.pool)
         if pool is not None and not pool.units[event.unit].gone:
             unit = pool.units[event.unit]
-            unit.up = True
+            unit.up, unit.killed = True, False
             pool.rank(unit)
             self._placing.touch(unit)
 

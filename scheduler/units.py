@@ -132,7 +132,7 @@ class Unit:
     @property
     def backlog(self) -> int:
         """How many shards are before a new one; a unit that is down is the last choice."""
-        return self.queued + len(self.flight) + (0 if self.up else _DOWN)
+        return self.queued + len(self.flight) + (0 if self.up and not self.killed else _DOWN)
 
     def push(self, launch: Launch, rank: int) -> None:
         """Queue a shard."""

@@ -14,9 +14,9 @@ from offload import plot_timeline
 
 pytest.importorskip("matplotlib").use("Agg")
 
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_hex  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 
 @kernel(async_=True)

@@ -60,6 +60,11 @@ class UnitModel:
         self.killed = False
         self.crashes: list[float] = []
 
+    @property
+    def able(self) -> bool:
+        """Tell whether it may be sent shards: not if it is dead, or about to be killed."""
+        return self.up and not self.killed
+
 
 class Model:
     """Follow a state machine and check all it does."""
@@ -204,7 +209,8 @@ class Model:
 
     def _UnitReady(self, event: events.UnitReady) -> None:
         if event.pool in self.pools and not self.pools[event.pool][event.unit].gone:
-            self.pools[event.pool][event.unit].up = True
+            unit = self.pools[event.pool][event.unit]
+            unit.up, unit.killed = True, False
 
     def _UnitGone(self, event: events.UnitGone) -> None:
         if event.pool in self.pools and not self.pools[event.pool][event.unit].gone:
@@ -307,8 +313,8 @@ class Model:
         early = launch.number in self._early
         assert early or not launch.needs, "placed before what it depends on has ended"
         self._early.discard(launch.number)
-        up = [number for number, unit in enumerate(units) if unit.up]
-        down = [number for number in action.units if not units[number].up]
+        up = [number for number, unit in enumerate(units) if unit.able]
+        down = [number for number in action.units if not units[number].able]
         assert not down or set(up) <= set(action.units), "placed on a unit that is down without need"
         before = launch.entered if early else self._entries
         claimed = {number for number in up if self._queued(launch.pool, number, before)}
@@ -320,7 +326,7 @@ class Model:
         shard = action.shard
         launch = self.launches[shard.launch]
         unit = self.pools[action.pool][action.unit]
-        assert unit.up and not unit.gone, "sent to a unit that is not there"
+        assert unit.able and not unit.gone, "sent to a unit that is not there"
         assert launch.units is not None and launch.units[shard.rank] == action.unit, "sent to another unit"
         assert action.pool == launch.pool
         assert shard.rank not in launch.settled and shard.rank not in launch.flying, "sent twice"
@@ -367,7 +373,7 @@ class Model:
         """Find units that do nothing although there is something for them."""
         for pool, units in self.pools.items():
             for number, unit in enumerate(units):
-                if unit.up and not unit.held:
+                if unit.able and not unit.held:
                     assert not unit.resumed, "a unit idles, though a shard has come back to it"
                     first = min(self._rivals(pool, number), key=self._key, default=None)
                     assert first is None or first.needs, "a unit idles, though a shard could run on it"
