@@ -88,9 +88,7 @@ class Runner:
                     context.nested.shutdown()
             ended = time.monotonic()
             del function, calls
-            return Outcome(
-                codec.encode(value, self._place, error=ResultNotSerializable), False, None, begun, ended
-            )
+            return Outcome(self._encoded(work, value), False, None, begun, ended)
         except BaseException as error:
             ended = time.monotonic()
             _explain(error)
@@ -119,7 +117,19 @@ class Runner:
         for need in work.dependencies:
             found = [codec.decode(payload) for payload in need.payloads]
             values.append(found[0] if need.bare else found)
-        return codec.decode(work.args, dependencies=values, error=ArgsDecodeError)
+        try:
+            return codec.decode(work.args, dependencies=values, error=ArgsDecodeError)
+        except ArgsDecodeError as error:
+            raise ArgsDecodeError(
+                f"kernel {work.image.name} on core {self.core}: {error}"
+            ) from error.__cause__
+
+    def _encoded(self, work: Work, value: Any) -> Payload:
+        try:
+            return codec.encode(value, self._place, error=ResultNotSerializable)
+        except ResultNotSerializable as error:
+            told = f"the value of kernel {work.image.name} on core {self.core}: {error}"
+            raise ResultNotSerializable(told) from error.__cause__
 
     def _lend_resident(self, work: Work, shared: dict[str, Any]) -> None:
         """Put resident values where the kernel reads them: among its globals."""

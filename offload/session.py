@@ -141,13 +141,13 @@ class Session:
     def _close(self, drain: float | None) -> tuple[int, int]:
         """Close everything; return how many launches were cancelled and how many ended by force."""
         self.closed = True
-        _started.discard(self)
         # It stays the default, closed: a launch after shutdown must say so.
         _defaults[:] = [s for s in _defaults[:-1] if s is not self] + _defaults[-1:]
         if self._process != os.getpid() or not self._dispatchers.values:
             return 0, 0
         cut = self.dispatcher.close(drain)
         self._dispatchers.clear()  # a second shutdown finds nothing to close
+        _started.discard(self)  # not before: an interrupted shutdown is taken up again at exit
         return cut.cancelled, cut.ended
 
 
@@ -200,14 +200,16 @@ def connect(device: str | None = None) -> Session:
 
 
 def shutdown(wait: bool = True) -> None:
-    """Shut the default session down; a later launch raises SessionClosed until `connect` is called.
+    """Shut down every session made here; a later launch raises SessionClosed until `connect` is called.
 
     With `wait=False`, what is queued is cancelled and what runs is ended.
     """
     context = current()
-    found = context.nested if context is not None else _defaults[-1] if _defaults else None
-    if found is not None:
-        found.shutdown(wait)
+    if context is None:
+        for made in _defaults[::-1]:
+            made.shutdown(wait)
+    elif context.nested is not None:
+        context.nested.shutdown(wait)
 
 
 def _nested(context: Context) -> Session:

@@ -64,7 +64,7 @@ class Pump:
         for end in self._bell:
             os.set_blocking(end, False)
         self._poll.register(self._bell[0], select.POLLIN)
-        self._pumping = False
+        self._pumper: int | None = None  # the thread that pumps
         self._waiters: list[_Waiter] = []
         self._background: threading.Thread | None = None
         self._parked: _Waiter | None = None  # the background thread's, while it has nothing to do
@@ -93,7 +93,10 @@ class Pump:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         me = _Waiter(ready)
-        pumping = False
+        thread = threading.get_ident()
+        # A callback that the pump runs may wait, too: it then pumps within the pump.
+        within = self._pumper == thread
+        pumping = within
         with Shield():
             try:
                 while True:
@@ -102,8 +105,8 @@ class Pump:
                             return True
                         if deadline is not None and time.monotonic() >= deadline:
                             return False
-                        if pumping or not self._pumping:
-                            pumping = self._pumping = True
+                        if pumping or self._pumper is None:
+                            pumping, self._pumper = True, thread
                             if me in self._waiters:
                                 self._waiters.remove(me)
                         elif me not in self._waiters:
@@ -118,13 +121,13 @@ class Pump:
                 with self._guard:
                     if me in self._waiters:
                         self._waiters.remove(me)
-                    if pumping:
-                        self._pumping = False
+                    if pumping and not within:
+                        self._pumper = None
                     self.attend()
 
     def attend(self) -> None:
         """See to it that somebody pumps if anything is under way; called under the guard."""
-        if self._pumping:
+        if self._pumper is not None:
             return
         if self._waiters:
             self._waiters[0].rouse()

@@ -149,7 +149,8 @@ class State:
         crashed = event.begun is None and not unit.killed
         unit.up = unit.killed = False
         again = []
-        for place, shard in enumerate(list(unit.flight)):
+        held = list(unit.flight)
+        for place, shard in enumerate(held):
             launch, rank = self._launches[shard.launch], shard.rank
             self._land(unit, shard, launch)
             begun = shard == event.begun
@@ -159,7 +160,8 @@ class State:
             if launch.doomed and rank in launch.doomed:
                 self._settle(launch, rank, launch.doomed[rank])
             elif begun and not self._may_retry(launch, rank):
-                self._settle(launch, rank, "died")
+                tried = launch.retries and launch.lost >= MAX_UNITS_LOST
+                self._settle(launch, rank, "poisoned" if tried else "died")
             elif suspect and launch.lost >= MAX_UNITS_LOST:
                 self._settle(launch, rank, "poisoned")
             else:
@@ -168,7 +170,7 @@ class State:
                 again.append((rank, launch))
         unit.resume(again)
         pool.unstall(unit)
-        if crashed:
+        if crashed and not held:  # else what it held may be to blame
             unit.crashes.append(event.now)
             if len(unit.crashes) == _CRASHES and event.now - unit.crashes.popleft() <= _CRASH_SPAN:
                 self._give_up(unit)

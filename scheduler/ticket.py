@@ -152,7 +152,9 @@ class Ticket:
         try:
             return codec.decode(outcome.payload, writable=True, error=ResultDecodeError), None
         except ResultDecodeError as error:
-            return None, error
+            told = ResultDecodeError(f"kernel {self.name}: {error}")
+            told.__cause__ = error.__cause__
+            return None, told
 
     def _failed_dependency(self) -> BaseException | None:
         for ticket in (ticket for need in self._depends for ticket in need.tickets):

@@ -121,6 +121,8 @@ class ProcessMesh:
             self._drain()
             if ready():
                 return
+            if core == self._core:
+                raise PeerEnded(f"core {core} waits for itself, and has sent itself nothing")
             if why is not None:
                 raise PeerEnded(f"core {self._core} waits for core {core} in vain: {why}")
             if not poll.poll(grace) and grace is not None:

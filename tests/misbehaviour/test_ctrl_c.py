@@ -143,10 +143,18 @@ def test_a_script_that_does_not_catch_it_ends_by_it(program: Start) -> None:
     assert "KeyboardInterrupt" in ended.err and "1 running ended" in ended.err
 
 
-def test_interrupts_at_any_moment_break_nothing(program: Start) -> None:
+LAUNCHES = {
+    "a call": "assert kernel(7) == [7, 7]",
+    "handles": "assert wait_all(kernel.launch(1), kernel.launch(2)) == [[1, 1], [2, 2]]",
+    "map": "assert list(kernel.map(range(20))) == list(range(20))",
+}
+
+
+@pytest.mark.parametrize("launch", LAUNCHES.values(), ids=LAUNCHES)
+def test_interrupts_at_any_moment_break_nothing(program: Start, launch: str) -> None:
     script = """
         import os, signal
-        from offload import offload
+        from offload import offload, wait_all
 
         @offload
         def kernel(x):
@@ -157,20 +165,24 @@ def test_interrupts_at_any_moment_break_nothing(program: Start) -> None:
         host = os.getpid()
         if not os.fork():
             os.close(ground)
+            spin = 0
             while os.read(sky, 1):
+                spin = (spin + 7919) % 50_000  # another moment each time
+                for _ in range(spin):
+                    pass
                 os.kill(host, signal.SIGINT)
             os._exit(0)
         for _ in range(200):
             try:
                 os.write(ground, b"x")
                 while True:
-                    assert kernel(7) == [7, 7]
+                    LAUNCH
             except KeyboardInterrupt:
                 pass  # the next one comes only when it is asked for
         os.close(ground)
         os.wait()
         print(kernel(8))
-    """
+    """.replace("LAUNCH", launch)
     ended = program("-W", "ignore", "script.py", files={"script.py": script}).end()
     assert (ended.code, ended.out) == (0, "[8, 8]\n"), ended.err
 

@@ -226,3 +226,17 @@ def test_waiting_for_a_core_that_has_ended_raises(device: str) -> None:
 def test_every_call_is_there() -> None:
     names = "coreid numcores rank size ishost isdevice send recv sendrecv probe bcast reduce sync"
     assert all(callable(getattr(calls, name)) for name in names.split())
+
+
+def test_a_core_that_waits_for_itself_in_vain_is_told(device: str) -> None:
+    @offload(target=0)
+    def kernel() -> Any:
+        send("first", coreid())
+        first = recv(coreid())
+        try:
+            recv(coreid())
+        except PeerEnded:
+            return first
+        return "received what nobody sent"
+
+    assert kernel() == ["first"]

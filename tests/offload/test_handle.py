@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import os
+import queue
 import threading
 from concurrent.futures import CancelledError
 from typing import Any
@@ -443,3 +444,13 @@ def test_a_forked_child_cannot_use_the_handles_of_its_parent(local: str) -> None
 
 async def _await(handle: Any) -> Any:
     return await handle
+
+
+def test_a_callback_may_launch_and_wait(device: str) -> None:
+    got: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    handles = [one(number) for number in range(3)]
+    for handle in handles:
+        handle.add_done_callback(lambda done: got.put([*done.wait(), *one(7).wait()]))
+    assert wait_all(*handles) == [[0], [1], [2]]
+    assert one(8).wait() == [8]
+    assert sorted(got.get(timeout=30) for _ in handles) == [[0, 7], [1, 7], [2, 7]]

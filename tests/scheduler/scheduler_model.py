@@ -196,13 +196,14 @@ class Model:
             if shard.rank in launch.doomed:
                 self._settle(launch, shard.rank, launch.doomed[shard.rank])
             elif begun and launch.deaths[shard.rank] > launch.asked.retries:
-                self._settle(launch, shard.rank, "died")
+                tried = launch.asked.retries and launch.losses >= MAX_UNITS_LOST
+                self._settle(launch, shard.rank, "poisoned" if tried else "died")
             elif suspect and launch.losses >= MAX_UNITS_LOST:
                 self._settle(launch, shard.rank, "poisoned")
             else:
                 again.append((shard.launch, shard.rank))
         unit.resumed = again + unit.resumed
-        if crashed:
+        if crashed and not held:
             unit.crashes.append(event.now)
             if len(unit.crashes) >= 5 and event.now - unit.crashes[-5] <= 10:
                 self._give_up(event.pool, event.unit)

@@ -427,7 +427,7 @@ def test_retries_are_counted_for_each_shard() -> None:
     assert bench.held(0) + bench.held(1) == [ShardId(launch, 0, 1), ShardId(launch, 1, 1)]
     bench.lose(0)
 
-    assert bench.ends == [(launch, 0, "died")]
+    assert bench.ends == [(launch, 0, "poisoned")], "three units are as many as one launch may end"
 
 
 def test_a_launch_that_has_ended_many_units_is_not_tried_again() -> None:
@@ -481,19 +481,27 @@ def test_the_outcome_of_an_earlier_attempt_is_dropped_and_counted() -> None:
 
 def test_a_unit_that_dies_again_and_again_while_idle_is_given_up() -> None:
     bench = Bench(units=1)
-    for _ in range(4):
+    for _ in range(5):
         bench.lose(0, begun=False)
         bench.ready(0)
         bench.now += 1
+
     launch = bench.submit(0)
+    assert bench.ends == [(launch, 0, "no units")]
 
-    bench.lose(0, begun=False)
-    bench.ready(0)
 
-    assert bench.state.pending == 0
-    later = bench.submit(0)
-    assert bench.ends == [(later, 0, "no units")]
-    assert launch < later
+def test_launches_that_kill_a_unit_while_they_are_loaded_do_not_cost_the_unit() -> None:
+    bench = Bench(units=1)
+    for _ in range(3):
+        launch = bench.submit(0)
+        for _ in range(2):
+            bench.lose(0, begun=False)
+            bench.ready(0)
+        bench.lose(0, begun=False)
+        assert bench.ends == [(launch, 0, "poisoned")]
+        bench.ready(0)
+
+    assert bench.state.running(bench.submit(0)) == 1
 
 
 def test_a_unit_that_dies_now_and_then_is_not_given_up() -> None:
