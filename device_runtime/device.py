@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from device_runtime.launch import Buffer, Event, Message
+from device_runtime.launch import Buffer, Event, Message, ShardId
 
 
 class Device(ABC):
@@ -47,8 +47,13 @@ class Device(ABC):
         """Return the events that are there now, oldest first; do not wait for one."""
 
     @abstractmethod
-    def kill(self, unit: int) -> None:
-        """End what the unit runs, by force; its `Lost` follows, or its `Ready` if that cannot be done."""
+    def kill(self, unit: int, shard: ShardId) -> None:
+        """End a shard by force, and its unit with it; the unit's `Lost` follows.
+
+        The shard is the first of those sent to the unit whose `Ended` was not
+        handled yet. Should it have ended, the unit lives on, so that a shard
+        behind it is not hit, and `Ready` follows; as where nothing can be ended.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -24,7 +24,7 @@ from device_runtime.context import Context, current, enter_thread
 from device_runtime.device import Device
 from device_runtime.errors import PeerEnded, SerializationError
 from device_runtime.interrupts import Window, closes_window
-from device_runtime.launch import Ended, Event, Message, Payload, Ready, Work
+from device_runtime.launch import Ended, Event, Message, Payload, Ready, ShardId, Work
 from device_runtime.output import end_line, write_marked
 from device_runtime.registry import unit_count
 from device_runtime.runner import Runner
@@ -88,7 +88,7 @@ class InlineDevice(Device):
         events, self._events = self._events, []
         return events
 
-    def kill(self, unit: int) -> None:
+    def kill(self, unit: int, shard: ShardId) -> None:
         """Report the unit as ready: what runs here cannot be ended, and goes on to its end."""
         self._events.append(Ready(unit))
         self._ring()

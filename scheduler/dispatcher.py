@@ -319,7 +319,7 @@ class Dispatcher:
             elif isinstance(action, events.Placed):
                 self._launches[action.launch].ticket.units = action.units
             else:
-                self._pools[action.pool].device.kill(action.unit)
+                self._pools[action.pool].device.kill(action.unit, action.shard)
 
     def _flush(self) -> None:
         """Send what was decided, one batch to each unit."""

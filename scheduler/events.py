@@ -130,10 +130,11 @@ class Send(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """End by force what a unit runs; `UnitLost` follows."""
+    """End by force the first shard that a unit holds; `UnitLost` follows, or `UnitReady` if it had ended."""
 
     pool: int
     unit: int
+    shard: ShardId
 
 
 class Settle(NamedTuple):

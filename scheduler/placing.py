@@ -134,10 +134,10 @@ class Placing:
         self.touch(unit)
 
     def kill(self, unit: Unit) -> None:
-        """End what a unit runs."""
-        if not unit.killed:
-            unit.killed = True
-            self.actions.append(Kill(unit.pool, unit.number))
+        """End the shard that a unit runs."""
+        if unit.killed is None:
+            unit.killed = next(iter(unit.flight))
+            self.actions.append(Kill(unit.pool, unit.number, unit.killed))
 
     def give_up(self, unit: Unit) -> tuple[list[Entry], list[Launch]]:
         """Use a unit no more; return what was queued for it, and the auto launches that now are too large."""
@@ -146,7 +146,7 @@ class Placing:
 
     def _fill(self, pool: Pool, unit: Unit) -> None:
         pool.unstall(unit)
-        while unit.up and not unit.killed:  # what a unit is sent that is about to die would die with it
+        while unit.up and unit.killed is None:  # what a unit is sent that is about to die would die with it
             head, auto = unit.head(), pool.head()
             if auto is not None and (head is None or auto.key < head[0]):
                 if not self.pace.has_room(unit, pool.depth, auto.kernel):

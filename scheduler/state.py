@@ -134,11 +134,7 @@ class State:
         if event.seconds:  # else it never ran
             self._placing.pace.learn(launch.kernel, event.seconds)
         self._settle(launch, event.shard.rank, "ended", event.ok)
-        if unit.flight:
-            first = next(iter(unit.flight))
-            doomed = self._launches[first.launch].doomed
-            if doomed and first.rank in doomed:
-                self._placing.kill(unit)
+        self._kill_doomed(unit)
 
     def _lost(self, event: events.UnitLost) -> None:
         pool = self._pools.get(event.pool)
@@ -146,8 +142,8 @@ class State:
             self.stale += 1
             return
         unit = pool.units[event.unit]
-        crashed = event.begun is None and not unit.killed
-        unit.up = unit.killed = False
+        crashed = event.begun is None and unit.killed is None
+        unit.up, unit.killed = False, None
         again = []
         held = list(unit.flight)
         for place, shard in enumerate(held):
@@ -179,7 +175,9 @@ class State:
         pool = self._pools.get(event.pool)
         if pool is not None and not pool.units[event.unit].gone:
             unit = pool.units[event.unit]
-            unit.up, unit.killed = True, False
+            killed, unit.up, unit.killed = unit.killed, True, None
+            if killed not in unit.flight:  # else the device cannot end it
+                self._kill_doomed(unit)
             pool.rank(unit)
             self._placing.touch(unit)
 
@@ -217,6 +215,14 @@ class State:
             launch.doom(shard.rank, "timeout")
             assert launch.units is not None
             self._placing.kill(self._pools[launch.pool].units[launch.units[shard.rank]])
+
+    def _kill_doomed(self, unit: Unit) -> None:
+        """Kill a unit if the shard that it runs now has been given up."""
+        if unit.flight:
+            first = next(iter(unit.flight))
+            doomed = self._launches[first.launch].doomed
+            if doomed and first.rank in doomed:
+                self._placing.kill(unit)
 
     # ---- dependencies ------------------------------------------------------------------
 

@@ -125,14 +125,14 @@ class Unit:
         self.gone = False
         self.dirty = False  # it may take a shard, and has not been looked at yet
         self.ranked = 0  # at most its backlog: what it counts for among the pool's units
-        self.killed = False  # we have asked the device to end what it runs
+        self.killed: ShardId | None = None  # what we have asked the device to end
         self.stalled: Key = ()  # the key of its next shard if it idles because that one waits
         self.crashes: deque[float] = deque()  # when it last died of its own accord, running nothing
 
     @property
     def backlog(self) -> int:
         """How many shards are before a new one; a unit that is down is the last choice."""
-        return self.queued + len(self.flight) + (0 if self.up and not self.killed else _DOWN)
+        return self.queued + len(self.flight) + (0 if self.up and self.killed is None else _DOWN)
 
     def push(self, launch: Launch, rank: int) -> None:
         """Queue a shard."""

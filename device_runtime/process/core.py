@@ -51,13 +51,15 @@ class Core:
             self._streams[ours] = name
             self._their_ends.append(theirs)
         self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
-        self._held = dict.fromkeys(self._streams, "")  # text read, not told yet
+        self._text = dict.fromkeys(self._streams, "")  # text read, not told yet
         self._arena_descriptor = create()
         self._reader = Reader(self._arena_descriptor, writable=True)
         self._lent: dict[int, list[Block]] = {}  # by offset: blocks the core looks at, once for each look
         self._images = Remembered()
         self._path: list[str] = []
         self._backlog: deque[bytes] = deque()  # frames that the socket had no room for
+        self._held: deque[ShardId] = deque()  # what it was sent and has not reported ended
+        self._ended = 0
         self._tail = ""
 
     def descriptors(self) -> list[int]:
@@ -84,6 +86,7 @@ class Core:
             if isinstance(message, PeerNotice):
                 entries.append(("notice", tuple(message.shard), message.core, message.why))
                 continue
+            self._held.append(message.shard)
             self._send_image(message, entries)
             entries.append(wire.work_out(message, self._reach))
         returned = []
@@ -140,7 +143,7 @@ class Core:
             read += len(data)
             text = decoder.decode(data, final=not data)
             self._tail = (self._tail + text)[-_TAIL:]
-            self._held[descriptor] += text
+            self._text[descriptor] += text
         # A large write arrives in pieces: its last line may be cut, and another core's must not get between.
         self._print(descriptor, events, whole_lines=bool(data) and read >= select.PIPE_BUF)
         return bool(data)
@@ -151,11 +154,19 @@ class Core:
             self._print(descriptor, events, whole_lines=False)
 
     def _print(self, descriptor: int, events: list[Event], whole_lines: bool) -> None:
-        text = self._held[descriptor]
+        text = self._text[descriptor]
         end = text.rfind("\n") + 1 if whole_lines and len(text) < _MOST else len(text)
         if end:
-            self._held[descriptor] = text[end:]
+            self._text[descriptor] = text[end:]
             events.append(Printed(self.unit, self._streams[descriptor], text[:end]))
+
+    def position(self, shard: ShardId) -> int:
+        """Return which of the core's works a shard is, counted from 0; -1 if it has ended."""
+        return self._ended + self._held.index(shard) if shard in self._held else -1
+
+    def shard(self, work: int | None) -> ShardId | None:
+        """Return the shard that is one of the core's works; None if it has ended."""
+        return None if work is None or work < self._ended else self._held[work - self._ended]
 
     def tail(self) -> str:
         """Return the last lines the core wrote since its last outcome."""
@@ -181,6 +192,8 @@ class Core:
             _, shard, failed, described, begun, ended = entry
             payload = wire.payload_in(described, self._reader)
             self._tail = ""
+            self._held.popleft()
+            self._ended += 1
             return Ended(self.unit, ShardId(*shard), Outcome(payload, failed, None, begun, ended))
         if word == "begun":
             return Begun(self.unit, ShardId(*entry[1]), entry[2])

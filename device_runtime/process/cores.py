@@ -16,7 +16,7 @@ from typing import Any
 
 from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
-from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready
+from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
 from device_runtime.process import arena
 from device_runtime.process.core import Core, search_path
 from device_runtime.process.limits import allow_descriptors
@@ -147,9 +147,9 @@ class ProcessDevice(Device):
         events, self._events = self._events, []
         return events
 
-    def kill(self, unit: int) -> None:
+    def kill(self, unit: int, shard: ShardId) -> None:
         try:
-            self._control.send(pickle.dumps(("kill", unit)))
+            self._control.send(pickle.dumps(("kill", unit, self._cores[unit].position(shard))))
         except OSError:
             pass  # the zygote has ended, and the core with it
 
@@ -194,8 +194,15 @@ class ProcessDevice(Device):
             report: tuple[Any, ...] = pickle.loads(data)
             if report[0] == "ready":
                 self._started = True
+            elif report[0] == "spared":
+                self._core_spared(*report[1:])
             else:
                 self._core_ended(*report[1:])
+
+    def _core_spared(self, unit: int) -> None:
+        """Report that a core lives on: what it was to be killed for had ended."""
+        self._listen(self._cores[unit])
+        self._events.append(Ready(unit))
 
     def _core_ended(self, unit: int, epoch: int, code: int | None, why: str) -> None:
         core = self._cores[unit]
@@ -204,7 +211,7 @@ class ProcessDevice(Device):
         self._bury(core)
         kills, self._oom_kills = self._oom_kills, _count_oom_kills()
         why = why or _describe(code, out_of_memory=self._oom_kills > kills)
-        begun, arrived = self._status.begun(unit), self._status.arrived(unit)
+        begun, arrived = core.shard(self._status.begun(unit)), self._status.arrived(unit)
         self._status.clear(unit)
         self._events.append(Lost(unit, begun, why, code, core.tail()))
         stillborn = 0 if arrived else core.stillborn + 1
@@ -247,7 +254,7 @@ class ProcessDevice(Device):
         why = f"the process that starts cores ended ({_describe(code)})"
         for core in self._cores:
             self._bury(core)
-            begun = self._status.begun(core.unit)
+            begun = core.shard(self._status.begun(core.unit))
             self._status.clear(core.unit)
             self._events.append(Lost(core.unit, begun, why, code, core.tail()))
             if not self._started:

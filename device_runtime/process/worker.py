@@ -81,6 +81,7 @@ class Worker:
         self._lent: dict[int, Block] = {}  # by offset: blocks that the host looks at
         self._status = StatusPage(seat.status, seat.cores)
         self._works: deque[tuple[wire.Entry, Image]] = deque()
+        self._work = 0  # the number of works that have ended
         self._images = Remembered()
         self._pid = os.getpid()
         self._streams = (KernelStream(seat.stdout), KernelStream(seat.stderr))
@@ -122,14 +123,15 @@ class Worker:
         self._install_streams()
         payload = None if outcome.payload is None else wire.payload_out(outcome.payload, self._lend)
         self._post(("ended", shard, outcome.failed, payload, outcome.begun, outcome.ended))
-        self._status.end(self._core)
+        self._status.end(self._core, self._work)
+        self._work += 1
 
     def _enter(self, entered: Context) -> Callable[[], None]:
         context.enter_process(entered)
         return lambda: context.enter_process(None)
 
     def _begin(self, work: Work, at: float) -> None:
-        self._status.begin(self._core, work.shard)
+        self._status.begin(self._core, self._work)
         if work.report_begin:
             self._post(("begun", tuple(work.shard), at))
 

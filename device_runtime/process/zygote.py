@@ -18,15 +18,24 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from device_runtime.process import worker
 from device_runtime.process.limits import allow_descriptors
+from device_runtime.process.status import StatusPage
 
 _PR_SET_PDEATHSIG = 1
 TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SPARE = 64  # descriptors for what cores open themselves
 RECEIVE = 1 << 17  # bytes of a message, sys.path in it
+
+
+class Doom(NamedTuple):
+    """What a core is to be killed for, and how far that has come."""
+
+    work: int  # counted as on the status page
+    deadline: float  # of the present step
+    signal: signal.Signals | None  # to be sent once the core has stopped; None if it was
 
 
 class Zygote:
@@ -37,7 +46,8 @@ class Zygote:
         order, descriptors = self._read()
         assert order is not None
         _, self._units, preload = order
-        self._host_arena, self._status = descriptors
+        self._host_arena, self._status_descriptor = descriptors
+        self._status = StatusPage(self._status_descriptor, self._units)
         for name in preload:
             try:
                 importlib.import_module(name)
@@ -47,7 +57,7 @@ class Zygote:
         self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._units)]
         self._cores: dict[int, tuple[int, int]] = {}  # by process: unit and its epoch
         self._processes: dict[int, int] = {}  # by unit
-        self._doomed: dict[int, float] = {}  # process, and when it is killed if it still lives
+        self._doomed: dict[int, Doom] = {}  # by process
         self._prctl = ctypes.CDLL(None).prctl
         gc.collect()
         gc.freeze()  # cores share these objects' memory; a collection must not touch it
@@ -76,12 +86,11 @@ class Zygote:
                     if order[0] == "spawn":
                         self._spawn(order[1], order[2], descriptors)
                     elif order[0] == "kill":
-                        self._kill(order[1])
+                        self._kill(order[1], order[2])
             self._reap()
             now = time.monotonic()
-            for process in [p for p, due in self._doomed.items() if due <= now]:
-                del self._doomed[process]
-                os.kill(process, signal.SIGKILL)
+            for process in [p for p, doom in self._doomed.items() if doom.deadline <= now]:
+                self._insist(process)
 
     def _read(self) -> tuple[Any, list[int]]:
         try:
@@ -93,7 +102,8 @@ class Zygote:
     def _until_next_kill(self) -> int | None:
         if not self._doomed:
             return None
-        return max(0, int((min(self._doomed.values()) - time.monotonic()) * 1000) + 1)
+        first = min(doom.deadline for doom in self._doomed.values())
+        return max(0, int((first - time.monotonic()) * 1000) + 1)
 
     def _spawn(self, unit: int, epoch: int, descriptors: list[int]) -> None:
         try:
@@ -130,7 +140,7 @@ class Zygote:
                         stderr,
                         arena,
                         self._host_arena,
-                        self._status,
+                        self._status_descriptor,
                         inbox,
                         outs,
                     )
@@ -142,20 +152,52 @@ class Zygote:
         finally:
             os._exit(status)
 
-    def _kill(self, unit: int) -> None:
+    def _kill(self, unit: int, work: int) -> None:
+        """Kill a core, unless the work it is to be killed for has ended.
+
+        While a signal is under way the core may begin another work, which must
+        not be hit. So the core is stopped first, and looked at while it stands.
+        """
         process = self._processes.get(unit)
         if process is not None and process not in self._doomed:
-            os.kill(process, signal.SIGTERM)
-            self._doomed[process] = time.monotonic() + TERM_GRACE
+            self._stop(process, work, signal.SIGTERM)
+
+    def _stop(self, process: int, work: int, then: signal.Signals) -> None:
+        os.kill(process, signal.SIGSTOP)
+        self._doomed[process] = Doom(work, time.monotonic() + TERM_GRACE, then)
+
+    def _stopped(self, process: int) -> None:
+        doom = self._doomed.get(process)
+        if doom is None or doom.signal is None:
+            return  # a kernel has stopped itself
+        unit, _ = self._cores[process]
+        if self._status.is_past(unit, doom.work):
+            del self._doomed[process]
+            self._tell(("spared", unit))
+        else:
+            self._doomed[process] = Doom(doom.work, time.monotonic() + TERM_GRACE, None)
+            os.kill(process, doom.signal)
+        os.kill(process, signal.SIGCONT)
+
+    def _insist(self, process: int) -> None:
+        """Go on with a core that has not done in time what it was signalled."""
+        doom = self._doomed.pop(process)
+        if doom.signal is None:
+            self._stop(process, doom.work, signal.SIGKILL)
+        else:
+            os.kill(process, signal.SIGKILL)  # it stands already, or is caught in the kernel of the system
 
     def _reap(self) -> None:
         while True:
             try:
-                process, status = os.waitpid(-1, os.WNOHANG)
+                process, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return
             if not process:
                 return
+            if os.WIFSTOPPED(status):
+                self._stopped(process)
+                continue
             self._doomed.pop(process, None)
             if process in self._cores:
                 unit, epoch = self._cores.pop(process)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from gates import Gate
 from programs import PATIENCE
 
 from device_runtime import codec
@@ -324,11 +325,21 @@ class LostUnits(_Driven):
         work = driver.work(signal.pause, report_begin=True)
         driver.send(0, work)
         driver.next(Begun)
-        driver.device.kill(0)
+        driver.device.kill(0, work.shard)
         lost = driver.next(Lost)
         assert (lost.unit, lost.begun) == (0, work.shard)
         assert driver.next(Ready).unit == 0
         assert driver.run(add, 1, 2) == 3
+
+    def test_a_kill_that_comes_too_late_hits_nothing_else(self, driver: Driver, gate: Gate) -> None:
+        first, second = driver.work(add, 1, 2), driver.work(gate.pass_through, report_begin=True)
+        driver.send(0, first, second)
+        gate.wait()
+        driver.device.kill(0, first.shard)
+        assert driver.next(Ready).unit == 0
+        gate.let_on()
+        assert driver.value(first) == 3
+        assert driver.value(second) is None
 
     def test_the_exit_code_is_told(self, driver: Driver) -> None:
         work = driver.work(os._exit, 3)

@@ -57,13 +57,13 @@ class UnitModel:
         self.resumed: list[tuple[int, int]] = []  # launch and rank of what it held when it was lost
         self.up = True
         self.gone = False
-        self.killed = False
+        self.killed: ShardId | None = None
         self.crashes: list[float] = []
 
     @property
     def able(self) -> bool:
         """Tell whether it may be sent shards: not if it is dead, or about to be killed."""
-        return self.up and not self.killed
+        return self.up and self.killed is None
 
 
 class Model:
@@ -81,7 +81,7 @@ class Model:
         self.stale = 0
         self._entries = 0
         self._settles: list[tuple[int, int, str]] = []  # what the present event must settle
-        self._kills: list[tuple[int, int]] = []
+        self._kills: list[Kill] = []
         self._ended: list[LaunchModel] = []
         self._early: set[int] = set()  # launches that the present event must place at once
 
@@ -95,7 +95,7 @@ class Model:
         self._check_keys()
         settles = [(one.launch, one.rank, one.how) for one in actions if isinstance(one, Settle)]
         assert sorted(settles) == sorted(self._settles), "wrong ends"
-        kills = [(one.pool, one.unit) for one in actions if isinstance(one, Kill)]
+        kills = [one for one in actions if isinstance(one, Kill)]
         assert kills == self._kills, "wrong kills"
         for action in actions:
             if isinstance(action, Placed):
@@ -175,16 +175,15 @@ class Model:
         unit.crashes.clear()
         self._land(unit, event.shard)
         self._settle(launch, event.shard.rank, "ended", event.ok)
-        if unit.held and unit.held[0].rank in self.launches[unit.held[0].launch].doomed:
-            self._kill(event.pool, event.unit)
+        self._kill_doomed(event.pool, event.unit)
 
     def _UnitLost(self, event: events.UnitLost) -> None:
         if event.pool not in self.pools or self.pools[event.pool][event.unit].gone:
             self.stale += 1
             return
         unit = self.pools[event.pool][event.unit]
-        crashed = event.begun is None and not unit.killed
-        unit.up = unit.killed = False
+        crashed = event.begun is None and unit.killed is None
+        unit.up, unit.killed = False, None
         held, again = list(unit.held), []
         for shard in held:
             launch = self.launches[shard.launch]
@@ -211,7 +210,9 @@ class Model:
     def _UnitReady(self, event: events.UnitReady) -> None:
         if event.pool in self.pools and not self.pools[event.pool][event.unit].gone:
             unit = self.pools[event.pool][event.unit]
-            unit.up, unit.killed = True, False
+            killed, unit.up, unit.killed = unit.killed, True, None
+            if killed not in unit.held:
+                self._kill_doomed(event.pool, event.unit)
 
     def _UnitGone(self, event: events.UnitGone) -> None:
         if event.pool in self.pools and not self.pools[event.pool][event.unit].gone:
@@ -258,10 +259,16 @@ class Model:
                 assert launch.units is not None
                 self._kill(launch.pool, launch.units[shard.rank])
 
-    def _kill(self, pool: int, unit: int) -> None:
-        if not self.pools[pool][unit].killed:
-            self.pools[pool][unit].killed = True
-            self._kills.append((pool, unit))
+    def _kill(self, pool: int, number: int) -> None:
+        unit = self.pools[pool][number]
+        if unit.killed is None:
+            unit.killed = unit.held[0]
+            self._kills.append(Kill(pool, number, unit.killed))
+
+    def _kill_doomed(self, pool: int, number: int) -> None:
+        unit = self.pools[pool][number]
+        if unit.held and unit.held[0].rank in self.launches[unit.held[0].launch].doomed:
+            self._kill(pool, number)
 
     def _land(self, unit: UnitModel, shard: ShardId) -> None:
         unit.held.remove(shard)

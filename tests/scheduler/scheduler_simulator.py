@@ -26,7 +26,7 @@ class Core:
     begun: bool = False  # it runs the first shard that it holds
     up: bool = True
     gone: bool = False
-    dying: bool = False  # asked to end what it runs
+    dying: ShardId | None = None  # what it was asked to end
 
 
 @dataclass
@@ -42,7 +42,8 @@ class Kind:
 class World:
     """Devices, a state machine that uses them, and the model that watches it."""
 
-    def __init__(self, trace: bool = False) -> None:
+    def __init__(self, trace: bool = False, random: Random | None = None) -> None:
+        self.random = random or Random(0)
         self.state = State()
         self.model = Model(self.state)
         self.cores: dict[int, list[Core]] = {}
@@ -67,7 +68,7 @@ class World:
                 self.cores[action.pool][action.unit].held.append(action.shard)
                 self.past.append((action.pool, action.unit, action.shard))
             elif isinstance(action, Kill):
-                self.cores[action.pool][action.unit].dying = True
+                self.cores[action.pool][action.unit].dying = action.shard
 
     # ---- what the host does ------------------------------------------------------------
 
@@ -114,10 +115,10 @@ class World:
             return False
         if not core.up:
             self.ready(pool, unit)
-        elif core.dying:
-            self.lose(pool, unit)
+        elif core.dying and self.random.random() < 0.7:  # else it goes on until the kill arrives
+            self.kill(pool, unit)
         elif not core.held:
-            return False
+            return core.dying is not None
         elif not core.begun:
             core.begun = True
             shard = core.held[0]
@@ -126,7 +127,7 @@ class World:
         elif self._may_end(core.held[0]):
             self.end(pool, unit)
         else:
-            return False
+            return core.dying is not None
         return True
 
     def _may_end(self, shard: ShardId) -> bool:
@@ -156,6 +157,15 @@ class World:
         begun = core.held[0] if core.begun else None
         self.cores[pool][unit] = Core(up=False, gone=core.gone)
         self.tell(events.UnitLost(pool, unit, begun, self.now))
+
+    def kill(self, pool: int, unit: int) -> None:
+        """Let a core die if what it was asked to end has not ended, and live on otherwise."""
+        core = self.cores[pool][unit]
+        if core.dying in core.held:
+            self.lose(pool, unit)
+        else:
+            core.dying = None
+            self.ready(pool, unit)
 
     def ready(self, pool: int, unit: int) -> None:
         self.cores[pool][unit].up = True
@@ -202,7 +212,7 @@ class World:
 def simulate(seed: int, trace: bool = False) -> World:
     """Run the history of a seed to its end."""
     random = Random(seed)
-    world = World(trace)
+    world = World(trace, random)
     for _ in range(random.choice((1, 1, 1, 2))):
         world.open(random.randint(1, 5), random.choice((1, 1, 2, 4)))
     launches = random.choice((4, 8, 8, 16, 30))

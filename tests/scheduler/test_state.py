@@ -638,6 +638,51 @@ def test_cancelling_with_kill_spares_the_shard_that_runs_before() -> None:
     assert bench.kills == [0]
 
 
+def test_a_unit_that_was_spared_goes_on_with_what_it_holds() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+    first, second = bench.submit(0, timeout=2.0), bench.submit(0)
+    bench.begin(0)
+    bench.tick(2.0)
+    assert bench.kills == [0]
+    bench.end(0, seconds=SHORT)
+    third = bench.submit(0)
+    assert bench.runs(0) == [second]
+
+    bench.ready(0)
+
+    assert bench.runs(0) == [second, third]
+
+
+def test_a_unit_that_was_spared_is_asked_again_if_what_it_runs_now_is_to_end() -> None:
+    bench = Bench(units=1, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+    first, second = bench.submit(0), bench.submit(0)
+    bench.cancel(first, kill=True)
+    bench.cancel(second, kill=True)
+    bench.end(0, seconds=SHORT)
+    assert not bench.kills
+
+    bench.ready(0)
+
+    assert bench.kills == [0]
+
+
+def test_a_unit_that_cannot_end_what_it_runs_is_asked_once() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0)
+    bench.cancel(launch, kill=True)
+    assert bench.kills == [0]
+
+    bench.ready(0)
+
+    assert not bench.kills
+    bench.end(0)
+    assert bench.ends == [(launch, 0, "ended")]
+
+
 def test_a_cancelled_shard_does_not_come_back_when_another_loses_the_unit() -> None:
     bench = Bench(units=1, depth=4)
     bench.submit(0)
