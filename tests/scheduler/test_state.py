@@ -642,7 +642,7 @@ def test_a_unit_that_was_spared_goes_on_with_what_it_holds() -> None:
     bench = Bench(units=1, depth=4)
     bench.submit(0)
     bench.end(0, seconds=SHORT)
-    first, second = bench.submit(0, timeout=2.0), bench.submit(0)
+    _, second = bench.submit(0, timeout=2.0), bench.submit(0)
     bench.begin(0)
     bench.tick(2.0)
     assert bench.kills == [0]
