@@ -17,13 +17,15 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
 from typing import Any, TextIO
 
 from device_runtime import codec
 from device_runtime.context import Context, current, enter_thread
 from device_runtime.device import Device
 from device_runtime.errors import PeerEnded, SerializationError
-from device_runtime.interrupts import Window, closes_window
+from device_runtime.interrupts import Window, uninterrupted
 from device_runtime.launch import Ended, Event, Message, Payload, Ready, ShardId, Work
 from device_runtime.output import end_line, write_marked
 from device_runtime.registry import unit_count
@@ -58,6 +60,8 @@ class InlineDevice(Device):
         self._works: deque[tuple[int, Work]] = deque()
         self._events: list[Event] = []
         self._waiting: list[_Turns] = []
+        self._marked: dict[str, _MarkedStream] = {}  # kept, since an interrupt is lost in their finalizers
+        self.interrupt: KeyboardInterrupt | None = None  # it struck in a kernel, and is the host's, too
         self._ended: dict[int, set[int]] = {}  # by launch under way: the cores whose shards have ended
 
     def open(self) -> int:
@@ -68,7 +72,7 @@ class InlineDevice(Device):
             os.set_blocking(end, False)
         self._meshes = [_InlineMesh(self, core) for core in range(self._units)]
         self._runners = [
-            Runner(core, self._units, mesh, bytes, _enter, _begin, self._depth)
+            Runner(core, self._units, mesh, bytes, partial(_Entered, self), _begin, self._depth)
             for core, mesh in enumerate(self._meshes)
         ]
         return self._units
@@ -99,15 +103,28 @@ class InlineDevice(Device):
 
     def run(self) -> None:
         if self._works:
-            undo = _mark_streams()
+            saved = self._mark_streams()
             try:
                 while self._works or self._waiting:
                     if self._works:
                         self._run(*self._works.popleft())
                     else:
                         self._wait_for_the_rest()
+                    if self.interrupt is not None:
+                        interrupt, self.interrupt = self.interrupt, None
+                        raise interrupt
             finally:
-                undo()
+                sys.stdout, sys.stderr = saved
+
+    def _mark_streams(self) -> tuple[TextIO, TextIO]:
+        """Put marked streams in the place of the host's, and return those."""
+        saved = sys.stdout, sys.stderr
+        for name, out in zip(("stdout", "stderr"), saved, strict=True):
+            if out is not None and not isinstance(out, _MarkedStream):
+                if name not in self._marked or self._marked[name].out is not out:
+                    self._marked[name] = _MarkedStream(name, out)
+                setattr(sys, name, self._marked[name])
+        return saved
 
     def _wait_for_the_rest(self) -> None:
         """Give the turn to the shards that wait, until all of them have ended."""
@@ -261,35 +278,30 @@ class _MarkedBytes(io.RawIOBase):
         return len(data)
 
 
-def _mark_streams() -> Callable[[], None]:
-    """Put marked streams in the place of the host's, and return what undoes it."""
-    saved = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    for name, out in saved.items():
-        if out is not None and not isinstance(out, _MarkedStream):
-            setattr(sys, name, _MarkedStream(name, out))
-
-    def undo() -> None:
-        for name, out in saved.items():
-            setattr(sys, name, out)
-
-    return undo
-
-
 # In each thread: the window through which Ctrl-C reaches the kernel that runs there.
 _kernel = threading.local()
 
 
-def _enter(context: Context) -> Callable[[], None]:
-    before = enter_thread(context), getattr(_kernel, "window", None)
-    window = _kernel.window = Window()
+class _Entered:
+    """Within the block, a shard is what this thread runs, and Ctrl-C reaches it from its begin on."""
 
-    @closes_window
-    def leave() -> None:
-        window.close()
-        enter_thread(before[0])
-        _kernel.window = before[1]
+    def __init__(self, device: InlineDevice, context: Context) -> None:
+        self._device = device
+        self._context = context
 
-    return leave
+    def __enter__(self) -> None:
+        self._before = enter_thread(self._context), getattr(_kernel, "window", None)
+        self._window = _kernel.window = Window()
+
+    @uninterrupted
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._window.close()
+        enter_thread(self._before[0])
+        _kernel.window = self._before[1]
+        if isinstance(error, KeyboardInterrupt) and self._window.struck:
+            self._device.interrupt = error
 
 
 def _begin(work: Work, at: float) -> None:

@@ -19,20 +19,23 @@ T = TypeVar("T", bound=Callable[..., Any])
 _main = threading.main_thread().ident
 _depth = 0  # shields that the main thread is inside of; no other thread touches it
 _pending = False
+_strikes = 0  # interrupts that have been let through
 
 
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
-    global _pending
-    if _depth or (frame is not None and frame.f_code in _closing):
+    global _pending, _strikes
+    if _depth or (frame is not None and frame.f_code in _uninterrupted):
         _pending = True
     else:
+        _strikes += 1
         signal.default_int_handler(signum, frame)
 
 
 def _strike() -> None:
-    global _pending
+    global _pending, _strikes
     if _pending and not _depth:
         _pending = False
+        _strikes += 1
         raise KeyboardInterrupt
 
 
@@ -64,10 +67,16 @@ class Shield:
 class Window:
     """Let Ctrl-C through, inside shields, where the thread waits or runs foreign code."""
 
-    __slots__ = ("_saved",)
+    __slots__ = ("_saved", "_strikes")
 
     def __init__(self) -> None:
         self._saved = _depth
+        self._strikes = _strikes
+
+    @property
+    def struck(self) -> bool:
+        """Tell whether an interrupt came through."""
+        return self._strikes != _strikes and threading.get_ident() == _main
 
     def __enter__(self) -> None:
         global _depth
@@ -91,14 +100,17 @@ class Window:
         self.__exit__(None, None, None)
 
 
-def closes_window(function: T) -> T:
-    """Mark what closes a window and must not be torn away from it by an interrupt."""
-    _closing.add(function.__code__)
+def uninterrupted(function: T) -> T:
+    """Mark a short function that Ctrl-C must not strike in; it is put off.
+
+    One that closes a window would leave it open, and in a finalizer the
+    interrupt would be lost.
+    """
+    _uninterrupted.add(function.__code__)
     return function
 
 
-# Code on its way to close a window: what strikes there would leave it open.
-_closing = {Window.__exit__.__code__, Window.close.__code__}
+_uninterrupted = {Window.__exit__.__code__, Window.close.__code__}
 
 
 class Guard(Shield):
@@ -118,3 +130,60 @@ class Guard(Shield):
     ) -> None:
         self._lock.release()
         super().__exit__(kind, error, trace)
+
+
+class ShieldedLock:
+    """A lock for a `threading.Condition`: reentrant, and shielded while it is held.
+
+    Ctrl-C in a wait on a condition may strike when the lock is held, or not
+    yet held again, and so leave a plain lock taken for ever. This one always
+    knows whether it is held; releasing it when it is not does nothing.
+    """
+
+    __slots__ = ("_lock", "_owner", "_times")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None  # the thread that holds it
+        self._times = 0  # that the owner has acquired it
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        Shield().__enter__()
+        if not self._is_owned():
+            if not self._lock.acquire(blocking, timeout):
+                Shield().__exit__(None, None, None)
+                return False
+            self._owner = threading.get_ident()
+        self._times += 1
+        return True
+
+    def release(self) -> None:
+        if self._is_owned():
+            self._times -= 1
+            if not self._times:
+                self._owner = None
+                self._lock.release()
+            Shield().__exit__(None, None, None)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    # What a condition asks of a reentrant lock.
+
+    def _is_owned(self) -> bool:
+        return self._owner == threading.get_ident()
+
+    def _release_save(self) -> int:
+        times = self._times
+        for _ in range(times):
+            self.release()
+        return times
+
+    def _acquire_restore(self, times: int) -> None:
+        for _ in range(times):
+            self.acquire()

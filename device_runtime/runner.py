@@ -6,6 +6,7 @@ import linecache
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
@@ -41,7 +42,7 @@ class Remembered(OrderedDict[int, Any]):
 class Runner:
     """Run the shards of one core, one at a time.
 
-    `enter` makes a context current and returns what undoes it; `begin` is
+    `enter` gives a context manager that makes a context current; `begin` is
     called just before user code runs, with the time.
     """
 
@@ -51,7 +52,7 @@ class Runner:
         numcores: int,
         mesh: Mesh,
         place: Place,
-        enter: Callable[[Context], Callable[[], None]],
+        enter: Callable[[Context], AbstractContextManager[None]],
         begin: Callable[[Work, float], None],
         depth: int = 0,
     ) -> None:
@@ -76,13 +77,12 @@ class Runner:
             context = Context(
                 self.core, self.numcores, work.shard, work.cores, self.mesh, self.resident, self._depth
             )
-            leave = self._enter(context)
             try:
-                begun = time.monotonic()
-                self._begin(work, begun)
-                value = _run_all(function, calls) if work.mapped else function(*calls[0], **calls[1])
+                with self._enter(context):
+                    begun = time.monotonic()
+                    self._begin(work, begun)
+                    value = _run_all(function, calls) if work.mapped else function(*calls[0], **calls[1])
             finally:
-                leave()
                 self._take_resident(work, shared)
                 if context.nested is not None:
                     context.nested.shutdown()

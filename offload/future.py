@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
+
+from device_runtime.interrupts import ShieldedLock
 
 if TYPE_CHECKING:
     from offload.handle import Handle
@@ -14,6 +17,7 @@ class LaunchFuture(Future[Any]):
 
     def __init__(self, handle: Handle[Any]) -> None:
         super().__init__()
+        self._condition = threading.Condition(ShieldedLock())  # type: ignore[arg-type]
         # Only until the launch has ended: a handle keeps hold of its device's memory.
         self._handle: Handle[Any] | None = handle
         handle._on_done(self._settle)

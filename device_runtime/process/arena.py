@@ -19,6 +19,7 @@ from collections import deque
 from typing import Any
 
 from device_runtime.errors import DeviceMemoryError
+from device_runtime.interrupts import uninterrupted
 from device_runtime.launch import Buffer, view_of
 
 SMALL = 8192  # bytes; what is smaller travels inside messages
@@ -78,6 +79,7 @@ class Block:
         self.view = view
         self._free = free
 
+    @uninterrupted
     def __del__(self) -> None:
         # Runs in whichever thread, and in the middle of anything: so it takes no lock.
         self._free.append(self.offset)
@@ -143,8 +145,7 @@ class Reader:
 
     def __init__(self, descriptor: int, writable: bool) -> None:
         self._memory = _Mapping(descriptor, writable)
-        self._leases: dict[int, weakref.ref[Any]] = {}
-        self._numbers = itertools.count()
+        self._leases: dict[int, _Lease] = {}
         self.returned: deque[int] = deque()
 
     def view(self, offset: int, nbytes: int) -> memoryview:
@@ -153,13 +154,9 @@ class Reader:
 
         memory, start = self._memory.locate(offset)
         exporter = np.frombuffer(memory, np.uint8, nbytes, start)
-        number = next(self._numbers)
-
-        def gone(_: weakref.ref[Any]) -> None:
-            del self._leases[number]
-            self.returned.append(offset)
-
-        self._leases[number] = weakref.ref(exporter, gone)
+        lease = _Lease(exporter, _end)
+        lease.reader, lease.offset = self, offset
+        self._leases[id(lease)] = lease
         return exporter.data
 
     def copy(self, offset: int, nbytes: int) -> bytes:
@@ -168,6 +165,21 @@ class Reader:
         data = memory[start : start + nbytes]
         self.returned.append(offset)
         return data
+
+
+class _Lease(weakref.ref[Any]):
+    """Refers to what a view of a block is kept alive by."""
+
+    __slots__ = ("offset", "reader")
+    reader: Reader
+    offset: int
+
+
+@uninterrupted
+def _end(lease: _Lease) -> None:
+    """Note that a block is no longer looked at."""
+    del lease.reader._leases[id(lease)]
+    lease.reader.returned.append(lease.offset)
 
 
 class Viewed:

@@ -70,6 +70,19 @@ class LogForwarder(logging.Handler):
         self._post(("log", {k: v if _is_plain(v) else repr(v) for k, v in fields.items()}))
 
 
+class _Entered:
+    """Within the block, a shard is what this process runs."""
+
+    def __init__(self, entered: Context) -> None:
+        self._context = entered
+
+    def __enter__(self) -> None:
+        context.enter_process(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        context.enter_process(None)
+
+
 class Worker:
     """Run what the host sends, one shard after the other, until the channel closes."""
 
@@ -93,7 +106,7 @@ class Worker:
             seat.cores,
             self._mesh,
             lambda data: place(self._arena, data),
-            self._enter,
+            _Entered,
             self._begin,
         )
         self._root = logging.getLogger()
@@ -125,10 +138,6 @@ class Worker:
         self._post(("ended", shard, outcome.failed, payload, outcome.begun, outcome.ended))
         self._status.end(self._core, self._work)
         self._work += 1
-
-    def _enter(self, entered: Context) -> Callable[[], None]:
-        context.enter_process(entered)
-        return lambda: context.enter_process(None)
 
     def _begin(self, work: Work, at: float) -> None:
         self._status.begin(self._core, self._work)

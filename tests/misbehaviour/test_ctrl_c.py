@@ -143,18 +143,49 @@ def test_a_script_that_does_not_catch_it_ends_by_it(program: Start) -> None:
     assert "KeyboardInterrupt" in ended.err and "1 running ended" in ended.err
 
 
+def test_ctrl_c_in_an_inline_kernel_is_raised_where_the_launch_was_made(program: Start) -> None:
+    script = """
+        import os, signal
+        import offload as of
+        from offload import offload
+
+        of.connect("inline:2")
+
+        @offload(target=0)
+        def first():
+            os.kill(os.getpid(), signal.SIGINT)
+
+        @offload(target=1)
+        def second(x):
+            return x
+
+        gathered = []
+        try:
+            gathered.append(first.launch())
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(gathered, second(2))
+    """
+    ended = program("script.py", files={"script.py": script}).end()
+    assert (ended.code, ended.out) == (0, "interrupted\n[] [2]\n"), ended.err
+
+
 LAUNCHES = {
     "a call": "assert kernel(7) == [7, 7]",
     "handles": "assert wait_all(kernel.launch(1), kernel.launch(2)) == [[1, 1], [2, 2]]",
     "map": "assert list(kernel.map(range(20))) == list(range(20))",
+    "futures": "assert kernel.launch(3).future().result() == [3, 3]",
 }
 
 
+@pytest.mark.parametrize("device", ["local:2", "inline:2"])
 @pytest.mark.parametrize("launch", LAUNCHES.values(), ids=LAUNCHES)
-def test_interrupts_at_any_moment_break_nothing(program: Start, launch: str) -> None:
+def test_interrupts_at_any_moment_break_nothing(program: Start, launch: str, device: str) -> None:
     script = """
         import os, signal
-        from offload import offload, wait_all
+        from offload import connect, offload, wait_all
+
+        connect("DEVICE")
 
         @offload
         def kernel(x):
@@ -182,7 +213,7 @@ def test_interrupts_at_any_moment_break_nothing(program: Start, launch: str) -> 
         os.close(ground)
         os.wait()
         print(kernel(8))
-    """.replace("LAUNCH", launch)
+    """.replace("LAUNCH", launch).replace("DEVICE", device)
     ended = program("-W", "ignore", "script.py", files={"script.py": script}).end()
     assert (ended.code, ended.out) == (0, "[8, 8]\n"), ended.err
 
