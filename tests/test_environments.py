@@ -84,6 +84,29 @@ def test_python_c(program: Start, address: str) -> None:
     assert printed(program("-c", text, device=address)) == ["[2, 2]"]
 
 
+def test_resident_data_in_python_c(program: Start, address: str) -> None:
+    text = """
+from offload import KernelTypeError, copy_from_device, define_on_device, offload
+a = 1
+define_on_device(a)
+@offload
+def plain():
+    a = 2
+try:
+    plain()
+except KernelTypeError as error:
+    print(error)
+@offload
+def declared():
+    global a
+    a = 2
+declared()
+print(copy_from_device("a"))
+"""
+    asked, values = printed(program("-c", text, device=address))
+    assert asked.startswith("write `global a` at the top of plain()") and values == "[2, 2]"
+
+
 def test_a_script_from_standard_input(program: Start, address: str) -> None:
     text = "from offload import offload\n@offload\ndef k(x):\n    return x + 1\n\nprint(k(1))\n"
     assert printed(program("-", device=address), text) == ["[2, 2]"]

@@ -22,6 +22,8 @@ CELLS = [
     "h",
     "h.result()",
     "g = kernel.launch(5)\nprint(await g)",
+    "a = 1\nof.define_on_device(a)\n@offload\ndef assign():\n    a = 2\n\nassign()\nof.copy_from_device('a')",
+    "class Point:\n    pass\n\nmake = offload(lambda: Point())\n[type(point) is Point for point in make()]",
     "of.shutdown()",
 ]
 
@@ -89,3 +91,11 @@ def test_a_handle_shows_itself_as_a_table(outputs: list[Any]) -> None:
 
 def test_a_handle_can_be_awaited(outputs: list[Any]) -> None:
     assert "[15, 15]" in streamed(outputs[7])
+
+
+def test_a_plain_assignment_in_a_cell_changes_the_resident_copy(outputs: list[Any]) -> None:
+    assert shown(outputs[8]) == "[2, 2]"
+
+
+def test_a_class_of_a_cell_travels_both_ways(outputs: list[Any]) -> None:
+    assert shown(outputs[9]) == "[True, True]"

@@ -194,3 +194,12 @@ def test_threads_that_share_a_kernel() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("eval('hidden')", NameError), ("globals()['hidden']", KeyError)]
+)
+def test_what_cannot_be_seen_to_be_used_does_not_travel(text: str, error: type[Exception]) -> None:
+    names = script(f"hidden = 1\ndef kernel(): return {text}")
+    with pytest.raises(error, match="hidden"):
+        run(Capture(names["kernel"]).image())

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import operator
+import pickle
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from gates import Gate
+from programs import Program
 
 from offload import NotOnDevice, OptionError, PeerEnded, SerializationError, offload
 from offload import core as calls
@@ -240,3 +245,67 @@ def test_a_core_that_waits_for_itself_in_vain_is_told(device: str) -> None:
         return "received what nobody sent"
 
     assert kernel() == ["first"]
+
+
+@pytest.mark.parametrize("call", [lambda: bcast(1, 1), lambda: reduce(1, "sum"), sync])
+def test_what_all_cores_do_together_does_not_wait_for_one_that_has_ended(
+    device: str, call: Callable[[], Any]
+) -> None:
+    @offload(target=[0, 1])
+    def deserted() -> Any:
+        return call() if coreid() == 0 else None
+
+    with pytest.raises(PeerEnded, match="core 1"):
+        deserted()
+
+
+class Block:
+    """Pickle as arrays do, with a buffer, and know what it was loaded from."""
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+        self.loaded_from = type(buffer)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Block, (pickle.PickleBuffer(self.buffer),)
+
+
+def test_the_bytes_of_an_array_are_no_part_of_the_pickle(local: str) -> None:
+    @offload
+    def swap(count: int) -> bool:
+        # What a pickle holds itself is loaded as bytes or bytearray.
+        return sendrecv(Block(bytearray(count)), 1 - rank()).loaded_from is memoryview
+
+    assert swap(2_000_000) == [True, True]
+
+
+def test_messages_go_past_the_host(program: Callable[..., Program], tmp_path: Any) -> None:
+    """Cores talk while the host is stopped, so nothing of it takes part."""
+    gates = {name: Gate.make(tmp_path / name) for name in ("begin", "end")}
+    script = f"""
+        from offload import offload
+        from offload.core import rank, sendrecv, sync
+
+        @offload
+        def talk():
+            if rank() == 0:
+                with open({gates["begin"].here!r}, "w"):
+                    pass
+                with open({gates["begin"].open!r}) as pipe:
+                    pipe.read()
+            for number in range(100):
+                assert sendrecv(number, 1 - rank()) == number
+            sync()
+            if rank() == 0:
+                with open({gates["end"].here!r}, "w"):
+                    pass
+
+        print(talk())
+    """
+    started = program("script.py", files={"script.py": script})
+    gates["begin"].wait()
+    started.signal(signal.SIGSTOP)
+    gates["begin"].let_on()
+    gates["end"].wait()
+    started.signal(signal.SIGCONT)
+    assert started.end() == (0, "[None, None]\n", "")

@@ -132,6 +132,20 @@ def test_the_first_failed_core_is_raised_and_the_others_are_notes(device: str) -
     assert set(values) <= {0, 2}
 
 
+def test_wait_any_goes_on_after_a_core_that_failed(device: str) -> None:
+    handle = fail([0, 2])
+    handle.exception()
+    found, failed = {}, []
+    for _ in range(4):
+        try:
+            found.update(handle.wait_any())
+        except KeyError as error:
+            failed.append(error.args)
+    assert found == {1: 1, 3: 3} and sorted(failed) == [("core 0",), ("core 2",)]
+    with pytest.raises(LookupError):
+        handle.wait_any()
+
+
 def test_wait_all_keeps_the_order_of_arguments(device: str) -> None:
     assert wait_all(where(30), one(-10)) == [[0, 30, 60, 90], [-10]]
     assert waitAll(one(-10), where(30)) == [[-10], [0, 30, 60, 90]]
@@ -196,6 +210,15 @@ def test_a_handle_as_an_argument_is_its_result(device: str) -> None:
         return a + b
 
     assert add(first, b=one(3)) == [7] * 4
+
+
+def test_a_handle_of_several_launches_is_the_list_of_their_values(device: str) -> None:
+    joined = one(1).append(one(2))
+    assert one(joined).result() == [1, 2]
+    assert asyncio.run(_await(joined)) == joined.future().result() == [1, 2]
+    with pytest.raises(DependencyError) as raised:
+        one(joined.append(fail([3]))).result()
+    assert isinstance(raised.value.__cause__, KeyError)
 
 
 def test_a_failed_handle_fails_what_depends_on_it(device: str) -> None:
@@ -270,6 +293,16 @@ def test_timing_is_in_seconds_since_the_launch(device: str) -> None:
         assert 0 == timing.queued <= timing.begun <= timing.ended
 
 
+def test_timing_of_joined_launches_counts_from_the_first(device: str) -> None:
+    handle = one(1).append(one(2)).append(where(target=[0, 1]))
+    handle.wait()
+    queued = [timing.queued for timing in handle.timing]
+    assert len(queued) == 4 and queued[0] == 0 and queued == sorted(queued) and queued[2] == queued[3]
+    for timing in handle.timing:
+        assert timing.begun is not None and timing.ended is not None
+        assert timing.queued <= timing.begun <= timing.ended
+
+
 def test_a_handle_shows_itself(device: str) -> None:
     handle = fail([0])
     assert isinstance(handle.exception(), KeyError)
@@ -340,6 +373,39 @@ def test_cores_are_handed_out_as_they_finish(local: str, gates: list[Gate]) -> N
     gates[0].let_on()
     assert list(completed) == [(0, 0)]
     assert handle.wait_any() == {0: 0}
+
+
+def test_handles_are_given_as_they_complete(local: str, gates: list[Gate]) -> None:
+    handles = [through_one(gates[core], core, target=core) for core in range(2)]
+    completed = as_completed(*handles)
+    for core in (1, 0):
+        gates[core].wait()
+        gates[core].let_on()
+        assert wait_any(*handles) == (handles[core], {core: core})
+        assert next(completed) is handles[core]
+    assert list(completed) == []
+
+
+def test_what_was_cancelled_never_began(local: str, gates: list[Gate]) -> None:
+    running, queued = through_one(gates[0], target=0), one(1, target=0)
+    gates[0].wait()
+    assert queued.cancel()
+    gates[0].let_on()
+    running.wait()
+    assert [(timing.core, timing.begun) for timing in queued.timing] == [(0, None)]
+
+
+def test_a_cancelled_handle_fails_what_depends_on_it(local: str, gates: list[Gate]) -> None:
+    running = through_one(gates[0], target=0)
+    gates[0].wait()
+    queued = one(1, target=0)
+    dependant = one(queued)
+    assert queued.cancel()
+    gates[0].let_on()
+    running.wait()
+    with pytest.raises(DependencyError) as raised:
+        dependant.wait()
+    assert isinstance(raised.value.__cause__, CancelledError)
 
 
 def test_what_is_queued_can_be_cancelled_and_what_runs_cannot(local: str, gates: list[Gate]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gates import Gate
 
 import offload as package
 from offload import (
@@ -94,6 +98,25 @@ def test_single_and_multiple(device: str) -> None:
     assert three(4).wait() == [4, 4, 4]
     assert three(4, auto=2).wait() == [4, 4]
     assert one(4, target=[0, 1]).wait() == [4, 4]
+
+
+def test_decorators_with_and_without_arguments(device: str) -> None:
+    def double(x: int) -> int:
+        return 2 * x
+
+    for kernel, cores in [
+        (offload()(double), 4),
+        (offload(double, target=[0, 2]), 2),
+        (offload(auto=3)(double), 3),
+    ]:
+        assert kernel(4) == [8] * cores
+    for later, cores in [
+        (offload(**{"async": True})(double), 4),
+        (offload_single()(double), 1),
+        (offload_single(double, priority=1), 1),
+        (offload_multiple(double, cores=2), 2),
+    ]:
+        assert later(4).wait() == [8] * cores
 
 
 def test_a_bad_placement_is_refused_before_anything_is_queued(device: str) -> None:
@@ -218,6 +241,30 @@ def test_methods_and_callable_objects(device: str) -> None:
         seven.method()
 
 
+class Later(Multiplier):
+    @offload(target=0)
+    def method(self, x: int) -> int:  # type: ignore[override]
+        return super().__call__(x) + 1
+
+
+def test_a_method_may_use_super(device: str) -> None:
+    assert Later(5).method(3) == [16]
+    assert Later(5).method.fn(3) == 16
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+def test_members_of_an_enumeration_are_the_same_on_both_sides(device: str) -> None:
+    @offload(target=0)
+    def other(colour: Colour) -> Colour:
+        return Colour.BLUE if colour is Colour.RED else Colour.RED
+
+    assert other(Colour.RED)[0] is Colour.BLUE
+
+
 def test_static_and_class_methods(device: str) -> None:
     assert Multiplier.static(1, target=0) == [2]
     assert Multiplier(3).static(1, target=0) == [2]
@@ -328,6 +375,91 @@ def test_arguments_that_do_not_pickle_are_refused_at_the_call(device: str) -> No
     with pytest.raises(ArgsNotSerializable, match="argument"):
         add.launch(threading.Lock())
     assert add(1) == [2] * 4
+
+
+def test_a_large_captured_value_that_is_sent_again_warns_once(device: str) -> None:
+    large = np.zeros(200_000)
+
+    @offload(target=0)
+    def first() -> float:
+        return float(large[0])
+
+    assert first() == [0.0]
+    large[0] = 1
+    with pytest.warns(UserWarning, match=r"closure variable 'large', 1\.6 MB.*define_on_device") as warned:
+        assert first() == [1.0]
+    assert [warning.filename for warning in warned] == [__file__]
+    large[0] = 2
+    assert first() == [2.0]
+
+
+# ---- which goes first ----------------------------------------------------------------
+
+
+@offload(async_=True, target=0)
+def note(file: Path, line: str) -> None:
+    with file.open("a") as notes:
+        notes.write(f"{line}\n")
+
+
+@offload_single
+def hold(gate: Gate) -> None:
+    gate.pass_through()
+
+
+def test_priority_goes_before_launch_order_and_keeps_it_among_equals(
+    local: str, gate: Gate, tmp_path: Path
+) -> None:
+    holding = hold(gate, target=0)
+    gate.wait()
+    file = tmp_path / "notes"
+    handles = [
+        note(file, "first"),
+        note(file, "last", priority=-1),
+        note(file, "second"),
+        note(file, "urgent", priority=5),
+        note(file, "urgent too", priority=5),
+    ]
+    gate.let_on()
+    package.wait_all(holding, *handles)
+    assert file.read_text().splitlines() == ["urgent", "urgent too", "first", "second", "last"]
+
+
+def test_an_idle_core_is_taken_at_once(local: str, gate: Gate) -> None:
+    holding = hold(gate, target=0)
+    gate.wait()
+    queued = where(target=0, async_=True)
+    assert where(auto=1)[0][0] == where(target=1)[0][0] == 1
+    assert not queued.done()
+    gate.let_on()
+    package.wait_all(holding, queued)
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "attempts"),
+    [({}, {}, 2), ({"retries": 0}, {}, 1), ({"retries": 2}, {}, 3), ({"retries": 2}, {"retries": 0}, 1)],
+)
+def test_what_is_nearer_to_the_call_wins(
+    options: dict[str, int],
+    call: dict[str, int],
+    attempts: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "attempts"
+
+    @offload(**options)
+    def die() -> None:
+        with file.open("a") as attempted:
+            attempted.write("x")
+        os._exit(1)
+
+    monkeypatch.setenv("OFFLOAD_RETRIES", "1")
+    with package.connect("local:1"):
+        for kernel in (lambda: die(**call), lambda: die.options(**call)()):
+            with pytest.raises(package.WorkerDied):
+                kernel()
+    assert file.read_text() == "x" * attempts * 2
 
 
 # ---- kernels that use kernels ---------------------------------------------------------

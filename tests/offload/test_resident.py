@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gates import Gate
 
 from offload import (
+    LaunchTimeout,
     OptionError,
     ResidentDataLost,
     ResidentNameError,
@@ -149,3 +151,71 @@ def test_a_core_that_was_restarted_has_lost_its_data(local: str) -> None:
             call()
     define_on_device(a)
     assert read() == [10, 10]
+    with pytest.raises(WorkerDied):
+        die(target=0)
+    copy_to_device("a", 7, target=0)
+    assert read() == [7, 10]
+
+
+def test_a_core_that_was_ended_has_lost_its_data(local: str, gate: Gate) -> None:
+    @offload(target=1)
+    def wait() -> None:
+        gate.pass_through()
+
+    define_on_device(a)
+    handle = wait.launch()
+    gate.wait()
+    assert handle.cancel(kill=True)
+    with pytest.raises(ResidentDataLost, match="core 1 was restarted"):
+        read()
+    define_on_device(a)
+    with pytest.raises(LaunchTimeout):
+        wait(timeout=0.01)
+    with pytest.raises(ResidentDataLost, match="core 1 was restarted"):
+        read()
+    define_on_device(a)
+    assert read() == [10, 10]
+
+
+def test_modules_that_define_the_same_name_do_not_meet(device: str) -> None:
+    other: dict[str, Any] = {"__name__": "another_module", "define_on_device": define_on_device}
+    exec("def get():\n    return a\ndef define(value):\n    define_on_device(a=value)", other)
+    define_on_device(a=1)
+    other["define"](2)
+    assert read(target=0) == [1]
+    assert offload(other["get"])(target=0) == [2]
+    copy_to_device("a", 3)
+    assert offload(other["get"])(target=0) == [2]
+
+
+@offload
+def assign_in_a_loop() -> None:
+    for a in range(3):  # noqa: B007
+        pass
+
+
+@offload
+def add_to_it() -> None:
+    a += 1  # noqa: F823, F841
+
+
+@offload
+def only_in_a_comprehension() -> list[int]:
+    return [a for a in range(3)]
+
+
+@offload
+def an_argument(a: int) -> int:
+    a += 1
+    return a
+
+
+def test_what_assigns_to_the_resident_copy_and_what_does_not(device: str) -> None:
+    define_on_device(a)
+    assign_in_a_loop()
+    assert read() == [2] * 4
+    add_to_it()
+    assert read() == [3] * 4
+    only_in_a_comprehension()
+    assert an_argument(8, target=0) == [9]
+    assert read() == [3] * 4

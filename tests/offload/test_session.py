@@ -30,6 +30,11 @@ def test_the_device_is_the_environments_unless_connected(program: Callable[..., 
     assert run(program, code, device="inline:2").out == "[2, 2] inline:3 [3, 3, 3]\n"  # type: ignore[attr-defined]
 
 
+def test_without_any_choice_there_is_a_core_for_each_cpu(program: Callable[..., Program]) -> None:
+    code = "print(set(where()) == {len(os.sched_getaffinity(0))}, numcores() == len(where()))"
+    assert run(program, code, device=None).out == "True True\n"  # type: ignore[attr-defined, arg-type]
+
+
 def test_settings_reach_launches(program: Callable[..., Program]) -> None:
     ended = run(program, "where()", OFFLOAD_TIMEOUT="never")
     assert "OptionError: OFFLOAD_TIMEOUT: timeout='never'" in ended[2]
