@@ -79,6 +79,43 @@ def test_a_class_of_the_script_travels_both_ways(program: Start, address: str) -
     ]
 
 
+def test_what_a_kernel_assigns_stays_on_the_core(program: Start, address: str) -> None:
+    script = """
+        from offload import offload
+
+        count, found = 1, []
+
+        def helper():
+            global count
+            count += 10
+            found.append(count)
+
+        @offload
+        def kernel():
+            helper()
+            return count, found
+
+        print(kernel(), kernel())
+        print(count, found)
+    """
+    assert printed(program("script.py", files={"script.py": script}, device=address)) == [
+        "[(11, [11]), (11, [11])] [(11, [11]), (11, [11])]",
+        "1 []",
+    ]
+
+
+@pytest.mark.parametrize("reach", ["eval('hidden')", "globals()['hidden']"])
+def test_what_no_code_names_does_not_travel(program: Start, address: str, reach: str) -> None:
+    script = f"""
+        from offload import offload
+
+        hidden = 5
+        error = offload(lambda: {reach}).launch().exception()
+        print(isinstance(error, (NameError, KeyError)), "hidden" in str(error))
+    """
+    assert printed(program("script.py", files={"script.py": script}, device=address)) == ["True True"]
+
+
 def test_python_c(program: Start, address: str) -> None:
     text = "from offload import offload\nk = offload(lambda x: x + 1)\nprint(k(1))"
     assert printed(program("-c", text, device=address)) == ["[2, 2]"]

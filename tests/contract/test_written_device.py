@@ -6,12 +6,13 @@ import configparser
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from device_contract import DeviceContract
 from launch_contract import LaunchContract
+from programs import Program
 
 from device_runtime import registry
 from device_runtime.device import Device
@@ -47,6 +48,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def test_it_is_short() -> None:
     assert len(code("python", '"""Compute units').splitlines()) < 60
+
+
+def test_a_script_stays_as_it_is(program: Callable[..., Program]) -> None:
+    folder = str(Path(importlib.import_module("thread_device").__file__ or "").parent)
+    text = "from offload import offload\nfrom offload.core import coreid\nprint(offload(coreid)())"
+    ended = program("-c", text, device="threads:3", PYTHONPATH=folder).end()
+    assert (ended.out, ended.err) == ("[0, 1, 2]\n", "")
 
 
 class TestWritten(DeviceContract):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
 import enum
@@ -80,6 +81,16 @@ def test_a_value_arrives_equal_and_of_its_type(value: Any) -> None:
     arrived = there(value)
     assert arrived == value
     assert type(arrived) is type(value)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_what_can_be_written_to_elsewhere_can_be_here(size: int) -> None:
+    value = bytearray(size), array.array("b", bytes(size))
+    arrived = there((value, {}))[0]
+    for each, sent in zip(arrived, value):
+        assert type(each) is type(sent)
+        each[0] = 1
+        assert (sent[0], len(each)) == (0, size)
 
 
 def test_what_is_not_an_array_is_the_kernels_own_copy() -> None:

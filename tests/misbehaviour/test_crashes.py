@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import select
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ import pytest
 from gates import Gate
 
 import offload as of
+from device_runtime import registry
+from device_runtime.device import Device
+from device_runtime.launch import Event, Gone, Message
 from offload import offload, offload_single
 from offload.core import coreid, probe, recv, send
 
@@ -354,6 +360,77 @@ def test_memory_that_is_not_there() -> None:
     finally:
         with pytest.raises(of.WorkerDied):
             offload(lambda: os._exit(0), target=0)()
+
+
+def space(nbytes: int) -> Any:
+    """Return an array of addresses without memory behind them."""
+    np = pytest.importorskip("numpy")
+    reserve_nothing = 0x4000  # mmap.MAP_NORESERVE, from Python 3.11 on
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | reserve_nothing
+    try:
+        return np.frombuffer(mmap.mmap(-1, nbytes, flags=flags), np.uint8)
+    except OSError:
+        pytest.skip("this machine gives out no more addresses than it has memory")
+
+
+@pytest.mark.parametrize("size", [1 << 36, 1 << 39])
+def test_an_argument_that_memory_cannot_hold_is_refused_at_the_call(size: int) -> None:
+    with pytest.raises(of.DeviceMemoryError, match=f"{size:,} bytes"):
+        offload(len).launch(space(size))
+
+
+def test_a_value_that_memory_cannot_hold() -> None:
+    size = 1 << 39
+    space(size)
+    with pytest.raises(of.DeviceMemoryError, match=f"{size:,} bytes"):
+        offload(space, target=0)(size)
+
+
+class BurntOut(Device):
+    """A device whose units are gone for good as soon as they are used."""
+
+    address = "burnt"
+
+    def open(self) -> int:
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._events: list[Event] = []
+        return 2
+
+    def send(self, unit: int, messages: Sequence[Message]) -> None:
+        self._events.append(Gone(unit, "burnt out"))
+        os.eventfd_write(self._bell, 1)
+
+    def fileno(self) -> int:
+        return self._bell
+
+    def receive(self) -> list[Event]:
+        events, self._events = self._events, []
+        if events:
+            os.eventfd_read(self._bell)
+        return events
+
+    def kill(self, unit: int) -> None:
+        pass
+
+    def close(self) -> None:
+        os.close(self._bell)
+
+
+def open_burnt_out(_rest: str) -> Device:
+    return BurntOut()
+
+
+def test_no_core_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs a core that is gone fails, what was queued and what comes later."""
+    kinds = dict(registry.known())
+    kinds["burnt"] = EntryPoint("burnt", f"{__name__}:open_burnt_out", registry.GROUP)
+    monkeypatch.setattr(registry, "known", lambda: kinds)
+    with of.connect("burnt"):
+        for options in ({"target": 0}, {}, {"auto": 1}):
+            handles = [whoami.options(**options).launch() for _ in range(3)]  # type: ignore[arg-type]
+            for handle in handles:
+                with pytest.raises(of.NoUnitsError, match=r"(?s)whoami.*burnt"):
+                    handle.wait()
 
 
 def test_crashes_of_many_launches_in_a_row() -> None:

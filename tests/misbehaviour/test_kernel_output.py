@@ -165,6 +165,11 @@ def test_binary_that_is_no_text(local: str, capsys: pytest.CaptureFixture[str]) 
     assert out.startswith("[core 0] \\x80\\x81") and out.endswith("\0\n")
 
 
+def test_binary_by_way_of_the_stream(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    offload(lambda: sys.stdout.buffer.write(b"\xff\x80\n"), target=0)()
+    assert capsys.readouterr().out == "[core 0] \\xff\\x80\n"
+
+
 def test_characters_cut_in_two_are_put_together(local: str, capsys: pytest.CaptureFixture[str]) -> None:
     @offload(target=0)
     def kernel() -> None:

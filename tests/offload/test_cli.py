@@ -54,6 +54,15 @@ def test_run_shows_the_script_what_python_would(script: Path) -> None:
     assert (ours.stderr, ours.returncode) == ("", 0)
 
 
+def test_run_runs_the_launches_on_the_device(tmp_path: Path) -> None:
+    path = tmp_path / "cores.py"
+    path.write_text(
+        "from offload import offload\nfrom offload.core import coreid\nprint(offload(coreid)())\n"
+    )
+    ran = python("-m", "offload", "run", path, "--device", "local:4", OFFLOAD_DEVICE="inline")
+    assert (ran.stdout, ran.stderr) == ("[0, 1, 2, 3]\n", "")
+
+
 @pytest.mark.parametrize(
     ("given", "device", "seen"),
     [
@@ -184,6 +193,17 @@ def test_migrate_writes_on_request(tmp_path: Path) -> None:
     assert old.read_bytes() == NEW
 
 
+def test_what_migrate_has_written_runs(tmp_path: Path) -> None:
+    old = tmp_path / "old.py"
+    old.write_text(
+        "from offload import offload\n@offload(async=True)\ndef f(x): return x + 1\n"
+        "print(f(1).wait(), f(2, async=False))\n"
+    )
+    assert "SyntaxError" in python(old, OFFLOAD_DEVICE="inline:2").stderr
+    assert python("-m", "offload", "migrate", "--write", old).returncode == 0
+    assert python(old, OFFLOAD_DEVICE="inline:2").stdout == "[2, 2] [3, 3]\n"
+
+
 def test_migrate_reports_what_it_cannot_read_and_does_the_rest(tmp_path: Path) -> None:
     broken, absent, good = (tmp_path / name for name in ("broken.py", "absent.py", "good.py"))
     broken.write_bytes(b"x = 1\ny = 'never closed\n")
@@ -211,6 +231,13 @@ def test_version_names_what_a_report_needs() -> None:
     for package in ("offload", "numpy", "cloudpickle", "pyzmq"):
         assert f"{package} {importlib.metadata.version(package)}\n" in result.stdout
     assert "python {}.{}.{}".format(*sys.version_info) in result.stdout
+
+
+def test_the_installed_command_is_that_of_the_module() -> None:
+    from offload.__main__ import main
+
+    [point] = importlib.metadata.entry_points(group="console_scripts", name="offload")
+    assert point.load() is main
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

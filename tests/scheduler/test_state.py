@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import pytest
 from scheduler_model import Model
 
@@ -796,3 +801,70 @@ def test_deadlines_of_shards_that_have_ended_are_forgotten() -> None:
         state.step(events.ShardEnded(0, 0, ShardId(number, 0), True, LONG))
 
     assert len(state._deadlines._heap) < 200
+
+
+# ---- cost --------------------------------------------------------------------------------
+
+
+def bytecodes(run: Callable[[], object]) -> int:
+    """Count the instructions of Python that a call takes: a measure of cost that is no clock."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def cost(units: int, queued: int) -> int:
+    """Return what 300 launches of all kinds cost where so many are queued before them."""
+    state = State()
+    state.step(events.PoolOpened(0, units))
+    for unit in range(units):
+        state.step(events.Submit(unit, 0, (unit,), 1))
+    first = units + queued
+    for number in range(units, first):
+        where = (number % units,) if number % 2 else None
+        needs = (number - 1,) if number % 3 == 0 else ()
+        state.step(events.Submit(number, 0, where, 1, depends=needs, timeout=1.0, priority=number % 5))
+
+    def work() -> None:
+        running = 0  # on unit 0
+        for number in range(first, first + 300):
+            where = (0, 1) if number % 2 else None
+            state.step(events.Submit(number, 0, where, 2, depends=(number - 1,) * (number % 3 == 1)))
+            if number % 5 == 0:
+                state.step(events.Cancel(number))
+            if number % 7 == 0:
+                state.step(events.UnitLost(0, units - 1, None, 0.0))
+                state.step(events.UnitReady(0, units - 1))
+            shard = ShardId(running, 0)
+            state.step(events.ShardBegun(0, 0, shard, 0.0))
+            following = [
+                action.shard
+                for action in state.step(events.ShardEnded(0, 0, shard, True, LONG))
+                if isinstance(action, Send) and action.unit == 0
+            ]
+            running = following[0].launch if following else running
+            state.step(events.Tick(0.5))
+
+    count = bytecodes(work)
+    assert not state.stale, "every report was of a shard under way"
+    return count
+
+
+def test_an_event_costs_the_same_however_many_launches_are_queued() -> None:
+    assert cost(units=4, queued=10_000) < 1.2 * cost(units=4, queued=1000)
+
+
+def test_an_event_costs_at_most_the_logarithm_of_the_number_of_units() -> None:
+    assert cost(units=512, queued=1000) < 1.5 * cost(units=4, queued=1000)
