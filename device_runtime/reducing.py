@@ -40,6 +40,8 @@ def reduce(value: Any) -> Any:
         return _reduce_error(value)
     if type(value) is LruCached and not is_importable(value):
         return reduce_cached(value)
+    if hasattr(type(value), "__offload_reduce__"):  # a kernel, which other picklers take by name
+        return value.__offload_reduce__()
     return NotImplemented
 
 

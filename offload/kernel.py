@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
@@ -133,6 +134,21 @@ class Kernel(Generic[P, R]):
         return make(self._body, self._layer, (instance,))
 
     def __reduce__(self) -> Any:
+        """Pickle by name, as functions do."""
+        named = _named(self)
+        # cloudpickle takes the functions of a script along; only its frame tells that it asks.
+        if named is None or ".cloudpickle" in sys._getframe(1).f_globals.get("__name__", ""):
+            return self.__offload_reduce__()
+        name: str = self.__dict__["__qualname__"]
+        if named is self:
+            return name
+        owner = named._bound[:1]  # of a class method's kernel, which each access makes anew
+        if owner and owner[0] is self._bound[0] and named._layer == self._layer:
+            return getattr, (*owner, name.rpartition(".")[2])
+        return _like, (named, self._layer, self._bound)
+
+    def __offload_reduce__(self) -> Any:
+        """Take the kernel apart by value: into its function, for a launch, and what goes with it."""
         return _rebuild, (self._body.fn, self._body.kind, self._layer, self._bound)
 
     def __repr__(self) -> str:
@@ -204,6 +220,18 @@ def merged_layers(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[st
         for name in ("auto", "target", "all", "single"):
             keep.pop(name, None)
     return {**keep, **upper}
+
+
+def _named(kernel: Kernel[..., Any]) -> Kernel[..., Any] | None:
+    """Return the kernel of the same function that is found under the function's name, None if none is."""
+    found: Any = sys.modules.get(getattr(kernel, "__module__", ""))
+    for part in getattr(kernel, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, Kernel) and found._body is kernel._body else None
+
+
+def _like(named: Kernel[..., Any], layer: dict[str, Any], bound: tuple[Any, ...]) -> Kernel[..., Any]:
+    return make(named._body, layer, bound)
 
 
 def _rebuild(fn: Any, kind: str, layer: dict[str, Any], bound: tuple[Any, ...]) -> Kernel[..., Any]:
