@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from device_runtime import codec
+from offload.deadline import Deadline
 from offload.future import LaunchFuture
 from offload.shards import Shards
 from offload.table import handle_table
@@ -55,7 +56,7 @@ class Handle(Shards[R]):
 
         Raises CancelledError if the launch was cancelled, and TimeoutError.
         """
-        self._wait_done(timeout)
+        self._wait_done(Deadline(timeout))
         error = self._error()
         if isinstance(error, CancelledError):
             raise error.with_traceback(None)

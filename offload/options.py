@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from device_runtime.errors import OptionError
+from offload.deadline import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,19 +179,10 @@ def _device(name: str, value: Any, where: str) -> dict[str, Any]:
 
 
 def _timeout(name: str, value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {name: None}
-    try:
-        seconds = float(value) if not isinstance(value, (bool, str, bytes)) else None
-    except (TypeError, ValueError):
-        seconds = None
-    if seconds is None:
-        raise OptionError(
-            f"{where}: timeout={value!r} must be a number of seconds, not {type(value).__name__}"
-        )
-    if not seconds > 0:
+    number = seconds(value, f"{where}: ")
+    if number is not None and number <= 0:
         raise OptionError(f"{where}: timeout={value!r} must be more than 0 seconds")
-    return {name: seconds}
+    return {name: number}
 
 
 _CHECKS = {

@@ -7,25 +7,24 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from offload.deadline import Deadline
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from offload.deadline import Deadline
     from offload.shards import Shards
 
 
-def watch(shards: Shards[Any], timeout: float | None) -> None:
+def watch(shards: Shards[Any], deadline: Deadline) -> None:
     """Wait until all cores have finished, and show how many have.
 
     Raises ImportError, naming the extra to install, where neither tqdm nor
     rich is installed, and TimeoutError as `wait` does.
     """
-    deadline, total, done = Deadline(timeout), shards._count, 0
+    total, done = shards._count, 0
     with _bar(shards._name, total) as advance:
         while done < total:
             if not shards._dispatcher.wait(partial(_more, shards, done), deadline.left()):
-                raise shards._timed_out(timeout)
+                raise shards._timed_out(deadline)
             now = sum(len(ticket.finished) for ticket in shards._tickets)
             advance(now - done)
             done = now

@@ -42,9 +42,10 @@ class Shards(Generic[R]):
         that failed, and TimeoutError after `timeout` seconds; that cancels
         nothing.
         """
+        deadline = Deadline(timeout)
         if progress:
-            watch(self, timeout)
-        self._wait_done(timeout)
+            watch(self, deadline)
+        self._wait_done(deadline)
         error = self._error()
         if error is not None:
             # Without the traceback of the last time it was raised, to which this one would be added.
@@ -57,7 +58,7 @@ class Shards(Generic[R]):
         Raises that core's exception if it failed, LookupError when every core
         was handed out, and TimeoutError as `wait` does.
         """
-        core, ticket, rank = self._take(timeout)
+        core, ticket, rank = self._take(Deadline(timeout))
         return {core: ticket.value(rank)}
 
     def as_completed(self, timeout: float | None = None) -> Iterator[tuple[int, R]]:
@@ -71,7 +72,7 @@ class Shards(Generic[R]):
         def iterate() -> Iterator[tuple[int, R]]:
             given: dict[tuple[int, int], object] = {}
             for _ in range(self._count):
-                core, ticket, rank = self._take(deadline.left(), given)
+                core, ticket, rank = self._take(deadline, given)
                 yield core, ticket.value(rank)
 
         return iterate()
@@ -127,14 +128,13 @@ class Shards(Generic[R]):
         """Raise ForkedHandleError in a forked child."""
         self._dispatcher.outstanding(self._tickets[0])
 
-    def _wait_done(self, timeout: float | None) -> None:
+    def _wait_done(self, deadline: Deadline) -> None:
         if self._is_done():
             self._check_process()
-        elif not self._dispatcher.wait(self._is_done, timeout):
-            raise self._timed_out(timeout)
+        elif not self._dispatcher.wait(self._is_done, deadline.left()):
+            raise self._timed_out(deadline)
 
-    def _timed_out(self, timeout: float | None) -> TimeoutError:
-        assert timeout is not None
+    def _timed_out(self, deadline: Deadline) -> TimeoutError:
         cores = [
             str(ticket.units[rank])
             for ticket in self._tickets
@@ -144,7 +144,7 @@ class Shards(Generic[R]):
         ]
         left = f"core{'s' * (len(cores) > 1)} {', '.join(cores)}" if cores else "not placed on a core yet"
         return TimeoutError(
-            f"kernel {self._name} has not ended after {timeout:g} s, waiting for {left}; "
+            f"kernel {self._name} has not ended after {deadline.timeout:g} s, waiting for {left}; "
             "nothing was cancelled"
         )
 
@@ -153,7 +153,7 @@ class Shards(Generic[R]):
         return sum(len(ticket.finished) for ticket in self._tickets) > len(given)
 
     def _take(
-        self, timeout: float | None, given: dict[tuple[int, int], object] | None = None
+        self, deadline: Deadline, given: dict[tuple[int, int], object] | None = None
     ) -> tuple[int, Ticket, int]:
         """Wait for a shard that is not among `given`, add it there, and return its core, ticket and rank."""
         given = self._handed if given is None else given
@@ -165,8 +165,10 @@ class Shards(Generic[R]):
                     "wait() gives all values again"
                 )
             # All handed out by another thread meanwhile is an end of waiting, too.
-            if not self._dispatcher.wait(lambda: self._ready(given) or len(given) >= self._count, timeout):
-                raise self._timed_out(timeout)
+            if not self._dispatcher.wait(
+                lambda: self._ready(given) or len(given) >= self._count, deadline.left()
+            ):
+                raise self._timed_out(deadline)
             for ticket in self._tickets:
                 for rank in ticket.finished:
                     # setdefault decides between two threads that see the same shard.

@@ -22,7 +22,7 @@ def wait_all(*handles: Handle[R], timeout: float | None = None) -> list[list[R]]
     _check("wait_all", handles)
     deadline = Deadline(timeout)
     for handle in handles:
-        handle._wait_done(deadline.left())
+        handle._wait_done(deadline)
     return [handle.wait() for handle in handles]
 
 
@@ -71,7 +71,7 @@ def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[
             except Empty:
                 raise TimeoutError(
                     f"{len(distinct) - given} of {len(distinct)} launches have not ended "
-                    f"after {timeout:g} s; nothing was cancelled"
+                    f"after {deadline.timeout:g} s; nothing was cancelled"
                 ) from None
 
     return iterate()
@@ -99,7 +99,7 @@ def _wait_ready(handles: list[Handle[Any]], deadline: Deadline) -> None:
                 break
         else:
             return
-    raise handles[0]._timed_out(deadline.timeout)
+    raise handles[0]._timed_out(deadline)
 
 
 def _check(name: str, handles: tuple[Any, ...]) -> None:

@@ -45,7 +45,7 @@ def merged(*layers: dict[str, object]) -> Options:
         ({"device": ""}, "device='' must be an address"),
         ({"timeout": -1}, "timeout=-1 must be more than 0 seconds"),
         ({"timeout": 0}, "timeout=0 must be more than 0 seconds"),
-        ({"timeout": float("nan")}, "must be more than 0"),
+        ({"timeout": float("nan")}, "timeout=nan must be a number of seconds"),
         ({"timeout": "3"}, "timeout='3' must be a number of seconds, not str"),
         ({"timeout": True}, "not bool"),
         ({"retries": -1}, "retries=-1 must be at least 0"),
