@@ -99,10 +99,10 @@ class Shards(Generic[R]):
         `wait` gives the values of the launches one after another, and `result`
         a list. The other handle stays as it is.
 
-        Raises OptionError for a handle of another session.
+        Raises TypeError for what is no handle, and OptionError for a handle of another session.
         """
         if not isinstance(other, Shards):
-            raise OptionError(f"append takes a handle, not {type(other).__name__}")
+            raise TypeError(f"append takes a handle, not {type(other).__name__}")
         if other._dispatcher is not self._dispatcher:
             raise OptionError("append takes a handle of the same session")
         # Replaced, not extended: others may be iterating over the list.

@@ -100,7 +100,7 @@ def test_append_joins_launches(device: str) -> None:
     assert handle.result() == [5, 0, 1, 2, 3, 6]
     assert len(handle.timing) == 6
     assert sum(1 for _ in handle.as_completed()) == 6
-    with pytest.raises(OptionError, match="append takes a handle"):
+    with pytest.raises(TypeError, match="append takes a handle"):
         handle.append(3)  # type: ignore[arg-type]
 
 
