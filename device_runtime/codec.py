@@ -66,7 +66,8 @@ def encode(
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
-        raise error(f"{_culprit(value)} does not pickle: {reason(cause)}") from cause
+        named = _culprit(value) if error is ArgsNotSerializable else f"a value of type {name_of(value)}"
+        raise error(f"{named} does not pickle: {reason(cause)}") from cause
     finally:
         _encoding.handles = before
     return Payload(_placed_pickle(data, place), tuple([_placed(view, place, memo) for view in views]))
@@ -222,8 +223,10 @@ def _held_class() -> Any:
 
 def _culprit(value: Any) -> str:
     """Name the argument that does not pickle on its own, if there is one."""
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is tuple and type(value[1]) is dict:
-        args, kwargs = value
+    for call in value if type(value) is list else [value]:  # as a mapped launch has them
+        if not (type(call) is tuple and len(call) == 2 and type(call[0]) is tuple and type(call[1]) is dict):
+            break
+        args, kwargs = call
         named = [(f"argument {i + 1}", arg) for i, arg in enumerate(args)]
         named += [(f"argument {name!r}", arg) for name, arg in kwargs.items()]
         for name, arg in named:

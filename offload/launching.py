@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
+from device_runtime.errors import ArgsNotSerializable
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
 from scheduler.ticket import Depends, Request
@@ -38,16 +39,19 @@ def launch(
     units, count = options.place(pool.units, body.name)
     image = body.capture.image(session.resident(pool, body.module))
     handles: list[Handle[Any]] = []
-    if mapped:
-        payloads: Sequence[Payload] = (codec.encode(args[0], pool.device.place, dependencies=handles),)
-    elif _scatters(args, kwargs):
-        memo: Any = {}
-        payloads = [
-            codec.encode(call, pool.device.place, memo=memo, dependencies=handles)
-            for call in _per_shard(args, kwargs, count, body.name)
-        ]
-    else:
-        payloads = (codec.encode((args, kwargs), pool.device.place, dependencies=handles),)
+    try:
+        if mapped:
+            payloads: Sequence[Payload] = (codec.encode(args[0], pool.device.place, dependencies=handles),)
+        elif _scatters(args, kwargs):
+            memo: Any = {}
+            payloads = [
+                codec.encode(call, pool.device.place, memo=memo, dependencies=handles)
+                for call in _per_shard(args, kwargs, count, body.name)
+            ]
+        else:
+            payloads = (codec.encode((args, kwargs), pool.device.place, dependencies=handles),)
+    except ArgsNotSerializable as error:
+        raise ArgsNotSerializable(f"kernel {body.name}: {error}") from error.__cause__
     request = Request(
         pool,
         image,

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from device_runtime import resident
 from device_runtime.bytecode import argument_name
-from device_runtime.errors import OptionError, ResidentNameError
+from device_runtime.errors import ArgsNotSerializable, OptionError, ResidentNameError
+from device_runtime.traces import name_of, reason
 from offload.body import Body
 from offload.launching import launch
 from offload.options import Options, check
-from offload.session import session
+from offload.session import Session, session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from offload.handle import Handle
 
 _store = Body(resident.store)
 _load = Body(resident.load)
@@ -39,7 +42,10 @@ def define_on_device(*value: Any, **named: Any) -> None:
         raise OptionError("define_on_device needs a variable: define_on_device(a)")
     here, module = session(), _module(frame)
     pool = here.pool()
-    handles = [launch(here, _store, (module, name, what), {}, Options()) for name, what in values.items()]
+    handles = [
+        _started("define_on_device", here, _store, (module, name, what), Options())
+        for name, what in values.items()
+    ]
     for name, handle in zip(values, handles):
         handle.wait()
         here.define(pool, module, name)
@@ -97,11 +103,24 @@ def _launch(
             f"{where}: {name!r} is not defined on the device for module {module!r} ({known}); "
             f"define_on_device({name}) defines it"
         )
-    handle = launch(here, body, (module, name, *data), {}, options, attended=not options.async_)
+    handle = _started(where, here, body, (module, name, *data), options, attended=not options.async_)
     if options.async_:
         return handle
     values = handle.wait()
     return values if body is _load else None
+
+
+def _started(
+    where: str, here: Session, body: Body, args: tuple[Any, ...], options: Options, attended: bool = False
+) -> Handle[Any]:
+    """Launch one of our own kernels; an error names what the user called, and the variable."""
+    try:
+        return launch(here, body, args, {}, options, attended)
+    except ArgsNotSerializable as error:
+        assert error.__cause__ is not None
+        _, name, value = args
+        told = f"{where}: {name!r} (of type {name_of(value)}) does not pickle: {reason(error.__cause__)}"
+        raise ArgsNotSerializable(told) from error.__cause__
 
 
 def _named_by_call(value: tuple[Any, ...], frame: FrameType) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
-from device_runtime.errors import OffloadError
+from device_runtime.errors import ArgsNotSerializable, OffloadError
 from device_runtime.interrupts import Shield
 from device_runtime.launch import Payload
 from offload import initializer as initializers
@@ -120,6 +120,10 @@ class Submissions:
             capture = self._capture(function, chunked)
             image = capture.image()
             payload = codec.encode((args, kwargs), pool.device.place)
+        except ArgsNotSerializable as error:
+            told = ArgsNotSerializable(f"kernel {capture.name}: {error}")
+            told.__cause__ = error.__cause__
+            return _failed(told)
         except OffloadError as error:
             return _failed(error)
         estimate = hash((getattr(function, "__code__", capture.name), chunked))

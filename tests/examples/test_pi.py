@@ -102,7 +102,7 @@ def test_when_things_go_wrong(program: Start) -> None:
     assert "WorkerDied: kernel __main__.crash on core 1" in said
     assert "exit code 3" in said
     assert "LaunchTimeout: kernel __main__.hang on core 0 ran longer than its timeout, 0.3 s" in said
-    assert "ArgsNotSerializable: argument 1" in said
+    assert "ArgsNotSerializable: kernel __main__.find_pi: argument 1" in said
     assert "OptionError" in said
     assert "auto=5" in said
     assert said.splitlines()[-1] == "After all this, both cores are well: [3.14, 3.14]"

@@ -55,12 +55,32 @@ def the_device_stays_well(device: str) -> Any:
     ids=["lock", "generator", "ValueError", "SystemExit", "MemoryError", "KeyError", "too deep"],
 )
 def test_an_argument_that_does_not_pickle_is_refused_at_the_call(argument: Any) -> None:
-    for call in (lambda: same(argument), lambda: same.launch(x=argument), lambda: next(same.map([argument]))):
-        with pytest.raises(of.ArgsNotSerializable) as raised:
+    for call, named in (
+        (lambda: same(argument), "argument 1 "),
+        (lambda: same.launch(x=argument), "argument 'x' "),
+        (lambda: next(same.map([1, argument], chunksize=2)), "argument 1 "),
+    ):
+        with pytest.raises(
+            of.ArgsNotSerializable, match=rf"^kernel {same.__module__}\.same: {named}"
+        ) as raised:
             call()
         assert raised.value.__cause__ is not None
-    with pytest.raises(of.ArgsNotSerializable, match="argument 1"):
-        same(argument)
+
+
+def test_a_resident_value_that_does_not_pickle_is_named() -> None:
+    value = 1
+    of.define_on_device(value)
+    with pytest.raises(of.ArgsNotSerializable, match=r"^define_on_device: 'value' \(of type _thread.lock\)"):
+        of.define_on_device(value=threading.Lock())
+    with pytest.raises(of.ArgsNotSerializable, match=r"^copy_to_device: 'value' \(of type _thread.lock\)"):
+        of.copy_to_device("value", threading.Lock())
+
+
+def test_a_call_of_an_executor_names_its_function() -> None:
+    with of.Executor(device="inline") as executor:
+        error = executor.submit(abs, threading.Lock()).exception()
+    assert isinstance(error, of.ArgsNotSerializable) and error.__cause__ is not None
+    assert str(error).startswith("kernel builtins.abs: argument 1 (of type _thread.lock)")
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
