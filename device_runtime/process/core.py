@@ -61,6 +61,7 @@ class Core:
         self._held: deque[ShardId] = deque()  # what it was sent and has not reported ended
         self._ended = 0
         self._tail = ""
+        self._told_last = -1  # the descriptor whose output the tail ends with
 
     def descriptors(self) -> list[int]:
         """Return what is to be watched for the core's words."""
@@ -142,7 +143,7 @@ class Core:
                 break
             read += len(data)
             text = decoder.decode(data, final=not data)
-            self._tail = (self._tail + text)[-_TAIL:]
+            self._keep(descriptor, text)
             self._text[descriptor] += text
         # A large write arrives in pieces: its last line may be cut, and another core's must not get between.
         self._print(descriptor, events, whole_lines=bool(data) and read >= select.PIPE_BUF)
@@ -168,9 +169,19 @@ class Core:
         """Return the shard that is one of the core's works; None if it has ended."""
         return None if work is None or work < self._ended else self._held[work - self._ended]
 
+    def _keep(self, descriptor: int, text: str) -> None:
+        """Keep the end of what the core wrote, and one character more, to see whether a line begins there."""
+        if text:
+            if descriptor != self._told_last and self._tail and not self._tail.endswith("\n"):
+                self._tail += "\n"
+            self._tail, self._told_last = (self._tail + text)[-_TAIL - 1 :], descriptor
+
     def tail(self) -> str:
-        """Return the last lines the core wrote since its last outcome."""
-        return "\n".join(self._tail.strip().splitlines()[-20:])
+        """Return the last lines the core wrote since its last outcome; of one that is too long, its end."""
+        text = self._tail.removesuffix("\n")
+        if len(self._tail) > _TAIL:
+            text = text[text.find("\n") + 1 :]
+        return "\n".join(text.strip("\n").splitlines()[-20:])[-_TAIL:]
 
     def close(self) -> None:
         """Give back descriptors and blocks. Results in the core's memory stay readable."""

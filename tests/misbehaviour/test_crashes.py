@@ -89,6 +89,36 @@ def test_the_launch_fails_with_code_and_last_output(
     assert "[core 1] the last words" in capfd.readouterr().out
 
 
+def last_output(*said: tuple[int, bytes]) -> str:
+    """Return what is told of the output of a core that writes this to its descriptors, and dies."""
+
+    def kernel() -> None:
+        for descriptor, text in said:
+            os.write(descriptor, text)
+        os._exit(1)
+
+    with pytest.raises(of.WorkerDied) as raised:
+        offload(kernel, target=0)()
+    return raised.value.output
+
+
+def test_the_last_output_is_made_of_whole_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = [f"    line {number:4}" for number in range(1000)]
+    assert last_output((1, "\n".join(lines).encode())).splitlines() == lines[-20:]
+    long = [letter * 600 for letter in "abcdef"]
+    assert last_output((1, "\n".join(long).encode() + b"\n")).splitlines() == long[-3:]
+    assert last_output((1, b"first\n" + b"x" * 1993 + b"\n")) == "first\n" + "x" * 1993
+    assert last_output((1, b"first\n" + b"x" * 1994 + b"\n")) == "x" * 1994
+    assert last_output((1, b"x" * 9000)) == "x" * 2000
+    capfd.readouterr()
+
+
+def test_the_last_output_of_two_streams_is_not_run_together(capfd: pytest.CaptureFixture[str]) -> None:
+    assert last_output((1, b"50 %"), (2, b"Fatal error\n")) == "50 %\nFatal error"
+    assert last_output((1, b"done\n"), (2, b"Fatal error\n")) == "done\nFatal error"
+    capfd.readouterr()
+
+
 def test_neighbours_notice_nothing(gate: Gate) -> None:
     @offload_single
     def value(i: int) -> int:
