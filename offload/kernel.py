@@ -116,8 +116,8 @@ class Kernel(Generic[P, R]):
 
     @property
     def __offload_kernel__(self) -> Callable[..., Any]:
-        """The function that travels when another kernel refers to this one."""
-        return self._body.fn
+        """What travels when another kernel refers to this one: the function, and what it is bound to."""
+        return self.fn
 
     @overload
     def __get__(self, instance: None, owner: Any) -> Self: ...

@@ -491,6 +491,20 @@ def test_a_kernel_may_launch_another_and_wait_for_it(device: str) -> None:
     assert places(target=3) == [[[(1, 4, 0, 2), (2, 4, 1, 2)], 3]]
 
 
+def test_a_kernel_of_an_instance_sees_it_as_it_is_at_each_launch(device: str) -> None:
+    instance = Multiplier(2)
+    method = instance.method
+
+    @offload(target=0)
+    def call(x: int) -> Any:
+        return method.fn(x), method(x, target=1)
+
+    assert call(1) == [(2, [2])]
+    instance.factor = 3
+    assert call(1) == [(3, [3])]
+    assert call(1) == [(3, [3])]
+
+
 def test_launches_nested_without_end_are_refused(device: str) -> None:
     with pytest.raises(NestedDeadlockError, match="nested 16 deep"):
         endless(0, target=0)
