@@ -50,7 +50,7 @@ class UnknownDeviceError(OptionError):
 
 
 class ResidentNameError(OptionError):
-    """Refuse a name that is not defined on the device, naming those that are."""
+    """Refuse a name that is not defined on the device, naming those that are, or that a kernel deleted."""
 
 
 class KernelTypeError(OffloadError, TypeError):

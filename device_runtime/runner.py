@@ -12,8 +12,9 @@ from typing import Any
 
 from device_runtime import capture, codec
 from device_runtime.context import Context, Mesh
-from device_runtime.errors import ArgsDecodeError, ResidentDataLost, ResultNotSerializable, add_note
+from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
 from device_runtime.launch import Image, Outcome, Payload, Place, Work
+from device_runtime.resident import Resident
 
 # The host keeps the same account of what each unit remembers: see `Remembered`.
 IMAGES_KEPT = 128
@@ -59,7 +60,7 @@ class Runner:
         self.core = core
         self.numcores = numcores
         self.mesh = mesh
-        self.resident: dict[tuple[str, str], Any] = {}
+        self.resident = Resident(core)
         self._place = place
         self._enter = enter
         self._begin = begin
@@ -134,18 +135,14 @@ class Runner:
     def _lend_resident(self, work: Work, shared: dict[str, Any]) -> None:
         """Put resident values where the kernel reads them: among its globals."""
         for name in work.image.resident:
-            try:
-                shared[name] = self.resident[work.image.module, name]
-            except KeyError:
-                raise ResidentDataLost(
-                    f"core {self.core} was restarted and has lost its resident data: {name!r} of module "
-                    f"{work.image.module!r} is gone; call define_on_device for it again"
-                ) from None
+            shared[name] = self.resident[work.image.module, name]
 
     def _take_resident(self, work: Work, shared: dict[str, Any]) -> None:
         for name in work.image.resident:
             if name in shared:
                 self.resident[work.image.module, name] = shared[name]
+            else:
+                self.resident.delete((work.image.module, name))
 
 
 def _run_all(function: Callable[..., Any], calls: list[Any]) -> tuple[list[Any], Payload | None]:

@@ -72,8 +72,8 @@ def copy_from_device(
     `target` is the core or cores, all by default. Waits, or with `async_`
     (also as the key "async") returns a handle at once.
 
-    Raises ResidentNameError for a name that is not defined on the device, and
-    ResidentDataLost for a core that was restarted since.
+    Raises ResidentNameError for a name that is not defined on the device, or
+    that a kernel deleted, and ResidentDataLost for a core that was restarted since.
     """
     return _launch(_load, name, (), target, async_, options, sys._getframe(1))
 

@@ -45,6 +45,18 @@ def assign_global() -> None:
 
 
 @offload
+def delete() -> None:
+    del a  # type: ignore[name-defined]  # noqa: F821
+
+
+@offload
+def delete_global() -> bool:
+    global a
+    del a
+    return "a" in globals()
+
+
+@offload
 def write_grid(value: float) -> float:
     grid[coreid()] = value
     return float(grid.sum())
@@ -135,6 +147,20 @@ def test_other_modules_do_not_see_it(device: str) -> None:
     kernel: dict[str, Any] = {"__name__": "another_module", "a": "its own"}
     exec("def get():\n    return a", kernel)
     assert offload(kernel["get"])(target=0) == ["its own"]
+
+
+@pytest.mark.parametrize("kernel", [delete, delete_global])
+def test_a_name_that_a_kernel_deletes_is_not_defined_on_its_core_any_more(device: str, kernel: Any) -> None:
+    define_on_device(a=1)
+    kernel(target=1)
+    assert read(target=[0, 2]) == [1, 1]
+    for call in (lambda: read(), lambda: assign(), lambda: kernel(), lambda: copy_from_device("a")):
+        with pytest.raises(ResidentNameError, match=r"'a' .* is not defined on core 1.* deleted it"):
+            call()
+    copy_to_device("a", 2, target=1)
+    assert read(target=1) == [2]
+    define_on_device(a)
+    assert read() == [10] * 4 and a == 10
 
 
 def test_a_core_that_was_restarted_has_lost_its_data(local: str) -> None:
