@@ -9,32 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from captured import closure, run, script
 
 from device_runtime.capture import Capture, load_image
-from device_runtime.launch import Image
-
-
-def script(source: str, **more: Any) -> dict[str, Any]:
-    """Run source as a script's own module and return its globals."""
-    names: dict[str, Any] = {"__name__": "__main__", **more}
-    exec(source, names)
-    return names
-
-
-def run(image: Image, *args: Any) -> Any:
-    return load_image(image.data)(*args)
-
-
-def closure(value: Any) -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    def kernel() -> Any:
-        return value
-
-    def rebind(new: Any) -> None:
-        nonlocal value
-        value = new
-
-    return kernel, rebind
-
 
 # ---- current values ----------------------------------------------------------
 

@@ -10,20 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from captured import run, script
 
-from device_runtime.capture import Capture, load_image
-from device_runtime.launch import Image
-
-
-def script(source: str, **more: Any) -> dict[str, Any]:
-    """Run source as a script's own module and return its globals."""
-    names: dict[str, Any] = {"__name__": "__main__", **more}
-    exec(source, names)
-    return names
-
-
-def run(image: Image, *args: Any) -> Any:
-    return load_image(image.data)(*args)
+from device_runtime.capture import Capture
 
 
 def test_modules_next_to_the_script(far: Any, module: Any) -> None:

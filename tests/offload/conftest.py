@@ -9,6 +9,7 @@ import pytest
 from gates import Gate
 
 import offload
+from offload import Executor
 
 
 @pytest.fixture(scope="module", params=["inline:4", "local:4"])
@@ -16,6 +17,13 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Make devices of four cores the default one in turn: kernels must behave alike on both."""
     with offload.connect(request.param):
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def cores() -> Iterator[Executor]:
+    """Make an executor of two process cores, for what takes a call that goes on while the test does."""
+    with Executor(2) as made:
+        yield made
 
 
 @pytest.fixture

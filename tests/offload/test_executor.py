@@ -16,23 +16,17 @@ from concurrent.futures import (
     CancelledError,
     ThreadPoolExecutor,
 )
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gates import Gate
+from gates import Gate, gated
 
 from device_runtime.errors import (
     ArgsNotSerializable,
     RemoteTraceback,
 )
 from offload.executor import Executor
-
-
-def gated(gate: Gate, value: object = None) -> object:
-    gate.pass_through()
-    return value
 
 
 def fail(text: str = "on purpose") -> None:
@@ -65,18 +59,6 @@ class Adder:
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     with Executor(device=request.param) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def cores() -> Iterator[Executor]:
-    """Two process cores, for what takes a call that goes on while the test does."""
-    with Executor(2) as made:
-        yield made
-
-
-@pytest.fixture
-def gates(tmp_path: Path) -> list[Gate]:
-    return [Gate.make(tmp_path / f"gate{number}") for number in range(4)]
 
 
 class TestSubmit:

@@ -6,12 +6,12 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pytest
-from gates import Gate
+from gates import Gate, gated
 from programs import Program
 
 from device_runtime.errors import OptionError, UnknownDeviceError, WorkerDied
@@ -34,25 +34,8 @@ def note_process(folder: str) -> None:
         file.write("once\n")
 
 
-def gated(gate: Gate, value: object = None) -> object:
-    gate.pass_through()
-    return value
-
-
 def fail(text: str = "on purpose") -> None:
     raise KeyError(text)
-
-
-@pytest.fixture(scope="module")
-def cores() -> Iterator[Executor]:
-    """Two process cores, for what takes a call that goes on while the test does."""
-    with Executor(2) as made:
-        yield made
-
-
-@pytest.fixture
-def gates(tmp_path: Path) -> list[Gate]:
-    return [Gate.make(tmp_path / f"gate{number}") for number in range(4)]
 
 
 class TestShutdown:

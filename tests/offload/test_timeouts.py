@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from gates import Gate
+from gates import Gate, gated
 
 from offload import Handle, OptionError, as_completed, offload, wait_all, wait_any
 
@@ -32,11 +32,6 @@ over_all_waits = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 
 @offload(async_=True)
 def nothing() -> None: ...
-
-
-@offload(target=0)
-def gated(gate: Gate) -> None:
-    gate.pass_through()
 
 
 def ended() -> Handle[None]:
@@ -65,7 +60,7 @@ def test_any_number_will_do(device: str, wait: Wait, timeout: float) -> None:
 def test_the_error_tells_the_timeout_that_was_given(
     local: str, gate: Gate, wait: Wait, timeout: float
 ) -> None:
-    handle = gated.launch(gate)
+    handle = offload(gated, target=0).launch(gate)
     gate.wait()
     with pytest.raises(TimeoutError, match=f"after {timeout} s.*nothing was cancelled"):
         found: Any = wait(handle, timeout)
