@@ -150,6 +150,7 @@ class Settle(NamedTuple):
     rank: int
     how: str
     cause: int = -1
+    deaths: int = 0  # of units while they ran the shard
 
 
 Action = Placed | Send | Kill | Settle

@@ -279,7 +279,8 @@ class State:
         launch.settled |= 1 << rank
         launch.left -= 1
         launch.ok = launch.ok and ok
-        self._actions.append(Settle(launch.number, rank, how, launch.cause))
+        deaths = launch.deaths.get(rank, 0) if launch.deaths else 0
+        self._actions.append(Settle(launch.number, rank, how, launch.cause, deaths))
         if not launch.left:
             self._finished.append(launch)
 

@@ -28,8 +28,9 @@ def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None)
         begun = lost.begun is not None and lost.begun.launch == ticket.number
         told = f"; its last output was:\n{lost.output}" if lost.output else ""
         if how == "died":
+            attempt = _attempt(request, action.deaths)
             return WorkerDied(
-                f"{where}: the core's process ended ({lost.why}) while it ran the kernel; "
+                f"{where}: the core's process ended ({lost.why}) while it ran the kernel{attempt}; "
                 f"the core is being restarted, without its resident data{told}",
                 lost.exit_code,
                 begun,
@@ -44,7 +45,10 @@ def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None)
         )
     if how == "timeout":
         assert request.timeout is not None
-        return LaunchTimeout(f"{where} ran longer than its timeout, {request.timeout:g} s, and was ended")
+        attempt = _attempt(request, action.deaths + 1)
+        return LaunchTimeout(
+            f"{where} ran longer than its timeout, {request.timeout:g} s{attempt}, and was ended"
+        )
     if how == "dependency":
         return dependency_error(request)
     if how == "no units":
@@ -52,6 +56,11 @@ def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None)
     if how == "closed":
         return SessionClosed(f"{where}: the session was shut down before the launch had ended")
     return CancelledError(f"the launch of {request.name} was cancelled")
+
+
+def _attempt(request: Request, attempt: int) -> str:
+    """Say in which attempt it was, where there may be several."""
+    return f", in attempt {attempt} of {request.retries + 1}" if request.retries else ""
 
 
 def dependency_error(request: Request) -> DependencyError:

@@ -205,7 +205,7 @@ def test_retries_end(tmp_path: Path) -> None:
         noted(ledger)
         os._exit(1)
 
-    with pytest.raises(of.WorkerDied):
+    with pytest.raises(of.WorkerDied, match="while it ran the kernel, in attempt 2 of 2;"):
         offload(kernel, target=0, retries=1)()
     assert times_run(Path(ledger)) == 2
     with pytest.raises(of.PoisonedKernel):
@@ -231,6 +231,12 @@ def test_a_timeout_ends_the_kernel_and_nothing_else(gate: Gate) -> None:
     with pytest.raises(of.LaunchTimeout, match=r"0\.05"):
         stuck.result()
     assert behind.wait() == [0, 1]
+
+
+def test_a_timeout_tells_the_attempt() -> None:
+    stuck = offload(lambda: signal.pause(), target=0, timeout=0.05, retries=2)
+    with pytest.raises(of.LaunchTimeout, match=r"its timeout, 0\.05 s, in attempt 1 of 3, and was ended"):
+        stuck()
 
 
 def test_a_timeout_ends_a_kernel_that_ignores_signals() -> None:

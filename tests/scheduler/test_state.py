@@ -550,6 +550,22 @@ def test_a_unit_that_is_gone_takes_along_what_only_it_could_run() -> None:
     ]
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_shards_end_tells_how_many_units_died_under_it(lost: int) -> None:
+    bench = Bench(units=1)
+    bench.submit(0, retries=2, timeout=2.0)
+    for _ in range(lost):
+        bench.begin(0)
+        bench.lose(0)
+        bench.ready(0)
+        bench.lose(0, begun=False)  # not under it
+        bench.ready(0)
+    bench.begin(0)
+    bench.tick(10.0)
+    bench.lose(0)
+    assert [(one.how, one.deaths) for one in bench.actions if isinstance(one, Settle)] == [("timeout", lost)]
+
+
 # ---- timeouts and cancelling -----------------------------------------------------------
 
 
