@@ -114,20 +114,28 @@ _uninterrupted = {Window.__exit__.__code__, Window.close.__code__}
 
 
 class Guard(Shield):
-    """Hold a lock, shielded. Not reentrant."""
+    """Hold a lock, shielded. Not reentrant: entering it again raises RuntimeError."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_owner")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._owner: int | None = None
 
     def __enter__(self) -> None:
+        if self._owner == threading.get_ident():
+            raise RuntimeError(
+                "a signal handler has interrupted offload in the midst of something, and cannot use it here; "
+                "let it set a flag, or leave the rest to another thread"
+            )
         super().__enter__()
         self._lock.acquire()
+        self._owner = threading.get_ident()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._owner = None
         self._lock.release()
         super().__exit__(kind, error, trace)
 

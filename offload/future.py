@@ -20,6 +20,7 @@ class LaunchFuture(Future[Any]):
         self._condition = threading.Condition(ShieldedLock())  # type: ignore[arg-type]
         # Only until the launch has ended: a handle keeps hold of its device's memory.
         self._handle: Handle[Any] | None = handle
+        self._dispatcher = handle._dispatcher
         handle._on_done(self._settle)
 
     def cancel(self) -> bool:
@@ -53,6 +54,13 @@ class LaunchFuture(Future[Any]):
             self.set_exception(said)
         else:
             self.set_result(handle.result())
+
+    def _invoke_callbacks(self) -> None:
+        """Make the calls that the user asked for; called by `Future` when it is settled."""
+        self._dispatcher.call_back(self._call_back)
+
+    def _call_back(self) -> None:
+        super()._invoke_callbacks()  # type: ignore[misc]
 
     def _explain(self, error: BaseException | None, cancelled: bool) -> BaseException | None:
         """Return the exception that the future gets for an error of the launch."""

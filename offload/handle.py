@@ -88,7 +88,7 @@ class Handle(Shards[R]):
             except Exception:
                 _log.exception("a callback of the launch of %s failed", self._name)
 
-        self._on_done(call)
+        self._on_done(lambda: self._dispatcher.call_back(call))
 
     def future(self) -> Future[Any]:
         """Return a `concurrent.futures.Future` of what `result()` gives; cancelling it cancels the launch."""
@@ -151,7 +151,8 @@ class Handle(Shards[R]):
         return handle_table(self)
 
     def _on_done(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when all launches of this handle have ended."""
+        """Call `callback` once, when all launches of this handle have ended; it must not hold up others."""
+        self._check_process()
         tickets = self._tickets
         pending = [callback]
 

@@ -71,14 +71,15 @@ class Session:
         layer = settings.read()
         # Taken out also where `device` overrules it, or every launch would ask for it.
         users = layer.pop("device", None)
-        self.device: str = device or users or "local"
+        self.device: str = device if device is not None else users or "local"
         self.defaults = Options().merged(layer)
         self.closed = False
         self.nested_in: Context | None = None  # the kernel whose launches it runs
         self._dispatchers: Once[Dispatcher] = Once()
         self._pools: Once[Pool] = Once()
         self._resident: dict[tuple[int, str], frozenset[str]] = {}  # names, by pool and module
-        self._entered = 0
+        self._entered = 0  # `with` blocks inside of which it is
+        self.holds = 0  # calls that connected to it and whose `with` block, if any, was not left
         self._process = os.getpid()
 
     @property
@@ -96,7 +97,7 @@ class Session:
         # Inside a kernel all launches stay on the core's own place.
         if address is None or self.nested_in is not None:
             address = self.device
-        return self._pools.get(address, lambda: self.dispatcher.open(address))
+        return self._pools.get(address, lambda: self._open(address))
 
     def resident(self, pool: Pool, module: str) -> frozenset[str]:
         """Return the names that are defined on a device for a module."""
@@ -121,7 +122,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered -= 1
-        if self._entered == 0:
+        self.holds = max(0, self.holds - 1)
+        if self._entered == 0 and self.holds == 0:
             self.shutdown()
             if any(s is not self for s in _defaults):  # the one before it is the default again
                 _defaults[:] = [s for s in _defaults if s is not self]
@@ -130,6 +132,13 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<offload session on {self.device!r}{', shut down' if self.closed else ''}>"
+
+    def _open(self, address: str) -> Pool:
+        dispatcher = self.dispatcher
+        if self.closed:  # since we looked; what was not there then, nobody would close
+            dispatcher.close()
+            raise SessionClosed("the session was shut down while a device was being opened")
+        return dispatcher.open(address)
 
     def _start(self) -> Dispatcher:
         # Loaded with the first launch: a program that only defines kernels does without.
@@ -165,8 +174,10 @@ def session() -> Session:
 
 
 def _make_default() -> Session:
-    _defaults.append(Session())
-    return _defaults[-1]
+    made = Session()
+    made.holds = 1
+    _defaults.append(made)
+    return made
 
 
 def connect(device: str | None = None) -> Session:
@@ -174,8 +185,9 @@ def connect(device: str | None = None) -> Session:
 
     Launches under way elsewhere go on. An address that was connected to before
     gives the session it had, with its resident data, unless that is shut down.
-    In a `with` statement the session is shut down when the block is left, and
-    the one before it is the default again.
+    When a `with` block is left, the session that was the default before is so
+    again, and this one is shut down unless it was connected to outside of the
+    block, too.
 
         offload.connect("local:4")
         with offload.connect("inline"): ...
@@ -192,6 +204,7 @@ def connect(device: str | None = None) -> Session:
     except BaseException:
         made.shutdown(wait=False)
         raise
+    chosen.holds += 1
     if not _defaults or _defaults[-1] is not chosen:
         _defaults.append(chosen)
     if _defaults[0].closed:

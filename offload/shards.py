@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from device_runtime.errors import OptionError, add_note
 from offload.deadline import Deadline
 from offload.progress import watch
+from scheduler.ticket import Feed, Ticket
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from scheduler.dispatcher import Dispatcher
-    from scheduler.ticket import Ticket
 
 R = TypeVar("R")
 
@@ -25,13 +26,13 @@ class Shards(Generic[R]):
     its remote traceback as the cause.
     """
 
-    __slots__ = ("__weakref__", "_bare", "_dispatcher", "_failure", "_handed", "_tickets")
+    __slots__ = ("__weakref__", "_bare", "_dispatcher", "_failure", "_feeds", "_tickets")
 
     def __init__(self, dispatcher: Dispatcher, ticket: Ticket, bare: bool = False) -> None:
         self._dispatcher = dispatcher
         self._tickets = [ticket]
         self._bare = bare
-        self._handed: dict[tuple[int, int], object] = {}  # shards given away by wait_any
+        self._feeds: list[Feed] = []  # the first is what wait_any gives away; made when it is needed
         self._failure: BaseException | None = None
 
     def wait(self, timeout: float | None = None, progress: bool = False) -> list[R]:
@@ -58,7 +59,7 @@ class Shards(Generic[R]):
         Raises that core's exception if it failed, LookupError when every core
         was handed out, and TimeoutError as `wait` does.
         """
-        core, ticket, rank = self._take(Deadline(timeout))
+        core, ticket, rank = self._take(self._feed(), Deadline(timeout))
         return {core: ticket.value(rank)}
 
     def as_completed(self, timeout: float | None = None) -> Iterator[tuple[int, R]]:
@@ -70,9 +71,9 @@ class Shards(Generic[R]):
         deadline = Deadline(timeout)
 
         def iterate() -> Iterator[tuple[int, R]]:
-            given: dict[tuple[int, int], object] = {}
-            for _ in range(self._count):
-                core, ticket, rank = self._take(deadline, given)
+            feed = self._new_feed()
+            while not feed.empty():
+                core, ticket, rank = self._take(feed, deadline)
                 yield core, ticket.value(rank)
 
         return iterate()
@@ -83,7 +84,7 @@ class Shards(Generic[R]):
         True also when all cores have finished: then every value is available.
         """
         self._check_process()
-        return self._is_done() or self._ready(self._handed)
+        return self._feed().ready() or self._is_done()
 
     def number_running(self) -> int:
         """Return on how many cores it is running."""
@@ -107,6 +108,9 @@ class Shards(Generic[R]):
             raise OptionError("append takes a handle of the same session")
         # Replaced, not extended: others may be iterating over the list.
         self._tickets = [*self._tickets, *other._tickets]
+        if self._feeds:
+            for ticket in other._tickets:
+                self._feeds[0].add(ticket)
         self._bare = False
         self._failure = None
         return self
@@ -129,10 +133,11 @@ class Shards(Generic[R]):
         self._dispatcher.outstanding(self._tickets[0])
 
     def _wait_done(self, deadline: Deadline) -> None:
-        if self._is_done():
-            self._check_process()
-        elif not self._dispatcher.wait(self._is_done, deadline.left()):
-            raise self._timed_out(deadline)
+        self._check_process()
+        for ticket in self._tickets:
+            done = partial(getattr, ticket, "done")
+            if not ticket.done and not self._dispatcher.wait(done, deadline.left()):
+                raise self._timed_out(deadline)
 
     def _timed_out(self, deadline: Deadline) -> TimeoutError:
         cores = [
@@ -148,38 +153,39 @@ class Shards(Generic[R]):
             "nothing was cancelled"
         )
 
-    def _ready(self, given: dict[tuple[int, int], object]) -> bool:
-        """Tell whether a shard has ended that is not among `given`."""
-        return sum(len(ticket.finished) for ticket in self._tickets) > len(given)
+    def _feed(self) -> Feed:
+        """Return what gives away the cores for `wait_any`."""
+        if not self._feeds:
+            # Two threads may each make one; the first that was appended counts.
+            self._feeds.append(self._new_feed())
+        return self._feeds[0]
 
-    def _take(
-        self, deadline: Deadline, given: dict[tuple[int, int], object] | None = None
-    ) -> tuple[int, Ticket, int]:
-        """Wait for a shard that is not among `given`, add it there, and return its core, ticket and rank."""
-        given = self._handed if given is None else given
-        mine = object()
-        while True:
-            if len(given) >= self._count:
+    def _new_feed(self) -> Feed:
+        feed = Feed()
+        for ticket in self._tickets:
+            feed.add(ticket)
+        return feed
+
+    def _take(self, feed: Feed, deadline: Deadline) -> tuple[int, Ticket, int]:
+        """Wait for a core that was not given away yet; return it, its launch, and its rank in that."""
+        self._check_process()
+        while (found := feed.take()) is None:
+            if feed.empty():
                 raise LookupError(
                     f"kernel {self._name}: wait_any has handed out all {self._count} cores; "
                     "wait() gives all values again"
                 )
             # All handed out by another thread meanwhile is an end of waiting, too.
-            if not self._dispatcher.wait(
-                lambda: self._ready(given) or len(given) >= self._count, deadline.left()
-            ):
+            if not self._dispatcher.wait(lambda: feed.ready() or feed.empty(), deadline.left()):
                 raise self._timed_out(deadline)
-            for ticket in self._tickets:
-                for rank in ticket.finished:
-                    # setdefault decides between two threads that see the same shard.
-                    if given.setdefault((ticket.number, rank), mine) is mine:
-                        return _core(ticket, rank), ticket, rank
+        ticket, rank = found
+        return core_of(ticket, rank), ticket, rank
 
     def _error(self) -> BaseException | None:
         """Return the first error in core order, the others attached to it as notes; None without one."""
         if self._failure is None:
             failed = [
-                (_core(ticket, rank), error)
+                (core_of(ticket, rank), error)
                 for ticket in self._tickets
                 for rank in range(ticket.count)
                 if (error := ticket.error(rank)) is not None
@@ -195,7 +201,7 @@ class Shards(Generic[R]):
         return self._failure
 
 
-def _core(ticket: Ticket, rank: int) -> int:
+def core_of(ticket: Ticket, rank: int) -> int:
     """Return a shard's core; of one that never got a core, its rank."""
     return ticket.units[rank] if ticket.units is not None else rank
 

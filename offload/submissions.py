@@ -30,7 +30,7 @@ _CAPTURES_KEPT = 128  # as many as a core remembers
 
 
 class _Thread(threading.local):
-    settles = False  # whether it is inside of a future's callbacks
+    calls_back = False  # whether it is inside of a future's callbacks
 
 
 _thread = _Thread()
@@ -50,12 +50,17 @@ class Submission(LaunchFuture):
             handle.cancel(kill)
 
     def _settle(self) -> None:
-        before, _thread.settles = _thread.settles, True
         try:
             super()._settle()
         finally:
-            _thread.settles = before
             self._owner.forget(self)
+
+    def _call_back(self) -> None:
+        before, _thread.calls_back = _thread.calls_back, True
+        try:
+            super()._call_back()
+        finally:
+            _thread.calls_back = before
 
     def _explain(self, error: BaseException | None, cancelled: bool) -> BaseException | None:
         failed = isinstance(error, initializers.InitializerFailed)
@@ -160,7 +165,7 @@ class Submissions:
                     self._close()
                 self._started.set()
         if wait:
-            if _thread.settles:
+            if _thread.calls_back:
                 raise RuntimeError("a future's callback cannot wait for its executor; use wait=False")
             self._started.wait()
             if self._closer.ident is not None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from offload.deadline import Deadline
 from offload.handle import Handle
+from offload.shards import core_of
 
 R = TypeVar("R")
 
@@ -38,17 +39,18 @@ def wait_any(*handles: Handle[R], timeout: float | None = None) -> tuple[Handle[
     """
     _check("wait_any", handles)
     deadline = Deadline(timeout)
+    for handle in handles:
+        handle._check_process()
     while True:
-        open_ = [handle for handle in handles if len(handle._handed) < handle._count]
-        if not open_:
+        for handle in handles:
+            found = handle._feed().take()
+            if found is not None:
+                ticket, rank = found
+                return handle, {core_of(ticket, rank): ticket.value(rank)}
+        left = [handle for handle in handles if not handle._feed().empty()]
+        if not left:
             raise LookupError("wait_any has handed out all cores of these handles")
-        _wait_ready(open_, deadline)
-        for handle in open_:
-            if handle._ready(handle._handed):
-                try:
-                    return handle, handle.wait_any(timeout=0)
-                except TimeoutError:
-                    continue  # another thread was handed the one we saw
+        _wait_ready(left, deadline)
 
 
 def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[Handle[R]]:
@@ -80,8 +82,10 @@ def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[
 def _wait_ready(handles: list[Handle[Any]], deadline: Deadline) -> None:
     """Wait until one of the handles has a core to hand out."""
 
+    feeds = [handle._feed() for handle in handles]
+
     def ready() -> bool:
-        return any(handle._ready(handle._handed) for handle in handles)
+        return any(feed.ready() or feed.empty() for feed in feeds)
 
     if len({handle._dispatcher for handle in handles}) == 1:
         if handles[0]._dispatcher.wait(ready, deadline.left()):

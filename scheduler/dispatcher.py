@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from device_runtime.errors import (
@@ -44,12 +45,14 @@ from device_runtime.launch import (
 from device_runtime.output import show, wanted_log_level
 from device_runtime.registry import open_device
 from scheduler import events
+from scheduler.callbacks import Callbacks
 from scheduler.pump import Pump
 from scheduler.state import State
 from scheduler.ticket import Pool, Request, Ticket
 from scheduler.verdicts import dependency_error, verdict
 
 _log = logging.getLogger("offload")
+_CLOSED = "the session is shut down; offload.connect() starts a new one"
 
 
 class _Launch:
@@ -82,9 +85,10 @@ class Dispatcher:
         self._launches: dict[int, _Launch] = {}
         self._numbers = itertools.count(1)
         self._events: deque[tuple[int, Event]] = deque()  # received, not handled yet
-        self._output: deque[Event] = deque()  # received, not shown yet
+        self._output: deque[Callable[[], None]] = deque()  # shows what was received
         self._outbox: dict[tuple[int, int], list[Message]] = {}
         self._callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()
+        self._users = Callbacks()
         self._closed = False
         self._forked = False
         _dispatchers.add(self)
@@ -92,13 +96,16 @@ class Dispatcher:
     def open(self, address: str) -> Pool:
         """Open a device and make its units available to launches.
 
-        Raises what `registry.open_device` and `Device.open` raise.
+        Raises SessionClosed, and what `registry.open_device` and `Device.open` raise.
         """
         self._check()
         defer_interrupts()
         device = open_device(address)
+        units = device.open()
         with self._guard:
-            units = device.open()
+            if self._closed:
+                device.close()
+                raise SessionClosed(_CLOSED)
             pool = Pool(len(self._pools), address, units, device)
             self._pools.append(pool)
             self._open[device.fileno()] = pool
@@ -115,12 +122,12 @@ class Dispatcher:
         self._check()
         with self._guard:
             if self._closed:
-                raise SessionClosed("the session is shut down; offload.connect() starts a new one")
+                raise SessionClosed(_CLOSED)
             unfinished, failed = self._dependencies(request)
             ticket = Ticket(next(self._numbers), request, self._guard)
             self._launches[ticket.number] = _Launch(request, ticket)
             if failed:
-                error = Outcome(error=dependency_error(request))
+                error = Outcome(error=dependency_error(request, ticket))
                 for rank in range(request.count):
                     self._settle(ticket, rank, error)
             else:
@@ -147,17 +154,25 @@ class Dispatcher:
         return ticket
 
     def cancel(self, ticket: Ticket, kill: bool = False) -> bool:
-        """Cancel a launch that is queued; with `kill` also one that runs. Return whether it ends so."""
+        """Cancel a launch that is queued; with `kill` also one that runs. Return whether it is cancelled."""
         self._check()
         with self._guard:
-            if ticket.done or not (kill or self._state.can_cancel(ticket.number)):
-                return False
+            if ticket.cancelled or ticket.done or not (kill or self._state.can_cancel(ticket.number)):
+                return ticket.cancelled
+            ticket.cancelled = True
             self._step(events.Cancel(ticket.number, kill))
             self._flush()
             self._pump.attend()
         self._pump.ring()
         self._run_callbacks()
         return True
+
+    def call_back(self, call: Callable[[], object]) -> None:
+        """Make a call of the user's: now, or from another thread if this one receives events."""
+        if self._pump.is_mine():
+            self._users.put(call)
+        else:
+            call()
 
     def running(self, ticket: Ticket) -> int:
         """Return how many shards of a launch are on a unit."""
@@ -185,6 +200,7 @@ class Dispatcher:
         are cancelled, and running ones given that many seconds.
         """
         self._check()
+        self._pump.check()
         ended = 0
         with Shield():  # a Ctrl-C ends the wait, but leaves nothing behind
             with self._guard:
@@ -201,6 +217,7 @@ class Dispatcher:
             finally:
                 if first:
                     ended = self._close_devices()
+            self._users.close(drain)
         return Closed(len(queued), ended)
 
     def _close_devices(self) -> int:
@@ -237,7 +254,10 @@ class Dispatcher:
                 continue
             for event in pool.device.receive():
                 if isinstance(event, (Printed, Logged, Ended, Lost)):
-                    self._output.append(event)
+                    self._output.append(partial(show, event))
+                elif isinstance(event, Gone):
+                    told = event.unit, pool.address, event.why
+                    self._output.append(partial(_log.warning, "core %d of %s is gone: %s", *told))
                 if not isinstance(event, (Printed, Logged)):
                     self._events.append((pool.index, event))
 
@@ -245,7 +265,7 @@ class Dispatcher:
         while self._output:
             with Window():
                 try:
-                    show(self._output.popleft())
+                    self._output.popleft()()
                 except Exception as error:  # a closed stream, or a log handler's: no launch's fault
                     _log.warning("what a kernel wrote could not be shown: %r", error)
         self._run_callbacks()
@@ -292,7 +312,6 @@ class Dispatcher:
         elif isinstance(event, Ready):
             self._step(events.UnitReady(pool, event.unit))
         elif isinstance(event, Gone):
-            _log.warning("core %d of %s is gone: %s", event.unit, self._pools[pool].address, event.why)
             self._step(events.UnitGone(pool, event.unit))
         elif isinstance(event, Waiting):
             self._listen(pool, event)

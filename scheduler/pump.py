@@ -18,6 +18,8 @@ from typing import Protocol
 
 from device_runtime.interrupts import Guard, Shield, Window
 
+_LONGEST = 2**31 - 1  # milliseconds, 24 days: what `poll` takes
+
 
 class Engine(Protocol):
     """What the pump drives. All but `work` is called under the guard."""
@@ -86,6 +88,18 @@ class Pump:
         except BlockingIOError:
             pass  # it has not heard the earlier rings yet
 
+    def is_mine(self) -> bool:
+        """Tell whether the calling thread is the one that receives events."""
+        return self._pumper == threading.get_ident()
+
+    def check(self) -> None:
+        """Raise RuntimeError if the calling thread is in a wait already."""
+        if self.is_mine():
+            raise RuntimeError(
+                "this thread waits for launches already, and cannot wait for others or shut down meanwhile; "
+                "a signal handler, a log handler or a stream must leave that to another thread"
+            )
+
     def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until `ready()` holds or `timeout` seconds have passed; return whether it holds.
 
@@ -94,9 +108,8 @@ class Pump:
         deadline = None if timeout is None else time.monotonic() + timeout
         me = _Waiter(ready)
         thread = threading.get_ident()
-        # A callback that the pump runs may wait, too: it then pumps within the pump.
-        within = self._pumper == thread
-        pumping = within
+        self.check()
+        pumping = False
         with Shield():
             try:
                 while True:
@@ -121,7 +134,7 @@ class Pump:
                 with self._guard:
                     if me in self._waiters:
                         self._waiters.remove(me)
-                    if pumping and not within:
+                    if pumping:
                         self._pumper = None
                     self.attend()
 
@@ -135,8 +148,12 @@ class Pump:
             if self._parked is not None:
                 self._parked.rouse()
             elif self._background is None:
-                self._background = threading.Thread(target=self._run, name="offload-pump", daemon=True)
-                self._background.start()
+                background = threading.Thread(target=self._run, name="offload-pump", daemon=True)
+                try:
+                    background.start()
+                except RuntimeError:  # the program ends: whoever waits will pump
+                    return
+                self._background = background
 
     def stop(self) -> None:
         """End the background thread and give back the descriptors."""
@@ -157,7 +174,9 @@ class Pump:
         if due is not None and (deadline is None or due < deadline):
             deadline = due
         # Rounded up: waking a fraction of a millisecond early would mean to poll.
-        timeout = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
+        timeout = None
+        if deadline is not None:
+            timeout = min(_LONGEST, max(0, int((deadline - time.monotonic()) * 1000) + 1))
         with Window():
             readable = {descriptor for descriptor, _ in self._poll.poll(timeout)}
         if self._bell[0] in readable:

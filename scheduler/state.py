@@ -131,9 +131,13 @@ class State:
         launch = self._launches[event.shard.launch]
         unit.crashes.clear()
         self._land(unit, event.shard, launch)
+        doomed = (launch.doomed or {}).get(event.shard.rank)
         if event.seconds:  # else it never ran
             self._placing.pace.learn(launch.kernel, event.seconds)
-        self._settle(launch, event.shard.rank, "ended", event.ok)
+        if doomed is None:
+            self._settle(launch, event.shard.rank, "ended", event.ok)
+        else:  # its end was decided before: what comes late does not count
+            self._settle(launch, event.shard.rank, doomed)
         self._kill_doomed(unit)
 
     def _lost(self, event: events.UnitLost) -> None:

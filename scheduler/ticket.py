@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -56,6 +57,37 @@ class Request:
     attended: bool = False
 
 
+class Feed:
+    """Give away the shards of launches, each once, in the order they end. Any thread may take them."""
+
+    def __init__(self) -> None:
+        self._ended: deque[tuple[Ticket, int]] = deque()
+        self._given: deque[None] = deque()  # one for each shard given away: appending needs no lock
+        self._total = 0
+
+    def add(self, ticket: Ticket) -> None:
+        """Give away the shards of this launch, too."""
+        self._total += ticket.count
+        ticket.feed(self._ended)
+
+    def ready(self) -> bool:
+        """Tell whether a shard has ended that was not given away."""
+        return bool(self._ended)
+
+    def empty(self) -> bool:
+        """Tell whether all shards were given away."""
+        return len(self._given) >= self._total
+
+    def take(self) -> tuple[Ticket, int] | None:
+        """Return a launch and the rank of a shard, None if none is ready."""
+        try:
+            found = self._ended.popleft()
+        except IndexError:
+            return None
+        self._given.append(None)
+        return found
+
+
 class Ticket:
     """Keep the outcomes of one launch as they come in.
 
@@ -65,9 +97,11 @@ class Ticket:
 
     __slots__ = (
         "_callbacks",
-        "_depends",
+        "_feeds",
         "_guard",
         "_values",
+        "cancelled",
+        "cause",
         "count",
         "done",
         "finished",
@@ -82,7 +116,6 @@ class Ticket:
 
     def __init__(self, number: int, request: Request, guard: Guard) -> None:
         self._guard = guard
-        self._depends = request.depends
         self.number = number
         self.name = request.name
         self.pool = request.pool
@@ -93,8 +126,11 @@ class Ticket:
         self.submitted = time.monotonic()
         self.done = False
         self.ok = True
+        self.cancelled = False  # somebody has cancelled it, and it has ended so, or will
+        self.cause: Ticket | None = None  # the launch that failed, and because of which it did
         self._values: dict[int, tuple[Any, BaseException | None]] = {}
         self._callbacks: list[Callable[[Ticket], None]] = []
+        self._feeds: list[deque[tuple[Ticket, int]]] = []
 
     def value(self, rank: int) -> Any:
         """Return the value of a shard that has ended, or raise its error."""
@@ -110,7 +146,8 @@ class Ticket:
     def on_done(self, callback: Callable[[Ticket], None]) -> None:
         """Call `callback` once all shards have ended; now, if they have.
 
-        It runs in this thread or in the one that receives the last outcome.
+        It runs in this thread or in the one that receives the last outcome, which
+        it must not hold up.
         """
         with self._guard:
             if not self.done:
@@ -118,12 +155,23 @@ class Ticket:
                 return
         callback(self)
 
+    def feed(self, queue: deque[tuple[Ticket, int]]) -> None:
+        """Append this ticket and a rank to `queue` for each shard that has ended, and for each that will."""
+        with self._guard:
+            queue.extend((self, rank) for rank in self.finished)
+            if not self.done:
+                self._feeds.append(queue)
+
     def settle(self, rank: int, outcome: Outcome) -> bool:
         """Write down how a shard ended; return whether it was the last one."""
         self.outcomes[rank] = outcome
         self.finished.append(rank)
         self.ok = self.ok and outcome.error is None and not outcome.failed
-        self.done = len(self.finished) == self.count
+        for queue in self._feeds:
+            queue.append((self, rank))
+        if len(self.finished) == self.count:
+            self._feeds.clear()
+            self.done = True
         return self.done
 
     def take_callbacks(self) -> list[Callable[[Ticket], None]]:
@@ -144,7 +192,7 @@ class Ticket:
     def _decode(self, outcome: Outcome) -> tuple[Any, BaseException | None]:
         if outcome.error is not None:
             if isinstance(outcome.error, DependencyError):
-                outcome.error.__cause__ = self._failed_dependency()
+                outcome.error.__cause__ = self._first_error_of_cause()
             return None, outcome.error
         assert outcome.payload is not None
         if outcome.failed:
@@ -156,9 +204,8 @@ class Ticket:
             told.__cause__ = error.__cause__
             return None, told
 
-    def _failed_dependency(self) -> BaseException | None:
-        for ticket in (ticket for need in self._depends for ticket in need.tickets):
-            for rank in range(ticket.count):
-                if ticket.done and (error := ticket.error(rank)) is not None:
-                    return error
-        return None
+    def _first_error_of_cause(self) -> BaseException | None:
+        if self.cause is None:
+            return None
+        errors = (self.cause.error(rank) for rank in range(self.cause.count))
+        return next((error for error in errors if error is not None), None)

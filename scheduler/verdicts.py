@@ -50,7 +50,7 @@ def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None)
             f"{where} ran longer than its timeout, {request.timeout:g} s{attempt}, and was ended"
         )
     if how == "dependency":
-        return dependency_error(request)
+        return dependency_error(request, ticket)
     if how == "no units":
         return NoUnitsError(f"{where}: no core of {request.pool.address} is left to run it")
     if how == "closed":
@@ -63,9 +63,14 @@ def _attempt(request: Request, attempt: int) -> str:
     return f", in attempt {attempt} of {request.retries + 1}" if request.retries else ""
 
 
-def dependency_error(request: Request) -> DependencyError:
-    """Make the error of a launch whose arguments include the handle of one that failed."""
+def dependency_error(request: Request, ticket: Ticket) -> DependencyError:
+    """Make the error of a launch whose arguments include the handle of one that failed.
+
+    Its cause will be the error of the launch where it began, however many have
+    failed because of one another since.
+    """
     failed = next(t for need in request.depends for t in need.tickets if t.done and not t.ok)
+    ticket.cause = failed.cause or failed
     return DependencyError(
         f"kernel {request.name} was not run: a handle among its arguments, of kernel {failed.name}, failed"
     )

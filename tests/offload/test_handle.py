@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import logging
 import os
-import queue
+import sys
 import threading
 from concurrent.futures import CancelledError
 from typing import Any
@@ -29,6 +30,7 @@ from offload import (
     waitAll,
 )
 from offload.core import coreid
+from scheduler.ticket import Ticket
 
 
 @offload(async_=True)
@@ -512,11 +514,74 @@ async def _await(handle: Any) -> Any:
     return await handle
 
 
-def test_a_callback_may_launch_and_wait(device: str) -> None:
-    got: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-    handles = [one(number) for number in range(3)]
-    for handle in handles:
-        handle.add_done_callback(lambda done: got.put([*done.wait(), *one(7).wait()]))
-    assert wait_all(*handles) == [[0], [1], [2]]
-    assert one(8).wait() == [8]
-    assert sorted(got.get(timeout=30) for _ in handles) == [[0, 7], [1, 7], [2, 7]]
+def test_a_handle_appended_twice_counts_twice() -> None:
+    handle = one(3)
+    handle.append(handle)
+    assert handle.wait() == [3, 3]
+    assert [handle.wait_any() for _ in range(2)] == [{handle.timing[0].core: 3}] * 2
+    with pytest.raises(LookupError):
+        handle.wait_any()
+
+
+def test_a_launch_cancelled_by_force_never_gives_a_value(local: str) -> None:
+    for number in range(50):
+        handle = one(number)
+        if handle.cancel(kill=True):
+            assert handle.cancel()
+            with pytest.raises(CancelledError):
+                handle.wait()
+            assert handle.cancel()
+        else:
+            assert handle.wait() == [number]
+
+
+def test_a_long_chain_fails_with_its_first_error(device: str) -> None:
+    handle = fail([0, 1], target=0)
+    for _ in range(3000):
+        handle = one.launch(handle)
+    with pytest.raises(DependencyError) as failed:
+        handle.wait()
+    assert isinstance(failed.value.__cause__, KeyError)
+
+
+def test_a_pipeline_keeps_no_values_that_nobody_can_ask_for(device: str) -> None:
+    handle = one(0)
+    for _ in range(20):
+        handle = one.launch(handle)
+    handle.wait()
+    assert sum(isinstance(found, Ticket) for found in gc.get_objects()) <= 2
+
+
+@pytest.mark.parametrize("seconds", [3e6, 1e12, float("inf")])
+def test_a_timeout_may_be_longer_than_the_systems_calls_take(local: str, seconds: float, gate: Gate) -> None:
+    limited = offload(gate.pass_through, target=0, timeout=seconds).launch()
+    gate.wait()
+    threading.Thread(target=gate.let_on).start()
+    assert limited.wait(timeout=seconds) == [None]
+
+
+def test_thousands_of_appended_launches_cost_no_more_each() -> None:
+    """Counted in steps of the interpreter, not in time."""
+
+    def steps(launches: int) -> int:
+        handle = one(0)
+        for number in range(1, launches):
+            handle.append(one(number))
+        handle.wait()
+        count = 0
+
+        def trace(frame: object, event: str, arg: object) -> object:
+            nonlocal count
+            count += 1
+            return trace
+
+        sys.settrace(trace)  # type: ignore[arg-type]
+        try:
+            for _ in handle.as_completed():
+                pass
+        finally:
+            sys.settrace(None)
+        return count
+
+    package.connect("inline")
+    assert steps(400) < 5 * steps(100)

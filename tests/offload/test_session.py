@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 from programs import Program
 
 import offload
+from device_runtime.device import Device
+from scheduler import dispatcher
 
 KERNEL = """
 import os, sys
@@ -33,6 +36,59 @@ def test_the_device_is_the_environments_unless_connected(program: Callable[..., 
 def test_without_any_choice_there_is_a_core_for_each_cpu(program: Callable[..., Program]) -> None:
     code = "print(set(where()) == {len(os.sched_getaffinity(0))}, numcores() == len(where()))"
     assert run(program, code, device=None).out == "True True\n"  # type: ignore[attr-defined, arg-type]
+
+
+BLOCKS = {
+    "the default": "",
+    "connected": "offload.connect('inline:2')",
+    "connected in a block": "before = offload.connect('inline:2').__enter__()",
+}
+
+
+@pytest.mark.parametrize("before", BLOCKS.values(), ids=BLOCKS)
+def test_a_block_on_the_address_in_use_gives_the_one_before_it_back(
+    program: Callable[..., Program], before: str
+) -> None:
+    code = f"""
+{before}
+print(where())
+with offload.connect("inline:2") as inner:
+    with inner:
+        print(where())
+    print(where())
+print(where())
+"""
+    ended = run(program, code, device="inline:2")
+    assert ended[1] == "[2, 2]\n" * 4, ended[2]
+
+
+def test_what_is_opened_while_the_session_is_shut_down_is_closed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    going, over = threading.Event(), threading.Event()
+    real = dispatcher.open_device
+
+    def slow(address: str) -> Device:
+        made = real(address)
+        going.set()
+        over.wait()
+        return made
+
+    def first_launch() -> None:
+        try:
+            offload.offload(int, device="local:1")()
+        except offload.SessionClosed as error:
+            errors.append(error)
+
+    errors: list[offload.SessionClosed] = []
+    with offload.connect("inline"):
+        monkeypatch.setattr(dispatcher, "open_device", slow)
+        thread = threading.Thread(target=first_launch)
+        thread.start()
+        going.wait()
+    over.set()
+    thread.join()
+    assert len(errors) == 1
 
 
 def test_settings_reach_launches(program: Callable[..., Program]) -> None:

@@ -174,7 +174,8 @@ class Model:
             self._learn(launch.asked.kernel, event.seconds)
         unit.crashes.clear()
         self._land(unit, event.shard)
-        self._settle(launch, event.shard.rank, "ended", event.ok)
+        doomed = launch.doomed.get(event.shard.rank)
+        self._settle(launch, event.shard.rank, doomed or "ended", event.ok and not doomed)
         self._kill_doomed(event.pool, event.unit)
 
     def _UnitLost(self, event: events.UnitLost) -> None:

@@ -587,7 +587,7 @@ def test_a_timeout_counts_from_the_begin() -> None:
     assert bench.state.next_deadline() is None
 
 
-def test_an_outcome_that_comes_before_the_kill_counts() -> None:
+def test_an_outcome_that_comes_when_the_end_was_decided_does_not_count() -> None:
     bench = Bench(units=1)
     launch = bench.submit(0, timeout=2.0)
     bench.begin(0)
@@ -595,7 +595,7 @@ def test_an_outcome_that_comes_before_the_kill_counts() -> None:
 
     bench.end(0)
 
-    assert bench.ends == [(launch, 0, "ended")]
+    assert bench.ends == [(launch, 0, "timeout")]
 
 
 def test_a_shard_that_timed_out_is_not_retried() -> None:
@@ -701,7 +701,7 @@ def test_a_unit_that_cannot_end_what_it_runs_is_asked_once() -> None:
 
     assert not bench.kills
     bench.end(0)
-    assert bench.ends == [(launch, 0, "ended")]
+    assert bench.ends == [(launch, 0, "cancelled")]
 
 
 def test_a_cancelled_shard_does_not_come_back_when_another_loses_the_unit() -> None:

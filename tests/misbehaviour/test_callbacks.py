@@ -1,0 +1,128 @@
+"""Callbacks that wait, launch, fail or never return: nobody but them is the worse for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from gates import Gate
+
+import offload as of
+from offload import Executor, offload, offload_single, wait_all
+
+pytestmark = pytest.mark.usefixtures("local")
+
+
+@offload_single
+def one(x: int) -> int:
+    return x
+
+
+async def _result(handle: of.Handle[Any]) -> Any:
+    return await handle
+
+
+def _in_a_thread(handle: of.Handle[Any]) -> Any:
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(handle.result()))
+    thread.start()
+    thread.join()
+    return got[0]
+
+
+WAYS: dict[str, Callable[[of.Handle[Any]], Any]] = {
+    "result": lambda handle: handle.result(),
+    "wait_all": lambda handle: wait_all(handle)[0][0],
+    "as_completed": lambda handle: next(of.as_completed(handle)).result(),
+    "a future": lambda handle: handle.future().result(),
+    "await": lambda handle: asyncio.run(_result(handle)),
+    "a thread": _in_a_thread,
+}
+
+
+@pytest.mark.parametrize("pumping", [True, False], ids=["main waits", "nobody waits"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_callback_may_launch_and_wait_in_any_way(way: Callable[[Any], Any], pumping: bool) -> None:
+    got: queue.SimpleQueue[int] = queue.SimpleQueue()
+    handle = one(1)
+    handle.add_done_callback(lambda done: got.put(way(one(done.result() + 1))))
+    if pumping:
+        handle.wait()
+    assert got.get(timeout=30) == 2
+
+
+def test_many_callbacks_may_launch_and_wait() -> None:
+    got: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(300):
+        one(number).add_done_callback(lambda done: got.put(one(done.result()).result()))
+    assert sorted(got.get(timeout=30) for _ in range(300)) == list(range(300))
+
+
+def test_a_callback_that_never_returns_holds_nothing_up(gate: Gate) -> None:
+    handle = one(1)
+    handle.add_done_callback(lambda _: gate.pass_through())
+    gate.wait()
+    assert [one(number).result() for number in range(10)] == list(range(10))
+    gate.let_on()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_a_callback_raises_ends_nothing(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    got: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def fail(_: object) -> None:
+        raise error
+
+    with caplog.at_level(logging.ERROR, "offload"):
+        one(1).add_done_callback(fail)
+        one(2).add_done_callback(lambda done: got.put(done.result()))
+        assert got.get(timeout=30) == 2
+    assert type(error).__name__ in caplog.text
+
+
+def test_a_callback_of_a_future_may_wait_for_another() -> None:
+    got: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with Executor(1) as executor:
+        other = executor.submit(abs, -7)
+        executor.submit(abs, -1).add_done_callback(lambda done: got.put(done.result() + other.result()))
+        assert got.get(timeout=30) == 8
+
+
+def test_shutdown_lets_callbacks_end() -> None:
+    got = []
+    with of.connect("local:1"):
+        one(1).add_done_callback(lambda done: got.append(one(done.result() + 1).result()))
+        one(5).wait()
+    assert len(got) <= 1  # the launch that it makes may come too late
+
+
+def test_a_signal_handler_that_waits_within_a_wait_is_told(gate: Gate) -> None:
+    told: list[BaseException] = []
+
+    def handle(number: int, frame: object) -> None:
+        try:
+            held.wait()
+        except RuntimeError as error:
+            told.append(error)
+        gate.let_on()
+
+    def interrupt() -> None:
+        gate.wait()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)  # type: ignore[arg-type]
+
+    held = offload(gate.pass_through, target=0).launch()
+    before = signal.signal(signal.SIGUSR1, handle)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        held.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        thread.join()
+    assert "another thread" in str(told[0])
