@@ -9,6 +9,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from device_runtime.launch import (
     Begun,
@@ -41,18 +42,26 @@ class Core:
         self.epoch = epoch
         self.stillborn = 0  # predecessors in a row that died before they could do anything
         self._arena = arena
-        self.channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel.setblocking(False)
         self._streams: dict[int, str] = {}
-        self._their_ends: list[int] = []
-        for name in ("stdout", "stderr"):
-            ours, theirs = os.pipe()
-            os.set_blocking(ours, False)
-            self._streams[ours] = name
-            self._their_ends.append(theirs)
+        with ExitStack() as ours, ExitStack() as theirs:
+            self.channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.callback(self.channel.close)
+            theirs.callback(their_channel.close)
+            self.channel.setblocking(False)
+            self.birthright = [their_channel.fileno()]  # the descriptors the core is born with
+            for name in ("stdout", "stderr"):
+                our_end, their_end = os.pipe()
+                ours.callback(os.close, our_end)
+                theirs.callback(os.close, their_end)
+                os.set_blocking(our_end, False)
+                self._streams[our_end] = name
+                self.birthright.append(their_end)
+            self._arena_descriptor = create()
+            ours.callback(os.close, self._arena_descriptor)
+            self.birthright.append(self._arena_descriptor)
+            self._ours, self._theirs = ours.pop_all(), theirs.pop_all()
         self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
         self._text = dict.fromkeys(self._streams, "")  # text read, not told yet
-        self._arena_descriptor = create()
         self._reader = Reader(self._arena_descriptor, writable=True)
         self._lent: dict[int, list[Block]] = {}  # by offset: blocks the core looks at, once for each look
         self._images = Remembered()
@@ -71,9 +80,9 @@ class Core:
         """Return what the core's output is read from."""
         return list(self._streams)
 
-    def give_away(self) -> list[int]:
-        """Return the descriptors the core is born with; the caller closes all but the last."""
-        return [self._theirs.detach(), *self._their_ends, self._arena_descriptor]
+    def give_away(self) -> None:
+        """Close what only the core is to have of its birthright, which it was sent."""
+        self._theirs.close()
 
     @property
     def blocked(self) -> bool:
@@ -185,17 +194,10 @@ class Core:
 
     def close(self) -> None:
         """Give back descriptors and blocks. Results in the core's memory stay readable."""
-        self.channel.close()
-        for descriptor in (*self._streams, self._arena_descriptor):
-            os.close(descriptor)
+        self._theirs.close()
+        self._ours.close()
         self._streams.clear()
         self._lent.clear()
-
-    def abandon(self) -> None:
-        """Close the descriptors, in a forked child."""
-        self.channel.close()
-        for descriptor in self._streams:
-            os.close(descriptor)
 
     def _event(self, entry: wire.Entry) -> Event:
         word: str = entry[0]

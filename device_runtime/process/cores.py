@@ -12,6 +12,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from device_runtime.device import Device
@@ -51,7 +52,7 @@ class ProcessDevice(Device):
         self._by_descriptor: dict[int, Core] = {}
         self._events: list[Event] = []
         self._started = False  # the zygote has said so
-        self._closed = False
+        self._descriptors = ExitStack()  # closes those of the device itself
 
     def open(self) -> int:
         if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
@@ -63,11 +64,12 @@ class ProcessDevice(Device):
                 "see `ulimit -Hn`, or ask for fewer cores"
             )
         try:
-            self._arena_descriptor = arena.create()
-            self._status_descriptor = arena.create()
+            self._arena_descriptor = self._own(arena.create())
+            self._status_descriptor = self._own(arena.create())
             self._arena = arena.Arena(self._arena_descriptor)
             self._status = StatusPage(self._status_descriptor, self._units)
             self._epoll = select.epoll()
+            self._descriptors.callback(self._epoll.close)
             self._oom_kills = _count_oom_kills()
             self._start_zygote([0] * self._units)
         except OSError as error:
@@ -75,6 +77,10 @@ class ProcessDevice(Device):
             raise DeviceUnavailable(f"{self.address} could not be opened: {error}") from error
         _devices.add(self)
         return self._units
+
+    def _own(self, descriptor: int) -> int:
+        self._descriptors.callback(os.close, descriptor)
+        return descriptor
 
     def _start_zygote(self, epochs: list[int]) -> None:
         """Start the zygote and have it fork every core, each in the epoch given."""
@@ -106,13 +112,11 @@ class ProcessDevice(Device):
         for descriptor in core.descriptors():
             self._by_descriptor[descriptor] = core
             self._epoll.register(descriptor, select.EPOLLIN)
-        theirs = core.give_away()
         try:
-            socket.send_fds(self._control, [pickle.dumps(("spawn", unit, epoch))], theirs)
+            socket.send_fds(self._control, [pickle.dumps(("spawn", unit, epoch))], core.birthright)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the zygote has ended; its socket says so next
-        for descriptor in theirs[:-1]:
-            os.close(descriptor)
+        core.give_away()
         return core
 
     def send(self, unit: int, messages: Sequence[Message]) -> None:
@@ -154,17 +158,13 @@ class ProcessDevice(Device):
             pass  # the zygote has ended, and the core with it
 
     def close(self) -> None:
-        self._closed = True
         _devices.discard(self)
         if hasattr(self, "_control"):
             self._control.close()
             self._zygote.wait()
         for core in self._cores:
             core.close()
-        if hasattr(self, "_epoll"):
-            self._epoll.close()
-        os.close(self._arena_descriptor)
-        os.close(self._status_descriptor)
+        self._descriptors.close()
 
     def place(self, view: memoryview) -> Buffer:
         return arena.place(self._arena, view)
@@ -172,9 +172,9 @@ class ProcessDevice(Device):
     def abandon(self) -> None:
         """Close what a forked child has no business with: its copy would keep the cores from ending."""
         self._control.close()
-        self._epoll.close()
         for core in self._cores:
-            core.abandon()
+            core.close()
+        self._descriptors.close()
 
     def _forget(self, descriptor: int) -> None:
         self._epoll.unregister(descriptor)
