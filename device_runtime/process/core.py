@@ -40,7 +40,8 @@ class Core:
     def __init__(self, unit: int, epoch: int, arena: Arena) -> None:
         self.unit = unit
         self.epoch = epoch
-        self.stillborn = 0  # predecessors in a row that died before they could do anything
+        self.stillborn = 0  # predecessors in a row that died by themselves before they could do anything
+        self.doomed = False  # we have asked for its end
         self._arena = arena
         self._streams: dict[int, str] = {}
         with ExitStack() as ours, ExitStack() as theirs:

@@ -152,6 +152,7 @@ class ProcessDevice(Device):
         return events
 
     def kill(self, unit: int, shard: ShardId) -> None:
+        self._cores[unit].doomed = True
         try:
             self._control.send(pickle.dumps(("kill", unit, self._cores[unit].position(shard))))
         except OSError:
@@ -201,6 +202,7 @@ class ProcessDevice(Device):
 
     def _core_spared(self, unit: int) -> None:
         """Report that a core lives on: what it was to be killed for had ended."""
+        self._cores[unit].doomed = False
         self._listen(self._cores[unit])
         self._events.append(Ready(unit))
 
@@ -214,7 +216,7 @@ class ProcessDevice(Device):
         begun, arrived = core.shard(self._status.begun(unit)), self._status.arrived(unit)
         self._status.clear(unit)
         self._events.append(Lost(unit, begun, why, code, core.tail()))
-        stillborn = 0 if arrived else core.stillborn + 1
+        stillborn = 0 if arrived else core.stillborn + (not core.doomed)
         if stillborn >= _MOST_STILLBORN:
             self._events.append(
                 Gone(unit, f"its process ended {stillborn} times before it could do anything: {why}")

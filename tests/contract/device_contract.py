@@ -331,6 +331,16 @@ class LostUnits(_Driven):
         assert driver.next(Ready).unit == 0
         assert driver.run(add, 1, 2) == 3
 
+    def test_a_unit_that_is_killed_at_once_always_comes_back(self, driver: Driver) -> None:
+        """However often: that it did nothing before its end is not its fault."""
+        for _ in range(10):
+            work = driver.work(signal.pause)
+            driver.send(0, work)
+            driver.device.kill(0, work.shard)
+            assert driver.next(Lost).unit == 0
+            assert driver.next(Ready).unit == 0
+        assert driver.run(add, 1, 2) == 3
+
     def test_a_kill_that_comes_too_late_hits_nothing_else(self, driver: Driver, gate: Gate) -> None:
         first, second = driver.work(add, 1, 2), driver.work(gate.pass_through, report_begin=True)
         driver.send(0, first, second)
