@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +19,7 @@ from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
 from device_runtime.process import arena
+from device_runtime.process.control import Control
 from device_runtime.process.core import Core, search_path
 from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.status import StatusPage
@@ -96,27 +97,31 @@ class ProcessDevice(Device):
             start_new_session=True,
         )
         theirs.close()
-        self._control = ours
+        self._control = Control(ours)
+        self._epoll.register(ours, select.EPOLLIN)
         self._control.send(marshal.dumps(search_path()))
         # What the host has imported, kernels are likely to need.
         preload = ["cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
-        order = pickle.dumps(("open", self._units, preload))
-        socket.send_fds(self._control, [order], [self._arena_descriptor, self._status_descriptor])
-        self._epoll.register(self._control, select.EPOLLIN)
+        self._order(("open", self._units, preload), [self._arena_descriptor, self._status_descriptor])
         for unit, epoch in enumerate(epochs):
             self._cores[unit : unit + 1] = [self._spawn(unit, epoch)]
-        self._control.setblocking(False)
+
+    def _order(
+        self,
+        order: tuple[Any, ...],
+        descriptors: Sequence[int] = (),
+        sent: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._control.send(pickle.dumps(order), descriptors, sent)
+        if self._control.blocked:
+            self._epoll.modify(self._control, select.EPOLLIN | select.EPOLLOUT)
 
     def _spawn(self, unit: int, epoch: int) -> Core:
         core = Core(unit, epoch, self._arena)
         for descriptor in core.descriptors():
             self._by_descriptor[descriptor] = core
             self._epoll.register(descriptor, select.EPOLLIN)
-        try:
-            socket.send_fds(self._control, [pickle.dumps(("spawn", unit, epoch))], core.birthright)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the zygote has ended; its socket says so next
-        core.give_away()
+        self._order(("spawn", unit, epoch), core.birthright, core.give_away)
         return core
 
     def send(self, unit: int, messages: Sequence[Message]) -> None:
@@ -129,34 +134,32 @@ class ProcessDevice(Device):
         return self._epoll.fileno()
 
     def receive(self) -> list[Event]:
-        ready = self._epoll.poll(0, 4 * len(self._cores) + 1)
+        ready = dict(self._epoll.poll(0, 4 * len(self._cores) + 1))
+        control = ready.pop(self._control.fileno(), 0)
         channels = []
-        for descriptor, _ in ready:
-            if descriptor == self._control.fileno():
-                continue
+        for descriptor, mask in ready.items():
             core = self._by_descriptor.get(descriptor)
             if core is None:
                 continue
             if descriptor == core.channel.fileno():
-                channels.append(core)
+                channels.append((core, mask))
             elif not core.read_output(descriptor, self._events):
                 self._forget(descriptor)
         # Output goes first: what a kernel printed was there before its outcome.
-        for core in channels:
-            if core.blocked and core.flush():
+        for core, mask in channels:
+            if mask & select.EPOLLOUT and core.flush():
                 self._epoll.modify(core.channel, select.EPOLLIN)
             self._listen(core)
-        if any(descriptor == self._control.fileno() for descriptor, _ in ready):
+        if control & select.EPOLLOUT and self._control.flush():
+            self._epoll.modify(self._control, select.EPOLLIN)
+        if control:
             self._hear_zygote()
         events, self._events = self._events, []
         return events
 
     def kill(self, unit: int, shard: ShardId) -> None:
         self._cores[unit].doomed = True
-        try:
-            self._control.send(pickle.dumps(("kill", unit, self._cores[unit].position(shard))))
-        except OSError:
-            pass  # the zygote has ended, and the core with it
+        self._order(("kill", unit, self._cores[unit].position(shard)))
 
     def close(self) -> None:
         _devices.discard(self)
@@ -182,23 +185,16 @@ class ProcessDevice(Device):
         del self._by_descriptor[descriptor]
 
     def _hear_zygote(self) -> None:
-        while True:
-            try:
-                data = self._control.recv(4096)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                self._zygote_ended()
-                return
-            report: tuple[Any, ...] = pickle.loads(data)
+        reports, lives = self._control.hear()
+        for report in reports:
             if report[0] == "ready":
                 self._started = True
             elif report[0] == "spared":
                 self._core_spared(*report[1:])
             else:
                 self._core_ended(*report[1:])
+        if not lives:
+            self._zygote_ended()
 
     def _core_spared(self, unit: int) -> None:
         """Report that a core lives on: what it was to be killed for had ended."""

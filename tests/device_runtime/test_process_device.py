@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+import socket
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
+from gates import Gate
 
 from device_runtime import codec
 from device_runtime.capture import Capture
-from device_runtime.launch import Event, Gone, ShardId, Work
+from device_runtime.launch import Ended, Event, Gone, Lost, Ready, ShardId, Work
 from device_runtime.process.cores import ProcessDevice
 from device_runtime.process.status import StatusPage
 
@@ -78,3 +81,42 @@ def test_closing_closes_nothing_twice(
     used.device.close()
     for descriptor in others:
         os.close(descriptor)
+
+
+def test_orders_for_which_the_zygote_has_no_room_wait(opened: Callable[[int], Opened]) -> None:
+    """Its socket holds some hundreds; what comes at once beyond that must not be lost."""
+    used = opened(12)
+    device = used.device
+    device._control._end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # some, not hundreds
+    zygote = device._zygote.pid
+    os.kill(zygote, signal.SIGSTOP)
+    os.waitpid(zygote, os.WUNTRACED)
+    for unit in range(12):
+        device.kill(unit, used.send(unit, signal.pause))
+    assert device._control.blocked
+    os.kill(zygote, signal.SIGCONT)
+    assert {used.next(Lost).unit for _ in range(12)} == set(range(12))
+    assert {used.next(Ready).unit for _ in range(12)} == set(range(12))
+
+
+def test_a_channel_with_nothing_to_send_is_not_watched_for_room(
+    opened: Callable[[int], Opened], gate: Gate
+) -> None:
+    """Or the pump would never rest."""
+    used = opened(1)
+    used.send(0, gate.pass_through)
+    gate.wait()
+    core = used.device._cores[0]
+    sent = 1
+    while not core.blocked:
+        used.send(0, os.getpid)
+        sent += 1
+    gate.let_on()
+    room = select.poll()
+    room.register(core.channel, select.POLLOUT)
+    assert room.poll(PATIENCE * 1000)
+    used.send(0, os.getpid)
+    assert not core.blocked
+    for _ in range(sent + 1):
+        used.next(Ended)
+    assert not select.select([used.device.fileno()], [], [], 0)[0]

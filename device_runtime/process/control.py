@@ -1,0 +1,78 @@
+"""The host's end of the zygote's socket."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+_REPORT = 4096  # bytes that a report of the zygote's has at most
+
+
+class _Order(NamedTuple):
+    data: bytes
+    descriptors: Sequence[int]  # that go along
+    sent: Callable[[], object]  # called once they may be closed
+
+
+class Control:
+    """Tell the zygote what to do, in order, and hear what it has to report.
+
+    Neither waits: hundreds of orders may come at once, and the zygote may at
+    that moment report as many ends.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end = end
+        self._backlog: deque[_Order] = deque()  # those that the socket had no room for
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    @property
+    def blocked(self) -> bool:
+        """Tell whether orders wait for room in the socket."""
+        return bool(self._backlog)
+
+    def send(
+        self, data: bytes, descriptors: Sequence[int] = (), sent: Callable[[], object] = lambda: None
+    ) -> None:
+        """Send an order and the descriptors that belong to it, and call `sent` when that is done."""
+        self._backlog.append(_Order(data, descriptors, sent))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what has been waiting for room; return whether all is sent."""
+        while self._backlog:
+            order = self._backlog[0]
+            try:
+                socket.send_fds(self._end, [order.data], order.descriptors)
+            except BlockingIOError:
+                return False
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the zygote has ended; `hear` says so next
+            self._backlog.popleft()
+            order.sent()
+        return True
+
+    def hear(self) -> tuple[list[tuple[Any, ...]], bool]:
+        """Return what the zygote has reported, and whether it lives."""
+        reports: list[tuple[Any, ...]] = []
+        while True:
+            try:
+                data = self._end.recv(_REPORT)
+            except BlockingIOError:
+                return reports, True
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return reports, False
+            reports.append(pickle.loads(data))
+
+    def close(self) -> None:
+        """Close the socket, which ends the zygote; orders that waited are dropped."""
+        self._backlog.clear()
+        self._end.close()
