@@ -38,6 +38,7 @@ main(control)
 """
 _NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
+_RESERVE = 3  # descriptors that a core takes when it is made, and gives back at once
 _MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
 
 
@@ -50,21 +51,23 @@ class ProcessDevice(Device):
         self.address = f"local:{units}"
         self._units = units
         self._cores: list[Core] = []
+        self._gone: set[int] = set()  # the units that will not come back
         self._by_descriptor: dict[int, Core] = {}
         self._events: list[Event] = []
         self._started = False  # the zygote has said so
         self._descriptors = ExitStack()  # closes those of the device itself
+        self._reserve: list[int] = []  # descriptors to be closed when others are needed
 
     def open(self) -> int:
         if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
             raise DeviceUnavailable(f"{self.address}: process cores need Linux; use the device 'inline' here")
-        needed, allowed = allow_descriptors(_NOFILE_PER_CORE * self._units + _SPARE)
-        if needed > allowed:
-            raise DeviceUnavailable(
-                f"{self.address} needs {needed} open files, and this process may have {allowed}; "
-                "see `ulimit -Hn`, or ask for fewer cores"
-            )
         try:
+            needed, allowed = allow_descriptors(_NOFILE_PER_CORE * self._units + _SPARE)
+            if needed > allowed:
+                raise DeviceUnavailable(
+                    f"{self.address} needs {needed} open files, and this process may have {allowed}; "
+                    "see `ulimit -Hn`, or ask for fewer cores"
+                )
             self._arena_descriptor = self._own(arena.create())
             self._status_descriptor = self._own(arena.create())
             self._arena = arena.Arena(self._arena_descriptor)
@@ -72,7 +75,10 @@ class ProcessDevice(Device):
             self._epoll = select.epoll()
             self._descriptors.callback(self._epoll.close)
             self._oom_kills = _count_oom_kills()
-            self._start_zygote([0] * self._units)
+            self._start_zygote()
+            for unit in range(self._units):
+                self._cores.append(self._spawn(unit, 0))
+            self._keep_reserve()
         except OSError as error:
             self.close()
             raise DeviceUnavailable(f"{self.address} could not be opened: {error}") from error
@@ -83,28 +89,25 @@ class ProcessDevice(Device):
         self._descriptors.callback(os.close, descriptor)
         return descriptor
 
-    def _start_zygote(self, epochs: list[int]) -> None:
-        """Start the zygote and have it fork every core, each in the epoch given."""
+    def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = dict(os.environ)
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(variable, "1")  # one core, one thread: cores share the CPUs already
-        self._zygote = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            start_new_session=True,
-        )
-        theirs.close()
         self._control = Control(ours)
+        with theirs:
+            self._zygote = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                start_new_session=True,
+            )
         self._epoll.register(ours, select.EPOLLIN)
         self._control.send(marshal.dumps(search_path()))
         # What the host has imported, kernels are likely to need.
         preload = ["cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
         self._order(("open", self._units, preload), [self._arena_descriptor, self._status_descriptor])
-        for unit, epoch in enumerate(epochs):
-            self._cores[unit : unit + 1] = [self._spawn(unit, epoch)]
 
     def _order(
         self,
@@ -163,22 +166,36 @@ class ProcessDevice(Device):
 
     def close(self) -> None:
         _devices.discard(self)
-        if hasattr(self, "_control"):
-            self._control.close()
+        self._close_descriptors()
+        if hasattr(self, "_zygote"):
             self._zygote.wait()
-        for core in self._cores:
-            core.close()
-        self._descriptors.close()
 
     def place(self, view: memoryview) -> Buffer:
         return arena.place(self._arena, view)
 
     def abandon(self) -> None:
         """Close what a forked child has no business with: its copy would keep the cores from ending."""
-        self._control.close()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        if hasattr(self, "_control"):
+            self._control.close()
         for core in self._cores:
             core.close()
+        self._free_reserve()
         self._descriptors.close()
+
+    def _keep_reserve(self) -> None:
+        """Hold the descriptors that replacing a core takes beyond those of the one that ended."""
+        try:
+            while len(self._reserve) < _RESERVE:
+                self._reserve.append(os.dup(self._status_descriptor))
+        except OSError:
+            pass  # the process has none left; what is replaced next makes do without, or is gone
+
+    def _free_reserve(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
 
     def _forget(self, descriptor: int) -> None:
         self._epoll.unregister(descriptor)
@@ -214,13 +231,26 @@ class ProcessDevice(Device):
         self._events.append(Lost(unit, begun, why, code, core.tail()))
         stillborn = 0 if arrived else core.stillborn + (not core.doomed)
         if stillborn >= _MOST_STILLBORN:
-            self._events.append(
-                Gone(unit, f"its process ended {stillborn} times before it could do anything: {why}")
-            )
+            self._give_up(core, f"its process ended {stillborn} times before it could do anything: {why}")
             return
-        self._cores[unit] = self._spawn(unit, epoch + 1)
-        self._cores[unit].stillborn = stillborn
-        self._events.append(Ready(unit))
+        self._free_reserve()
+        self._replace(core, stillborn)
+        self._keep_reserve()
+
+    def _replace(self, core: Core, stillborn: int = 0) -> None:
+        """Put a new core in the place of one that has ended."""
+        unit = core.unit
+        try:
+            self._cores[unit] = self._spawn(unit, core.epoch + 1)
+        except OSError as error:
+            self._give_up(core, f"its process ended, and another could not be started: {error}")
+        else:
+            self._cores[unit].stillborn = stillborn
+            self._events.append(Ready(unit))
+
+    def _give_up(self, core: Core, why: str) -> None:
+        self._gone.add(core.unit)
+        self._events.append(Gone(core.unit, why))
 
     def _listen(self, core: Core) -> None:
         """Take in what a core said, behind what it printed before it said so."""
@@ -250,17 +280,26 @@ class ProcessDevice(Device):
         self._control.close()
         code = self._zygote.wait()
         why = f"the process that starts cores ended ({_describe(code)})"
-        for core in self._cores:
+        lost = [core for core in self._cores if core.unit not in self._gone]
+        for core in lost:
             self._bury(core)
             begun = core.shard(self._status.begun(core.unit))
             self._status.clear(core.unit)
             self._events.append(Lost(core.unit, begun, why, code, core.tail()))
-            if not self._started:
-                self._events.append(Gone(core.unit, f"{why} before it could start one"))
+        self._free_reserve()
+        failed = "" if self._started else "before it could start one"
         if self._started:
             self._started = False
-            self._start_zygote([core.epoch + 1 for core in self._cores])
-            self._events.extend(Ready(core.unit) for core in self._cores)
+            try:
+                self._start_zygote()
+            except OSError as error:
+                failed = f"and could not be started again: {error}"
+        for core in lost:
+            if failed:
+                self._give_up(core, f"{why} {failed}")
+            else:
+                self._replace(core)
+        self._keep_reserve()
 
 
 def _count_oom_kills() -> int:

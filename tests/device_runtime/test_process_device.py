@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
+import resource
 import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import pytest
@@ -14,6 +18,7 @@ from gates import Gate
 
 from device_runtime import codec
 from device_runtime.capture import Capture
+from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Ended, Event, Gone, Lost, Ready, ShardId, Work
 from device_runtime.process.cores import ProcessDevice
 from device_runtime.process.status import StatusPage
@@ -120,3 +125,91 @@ def test_a_channel_with_nothing_to_send_is_not_watched_for_room(
     for _ in range(sent + 1):
         used.next(Ended)
     assert not select.select([used.device.fileno()], [], [], 0)[0]
+
+
+@contextmanager
+def no_descriptor_left(but: int = 0) -> Iterator[None]:
+    """Use up the descriptors that this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = 1 + max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + but, hard))
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        for _ in range(but):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_core_is_replaced_though_no_descriptor_is_left(opened: Callable[[int], Opened]) -> None:
+    used = opened(2)
+    for _ in range(3):
+        with no_descriptor_left():
+            used.send(0, os._exit, 1)
+            assert used.next(Lost).unit == 0
+            assert used.next(Ready, Gone) == Ready(0)
+    with no_descriptor_left():
+        os.kill(used.device._zygote.pid, signal.SIGKILL)
+        assert {used.next(Lost).unit for _ in range(2)} == {0, 1}
+        assert {used.next(Ready, Gone) for _ in range(2)} == {Ready(0), Ready(1)}
+    used.send(0, os.getpid)
+    assert not used.next(Ended).outcome.failed
+
+
+def test_a_core_whose_descriptors_others_have_taken_is_gone(opened: Callable[[int], Opened]) -> None:
+    """Nothing may wait for it, and it says why."""
+    used = opened(2)
+    used.device._free_reserve()
+    with no_descriptor_left():
+        used.send(0, os._exit, 1)
+        assert used.next(Lost).unit == 0
+        gone = used.next(Ready, Gone)
+        assert isinstance(gone, Gone) and "Too many open files" in gone.why
+
+
+def test_cores_are_gone_if_what_starts_them_cannot_be_started_again(
+    opened: Callable[[int], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "no process can be had")
+
+    used = opened(2)
+    used.send(0, os.getpid)
+    used.next(Ended)
+    zygote = used.device._zygote.pid
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    os.kill(zygote, signal.SIGKILL)
+    assert {used.next(Lost).unit for _ in range(2)} == {0, 1}
+    for unit in range(2):
+        gone = used.next(Ready, Gone)
+        assert isinstance(gone, Gone) and gone.unit == unit and "no process can be had" in gone.why
+
+
+def test_opening_with_too_few_descriptors_is_refused_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it is that is not to be had."""
+    monkeypatch.setattr("device_runtime.process.cores.allow_descriptors", lambda more: (0, 0))
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    refused = 0
+    while True:
+        device = ProcessDevice(1)
+        with no_descriptor_left(but=refused):
+            try:
+                device.open()
+            except DeviceUnavailable as error:
+                told = str(error)
+            else:
+                break
+        assert "Too many open files" in told
+        refused += 1
+        del device
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
+    device.close()
+    assert refused > 10
