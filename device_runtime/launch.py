@@ -124,6 +124,8 @@ class Lost(NamedTuple):
     """A unit is gone with all it held; the device is already restarting it.
 
     `begun` is the shard that user code was running, None if there was none.
+    `own` is False where the unit was brought down with what it stands on: it
+    is then not held against a unit that was idle.
     """
 
     unit: int
@@ -131,6 +133,7 @@ class Lost(NamedTuple):
     why: str
     exit_code: int | None
     output: str
+    own: bool = True
 
 
 class Ready(NamedTuple):

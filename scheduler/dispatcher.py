@@ -307,7 +307,7 @@ class Dispatcher:
         elif isinstance(event, Begun):
             self._step(events.ShardBegun(pool, event.unit, event.shard, event.at))
         elif isinstance(event, Lost):
-            lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic())
+            lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own)
             self._step(lost, lost=event)
         elif isinstance(event, Ready):
             self._step(events.UnitReady(pool, event.unit))

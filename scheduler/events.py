@@ -63,12 +63,13 @@ class ShardEnded(NamedTuple):
 
 
 class UnitLost(NamedTuple):
-    """A unit died; `begun` is the shard it was running, if any."""
+    """A unit died, of its `own` accord or not; `begun` is the shard it was running, if any."""
 
     pool: int
     unit: int
     begun: ShardId | None
     now: float
+    own: bool = True
 
 
 class UnitReady(NamedTuple):

@@ -170,7 +170,7 @@ class State:
                 again.append((rank, launch))
         unit.resume(again)
         pool.unstall(unit)
-        if crashed and not held:  # else what it held may be to blame
+        if crashed and event.own and not held:  # else what it held may be to blame
             unit.crashes.append(event.now)
             if len(unit.crashes) == _CRASHES and event.now - unit.crashes.popleft() <= _CRASH_SPAN:
                 self._give_up(unit)

@@ -285,7 +285,7 @@ class ProcessDevice(Device):
             self._bury(core)
             begun = core.shard(self._status.begun(core.unit))
             self._status.clear(core.unit)
-            self._events.append(Lost(core.unit, begun, why, code, core.tail()))
+            self._events.append(Lost(core.unit, begun, why, code, core.tail(), own=False))
         self._free_reserve()
         failed = "" if self._started else "before it could start one"
         if self._started:

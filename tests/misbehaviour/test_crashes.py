@@ -367,6 +367,32 @@ def test_the_process_that_starts_cores_is_killed() -> None:
     assert offload(os.getppid, target=0)()[0] != zygote
 
 
+def test_idle_cores_are_not_given_up_for_what_happens_to_that_process() -> None:
+    @offload(target=0)
+    def kill() -> None:
+        os.kill(os.getppid(), signal.SIGKILL)
+        signal.pause()
+
+    for _ in range(7):
+        with pytest.raises(of.WorkerDied):
+            kill()
+    assert whoami() == [0, 1]
+
+
+def test_a_launch_whose_argument_kills_that_process_ends(tmp_path: Path) -> None:
+    class Kills:
+        def __setstate__(self, state: Any) -> None:
+            noted(state["ledger"])
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()
+
+    argument = Kills()
+    argument.ledger = str(tmp_path / "ledger")  # type: ignore[attr-defined]
+    with pytest.raises(of.PoisonedKernel):
+        offload(lambda x: "never", target=0)(argument)
+    assert times_run(tmp_path / "ledger") == 3
+
+
 def test_a_kernel_that_floods_its_output_can_be_ended(capsys: pytest.CaptureFixture[str]) -> None:
     def flood() -> None:
         while True:

@@ -203,7 +203,7 @@ class Model:
             else:
                 again.append((shard.launch, shard.rank))
         unit.resumed = again + unit.resumed
-        if crashed and not held:
+        if crashed and event.own and not held:
             unit.crashes.append(event.now)
             if len(unit.crashes) >= 5 and event.now - unit.crashes[-5] <= 10:
                 self._give_up(event.pool, event.unit)

@@ -151,12 +151,12 @@ class World:
         kind = self.kinds[shard.launch]
         self.tell(events.ShardEnded(pool, unit, shard, kind.ok, kind.seconds))
 
-    def lose(self, pool: int, unit: int) -> None:
+    def lose(self, pool: int, unit: int, own: bool = True) -> None:
         """Let a core die, with all it holds."""
         core = self.cores[pool][unit]
         begun = core.held[0] if core.begun else None
         self.cores[pool][unit] = Core(up=False, gone=core.gone)
-        self.tell(events.UnitLost(pool, unit, begun, self.now))
+        self.tell(events.UnitLost(pool, unit, begun, self.now, own))
 
     def kill(self, pool: int, unit: int) -> None:
         """Let a core die if what it was asked to end has not ended, and live on otherwise."""
@@ -278,7 +278,7 @@ def _harm(world: World, random: Random, pool: int, unit: int) -> None:
     elif draw < 0.13:
         world.remove(pool, unit)
     else:
-        world.lose(pool, unit)
+        world.lose(pool, unit, own=random.random() < 0.8)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ class Bench:
     def end(self, unit: int, ok: bool = True, seconds: float = LONG) -> None:
         self._tell(events.ShardEnded(0, unit, self.held(unit)[0], ok, seconds))
 
-    def lose(self, unit: int, begun: bool = True) -> None:
-        self._tell(events.UnitLost(0, unit, self.held(unit)[0] if begun else None, self.now))
+    def lose(self, unit: int, begun: bool = True, own: bool = True) -> None:
+        self._tell(events.UnitLost(0, unit, self.held(unit)[0] if begun else None, self.now, own))
 
     def ready(self, unit: int) -> None:
         self._tell(events.UnitReady(0, unit))
@@ -515,6 +515,17 @@ def test_a_unit_that_dies_now_and_then_is_not_given_up() -> None:
         bench.lose(0, begun=False)
         bench.ready(0)
         bench.now += 3
+
+    launch = bench.submit(0)
+
+    assert bench.runs(0) == [launch]
+
+
+def test_units_brought_down_with_what_they_stand_on_are_not_given_up() -> None:
+    bench = Bench(units=1)
+    for _ in range(9):
+        bench.lose(0, begun=False, own=False)
+        bench.ready(0)
 
     launch = bench.submit(0)
 
