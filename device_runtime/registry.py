@@ -7,6 +7,7 @@ that takes what stands behind it and returns a `Device`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -22,7 +23,12 @@ Factory = Callable[[str], Device]
 
 @cache
 def known() -> dict[str, EntryPoint]:
-    """Return the entry point of every kind of device that is installed, by name."""
+    """Return the entry point of every kind of device that is installed, by name.
+
+    Raises OSError where no file can be opened: importlib would take that for an
+    empty folder, and remember it.
+    """
+    os.listdir(os.path.dirname(__file__))
     return {point.name: point for point in sorted(entry_points(group=GROUP))}
 
 
@@ -35,7 +41,10 @@ def open_device(address: str) -> Device:
     if not isinstance(address, str):
         raise OptionError(f"device={address!r}: an address is a string such as 'local:4'")
     kind, _, rest = address.partition(":")
-    point = known().get(kind)
+    try:
+        point = known().get(kind)
+    except OSError as error:
+        raise DeviceUnavailable(f"device={address!r} cannot be looked up: {error}") from error
     if point is None:
         raise UnknownDeviceError(
             f"device={address!r}: no device of kind {kind!r} is installed; known are "
@@ -43,7 +52,7 @@ def open_device(address: str) -> Device:
         )
     try:
         factory: Factory = point.load()
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise DeviceUnavailable(f"device={address!r} cannot be opened here: {error}") from error
     device = factory(rest)
     device.address = address

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,32 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("kind", ["local", "inline"])
 def test_every_device_can_be_made_by_name(kind: str) -> None:
     assert registry.open_device(f"{kind}:2").address == f"{kind}:2"
+
+
+def test_a_device_that_cannot_be_looked_up_is_not_said_to_be_missing() -> None:
+    """With no descriptor left nothing is found; once there are some again, the device is."""
+    script = """
+import os, resource
+from device_runtime import registry
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+try:
+    registry.open_device("inline:2")
+except registry.DeviceUnavailable as error:
+    print(error)
+for descriptor in taken:
+    os.close(descriptor)
+print(registry.open_device("inline:2").address)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stderr == ""
+    told, address = ended.stdout.splitlines()
+    assert "Too many open files" in told and address == "inline:2"
 
 
 @pytest.mark.parametrize("package", ["offload", "scheduler", "device_runtime"])
