@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -148,10 +149,15 @@ class Runner:
 def _run_all(function: Callable[..., Any], calls: list[Any]) -> tuple[list[Any], Payload | None]:
     """Return the values of one call after another, and the error that ended the row, encoded."""
     values: list[Any] = []
+    process = os.getpid()
     for args, kwargs in calls:
         try:
             values.append(function(*args, **kwargs))
+            if os.getpid() != process:
+                break  # a process that the call has forked: the other calls are not its business
         except BaseException as error:
+            if os.getpid() != process:
+                raise
             _explain(error)
             return values, codec.encode_error(error, bytes)
     return values, None

@@ -225,10 +225,15 @@ def run_chunk(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> tup
     `codec.decode_error` takes it, None if there is none.
     """
     values: list[Any] = []
+    process = os.getpid()
     for args in calls:
         try:
             values.append(function(*args))
+            if os.getpid() != process:
+                break  # a process that the call has forked: the other calls are not its business
         except BaseException as error:
+            if os.getpid() != process:
+                raise
             return values, codec.encode_error(error, bytes)
     return values, None
 

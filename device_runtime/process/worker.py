@@ -12,10 +12,12 @@ import sys
 import types
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn
 
 from device_runtime import context
 from device_runtime.context import Context
+from device_runtime.errors import NotOnDevice
 from device_runtime.launch import Buffer, Image, ShardId, Work
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block, Reader, place
@@ -71,16 +73,37 @@ class LogForwarder(logging.Handler):
 
 
 class _Entered:
-    """Within the block, a shard is what this process runs."""
+    """Within the block, a shard is what this process runs; a process that a kernel forked ends with it."""
 
     def __init__(self, entered: Context) -> None:
         self._context = entered
+        self._process = os.getpid()
 
     def __enter__(self) -> None:
         context.enter_process(self._context)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._process:
+            _end_child(error)
         context.enter_process(None)
+
+
+class _NoMesh:
+    """Refuse messages in a process that a kernel forked: they are for the core."""
+
+    def put(self, core: int, value: Any, tag: int = 0) -> None:
+        self._refuse()
+
+    def get(self, core: int, tag: int = 0) -> Any:
+        self._refuse()
+
+    def probe(self, core: int, tag: int = 0) -> bool:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise NotOnDevice("a process that a kernel forked can neither send nor receive: only the core can")
 
 
 class Worker:
@@ -96,7 +119,6 @@ class Worker:
         self._works: deque[tuple[wire.Entry, Image]] = deque()
         self._work = 0  # the number of works that have ended
         self._images = Remembered()
-        self._pid = os.getpid()
         self._streams = (KernelStream(seat.stdout), KernelStream(seat.stderr))
         self._mesh = ProcessMesh(
             seat.core, seat.inbox, seat.outs, seat.channel, self._report_waiting, lambda: self._receive(False)
@@ -106,11 +128,14 @@ class Worker:
             seat.cores,
             self._mesh,
             lambda data: place(self._arena, data),
-            _Entered,
+            self._enter,
             self._begin,
         )
+        self._context: Context | None = None  # of the last shard
         self._root = logging.getLogger()
-        self._root.addHandler(LogForwarder(self._post))
+        self._forwarder = LogForwarder(self._post)
+        self._root.addHandler(self._forwarder)
+        os.register_at_fork(before=self._flush, after_in_child=self._let_go)
 
     def serve(self) -> None:
         """Run shards until the host is gone."""
@@ -130,14 +155,32 @@ class Worker:
         outcome = self._runner.run(work)
         shard = tuple(work.shard)
         del entry, work  # the host's blocks go back to it with this outcome
-        if os.getpid() != self._pid:
-            os._exit(0)  # the kernel forked, and this is the child: the core goes on elsewhere
         self._mesh.end()
         self._install_streams()
         payload = None if outcome.payload is None else wire.payload_out(outcome.payload, self._lend)
         self._post(("ended", shard, outcome.failed, payload, outcome.begun, outcome.ended))
         self._status.end(self._core, self._work)
         self._work += 1
+
+    def _enter(self, entered: Context) -> _Entered:
+        self._context = entered
+        return _Entered(entered)
+
+    def _flush(self) -> None:
+        for stream in self._streams:
+            if not stream.closed:
+                stream.flush()
+
+    def _let_go(self) -> None:
+        """Leave the core's ways to host and cores to the core; called in a process that a kernel forked.
+
+        What it prints still arrives, as it does from any program that a kernel starts.
+        """
+        self._root.removeHandler(self._forwarder)
+        self._channel.close()
+        if self._context is not None:
+            self._context.mesh = _NoMesh()
+            self._context.nested = None  # its own launches make a session of its own
 
     def _begin(self, work: Work, at: float) -> None:
         self._status.begin(self._core, self._work)
@@ -197,9 +240,8 @@ class Worker:
 
     def _install_streams(self) -> None:
         """Give the next kernel its streams, whatever the last one did to them."""
+        self._flush()
         for number, stream in enumerate(self._streams, 1):
-            if not stream.closed:
-                stream.flush()
             try:
                 os.fstat(number)
             except OSError:
@@ -222,6 +264,23 @@ def main(seat: Seat) -> None:
     if random is not None:
         random.seed()  # else all cores forked from one process draw the same numbers
     Worker(seat).serve()
+
+
+def _end_child(error: BaseException | None) -> NoReturn:
+    """End a process that a kernel forked as a program ends: with an exit code, or its error's traceback."""
+    code: Any = error.code if isinstance(error, SystemExit) else error
+    if isinstance(code, BaseException):
+        sys.excepthook(type(code), code, code.__traceback__)
+        code = 1
+    elif not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass  # it has closed them
+    os._exit((code or 0) & 0xFF)
 
 
 def _is_plain(value: Any) -> bool:

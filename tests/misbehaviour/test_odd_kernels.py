@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from gates import Gate
 
 import offload as of
 from offload import offload, offload_single
-from offload.core import coreid
+from offload.core import coreid, probe, recv, send, sync
 
 
 @offload
@@ -151,6 +154,87 @@ def test_a_forked_child_that_raises_is_not_heard(local: str) -> None:
         return "the parent"
 
     assert offload(fork)() == ["the parent", "the parent"]
+
+
+def test_a_forked_child_that_returns_late_changes_no_value(local: str, gate: Gate) -> None:
+    np = pytest.importorskip("numpy")
+
+    def fork(gate: Gate) -> tuple[int, Any]:
+        child = os.fork()
+        if not child:
+            gate.pass_through()
+            return 0, np.full(100_000, 7.0)
+        return child, np.zeros(100_000)
+
+    child, value = offload(fork, target=0)(gate)[0]
+    gate.wait()
+    ended = os.pidfd_open(child)
+    gate.let_on()
+    assert select.select([ended], [], [], 30)[0]
+    os.close(ended)
+    assert not value.any()
+
+
+def in_a_child(function: Callable[[], object]) -> int:
+    """Call a function in a forked child, which then leaves the kernel by an exception of its own."""
+    child = os.fork()
+    if not child:
+        function()
+        raise SystemExit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_child_says_how_it_ended(local: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def leave(code: object) -> int:
+        print("once", end=" ")
+        return in_a_child(lambda: sys.exit(code))  # type: ignore[arg-type]
+
+    assert [offload(leave, target=0)(code) for code in (None, 5, "why")] == [[0], [5], [1]]
+    told = capsys.readouterr()
+    assert told.out == "[core 0] once \n" * 3
+    assert told.err == "[core 0] why\n"
+
+    assert offload(lambda: in_a_child(lambda: 1 / 0), target=0)() == [1]
+    assert "[core 0] ZeroDivisionError: division by zero\n" in capsys.readouterr().err
+
+
+def test_a_forked_child_is_not_the_core(local: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """It can print, log and launch; messages, and the host's ear, are the core's own."""
+
+    def child() -> None:
+        for call in (lambda: send(1, 0), lambda: recv(0), lambda: probe(0), sync):
+            with pytest.raises(of.NotOnDevice, match="forked"):
+                call()
+        logging.getLogger("child").warning("logged")
+        print("printed", offload(coreid, target=1)(), flush=True)
+
+    def kernel() -> int:
+        assert offload(coreid, target=1)() == [1]
+        return in_a_child(child)
+
+    assert offload(kernel)() == [3, 3]
+    told = capfd.readouterr()
+    for core in (0, 1):
+        assert f"[core {core}] printed [1]\n" in told.out
+        assert f"[core {core}] logged\n" in told.err
+    assert whoami() == [0, 1]
+
+
+def test_a_forked_child_makes_none_of_the_other_calls(local: str, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+
+    def fork(x: int) -> int:
+        with open(ledger, "a") as file:
+            file.write(f"{x}\n")
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        return x
+
+    assert list(offload(fork).map(range(4), chunksize=4)) == [0, 1, 2, 3]
+    with of.Executor(1) as executor:
+        assert list(executor.map(fork, range(4), chunksize=4)) == [0, 1, 2, 3]
+    assert ledger.read_text().split() == ["0", "1", "2", "3"] * 2
 
 
 def test_a_subprocess(local: str) -> None:
