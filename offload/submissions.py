@@ -12,7 +12,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
-from device_runtime.errors import ArgsNotSerializable, OffloadError
+from device_runtime.errors import ArgsNotSerializable, ForkedHandleError, OffloadError
 from device_runtime.interrupts import Shield
 from device_runtime.launch import Payload
 from offload import initializer as initializers
@@ -111,7 +111,8 @@ class Submissions:
         With `chunked`, `args` holds one list, of the arguments of calls to be
         made one after another; what the future gives is described at `run_chunk`.
 
-        Raises BrokenExecutor once an initializer has failed, and RuntimeError after `close`.
+        Raises BrokenExecutor once an initializer has failed, RuntimeError after
+        `close`, and ForkedHandleError in a forked child.
         """
         from scheduler.ticket import Request
 
@@ -129,6 +130,8 @@ class Submissions:
             told = ArgsNotSerializable(f"kernel {capture.name}: {error}")
             told.__cause__ = error.__cause__
             return _failed(told)
+        except ForkedHandleError:
+            raise
         except OffloadError as error:
             return _failed(error)
         estimate = hash((getattr(function, "__code__", capture.name), chunked))

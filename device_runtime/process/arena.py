@@ -18,7 +18,7 @@ import weakref
 from collections import deque
 from typing import Any
 
-from device_runtime.errors import DeviceMemoryError
+from device_runtime.errors import DeviceMemoryError, ForkedHandleError
 from device_runtime.interrupts import uninterrupted
 from device_runtime.launch import Buffer, view_of
 
@@ -95,6 +95,11 @@ class Arena:
         self._free: dict[int, list[int]] = {}
         self._fresh: dict[int, itertools.count[int]] = {}
         self._kept = 0  # bytes of free blocks; an estimate, for it is changed without a lock
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Give out no more blocks: in a forked child, which shares the memory but not the account of it."""
+        self._abandoned = True
 
     def store(self, data: memoryview) -> Block:
         """Copy bytes into a block.
@@ -106,7 +111,14 @@ class Arena:
         return block
 
     def allocate(self, nbytes: int) -> Block:
-        """Return a block of at least one byte."""
+        """Return a block of at least one byte.
+
+        Raises ForkedHandleError after `abandon`.
+        """
+        if self._abandoned:
+            raise ForkedHandleError(
+                "this process was forked from the one that opened the device; only that one can use it"
+            )
         self._recycle()
         kind = _class_of(nbytes)
         size = _size_of(kind)

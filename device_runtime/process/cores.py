@@ -174,7 +174,12 @@ class ProcessDevice(Device):
         return arena.place(self._arena, view)
 
     def abandon(self) -> None:
-        """Close what a forked child has no business with: its copy would keep the cores from ending."""
+        """Let go of what a forked child has no business with.
+
+        Its copies of descriptors would keep the cores from ending, and the
+        memory is the parent's to give out.
+        """
+        self._arena.abandon()
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:

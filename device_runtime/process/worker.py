@@ -178,6 +178,7 @@ class Worker:
         """
         self._root.removeHandler(self._forwarder)
         self._channel.close()
+        self._arena.abandon()
         if self._context is not None:
             self._context.mesh = _NoMesh()
             self._context.nested = None  # its own launches make a session of its own

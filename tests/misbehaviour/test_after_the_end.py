@@ -107,6 +107,52 @@ def test_a_forked_child(program: Callable[..., Program], device: str, leave: str
     assert ended.code == 0, ended.err
 
 
+SHARES = """
+    import os
+    import numpy as np
+    import offload as of
+    from offload import offload
+
+    def first(a):
+        return float(a[0])
+
+    def hold(gate):
+        open(gate).read()
+
+    gates = "one", "other"
+    for gate in gates:
+        os.mkfifo(gate)
+    executor = of.Executor(1)
+    executor.submit(first, np.zeros(100_000)).result()
+    kernel = offload(first)
+    stream = kernel.map([np.full(100_000, 6.0)] * 9, chunksize=1, window=1)
+    next(stream)
+    held = executor.submit(hold, "one"), offload(hold).launch("other")
+    placed, leave = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(placed, 1)
+        for use in (lambda: executor.submit(first, np.full(100_000, 6.0)), lambda: next(stream)):
+            try:
+                print("not refused:", use())
+            except of.ForkedHandleError as error:
+                print("refused", flush=True)
+        os._exit(0)
+    mine = executor.submit(first, np.full(100_000, 1.0)), kernel.launch(np.full(100_000, 1.0))
+    os.write(leave, b"!")
+    os.waitpid(child, 0)
+    for gate in gates:
+        open(gate, "w").close()
+    print(*(called.result() for called in mine))
+"""
+
+
+def test_a_forked_child_writes_to_no_argument_of_its_parents(program: Callable[..., Program]) -> None:
+    """They share the memory that arguments lie in; what the parent has queued there stays as it was."""
+    ended = program("-W", "ignore", "script.py", files={"script.py": SHARES}, device="local:1").end()
+    assert ended.out.splitlines() == ["refused", "refused", "1.0 [1.0]"], ended.err
+
+
 def test_a_fork_does_not_keep_the_cores_alive(program: Callable[..., Program]) -> None:
     script = """
         import os
