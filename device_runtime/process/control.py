@@ -1,13 +1,27 @@
-"""The host's end of the zygote's socket."""
+"""The zygote, seen from the host: how it is started, and the host's end of its socket."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+# Run by the fresh interpreter. Its first entry of sys.path, the current
+# directory, goes before anything is imported from there.
+_BOOT = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+import marshal, socket
+control = socket.socket(fileno=int(sys.argv[1]))
+sys.path[:] = marshal.loads(control.recv(1 << 17))
+from device_runtime.process.zygote import main
+main(control)
+"""
 _REPORT = 4096  # bytes that a report of the zygote's has at most
 
 
@@ -76,3 +90,17 @@ class Control:
         """Close the socket, which ends the zygote; orders that waited are dropped."""
         self._backlog.clear()
         self._end.close()
+
+
+def start_zygote(end: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the process that cores are forked from; it is told what to do through `end`, and ends with it."""
+    environment = dict(os.environ)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.setdefault(variable, "1")  # one core, one thread: cores share the CPUs already
+    return subprocess.Popen(
+        [sys.executable, "-c", _BOOT, str(end.fileno())],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[end.fileno()],
+        env=environment,
+        start_new_session=True,
+    )

@@ -6,9 +6,7 @@ import marshal
 import os
 import pickle
 import select
-import signal
 import socket
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -19,23 +17,13 @@ from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
 from device_runtime.process import arena
-from device_runtime.process.control import Control
+from device_runtime.process.control import Control, start_zygote
 from device_runtime.process.core import Core, search_path
+from device_runtime.process.deaths import count_oom_kills, describe
 from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.status import StatusPage
 from device_runtime.registry import unit_count
 
-# Run by the fresh interpreter. Its first entry of sys.path, the current
-# directory, goes before anything is imported from there.
-_BOOT = """
-import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-import marshal, socket
-control = socket.socket(fileno=int(sys.argv[1]))
-sys.path[:] = marshal.loads(control.recv(1 << 17))
-from device_runtime.process.zygote import main
-main(control)
-"""
 _NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
 _RESERVE = 3  # descriptors that a core takes when it is made, and gives back at once
@@ -74,7 +62,7 @@ class ProcessDevice(Device):
             self._status = StatusPage(self._status_descriptor, self._units)
             self._epoll = select.epoll()
             self._descriptors.callback(self._epoll.close)
-            self._oom_kills = _count_oom_kills()
+            self._oom_kills = count_oom_kills()
             self._start_zygote()
             for unit in range(self._units):
                 self._cores.append(self._spawn(unit, 0))
@@ -91,19 +79,10 @@ class ProcessDevice(Device):
 
     def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = dict(os.environ)
-        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment.setdefault(variable, "1")  # one core, one thread: cores share the CPUs already
         self._control = Control(ours)
         with theirs:
-            self._zygote = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                start_new_session=True,
-            )
-        self._epoll.register(ours, select.EPOLLIN)
+            self._zygote = start_zygote(theirs)
+        self._epoll.register(self._control, select.EPOLLIN)
         self._control.send(marshal.dumps(search_path()))
         # What the host has imported, kernels are likely to need.
         preload = ["cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
@@ -229,8 +208,8 @@ class ProcessDevice(Device):
         if core.epoch != epoch:
             return
         self._bury(core)
-        kills, self._oom_kills = self._oom_kills, _count_oom_kills()
-        why = why or _describe(code, out_of_memory=self._oom_kills > kills)
+        kills, self._oom_kills = self._oom_kills, count_oom_kills()
+        why = why or describe(code, out_of_memory=self._oom_kills > kills)
         begun, arrived = core.shard(self._status.begun(unit)), self._status.arrived(unit)
         self._status.clear(unit)
         self._events.append(Lost(unit, begun, why, code, core.tail()))
@@ -284,7 +263,7 @@ class ProcessDevice(Device):
         self._epoll.unregister(self._control)
         self._control.close()
         code = self._zygote.wait()
-        why = f"the process that starts cores ended ({_describe(code)})"
+        why = f"the process that starts cores ended ({describe(code)})"
         lost = [core for core in self._cores if core.unit not in self._gone]
         for core in lost:
             self._bury(core)
@@ -305,29 +284,6 @@ class ProcessDevice(Device):
             else:
                 self._replace(core)
         self._keep_reserve()
-
-
-def _count_oom_kills() -> int:
-    """Return how many processes the kernel has ended for lack of memory since it was booted."""
-    try:
-        with open("/proc/vmstat") as file:
-            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
-    except OSError:
-        return 0
-
-
-def _describe(code: int | None, out_of_memory: bool = False) -> str:
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "unknown"
-    if name == "SIGKILL":
-        if out_of_memory:
-            return "signal 9, SIGKILL, by the kernel: the machine, or its memory limit, was out of memory"
-        return "signal 9, SIGKILL, cause unknown"
-    return f"signal {-code}, {name}"
 
 
 def open_local(rest: str) -> ProcessDevice:
