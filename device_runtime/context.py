@@ -12,8 +12,8 @@ from device_runtime.launch import ShardId
 class Mesh(Protocol):
     """Messages between the cores of one launch; those with different tags never mix.
 
-    All raise PeerEnded for a core that is not in the launch or whose shard has
-    ended, and none of whose messages is left.
+    All raise PeerEnded for a core that is not in the launch. `put` and `get` do
+    so instead of waiting for one whose shard has ended.
     """
 
     def put(self, core: int, value: Any, tag: int = 0) -> None:

@@ -81,7 +81,7 @@ class Work:
 
 
 class PeerNotice(NamedTuple):
-    """Tell a shard that waits for a message that `core` will never send one."""
+    """Tell a shard that waits for `core` that it will never send a message, nor take one."""
 
     shard: ShardId
     core: int
@@ -165,7 +165,7 @@ class Logged(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A shard has been waiting for a message from `core` for a while."""
+    """A shard has been waiting for `core` for a while: for a message, or for room to send one."""
 
     unit: int
     shard: ShardId

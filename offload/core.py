@@ -62,7 +62,9 @@ def isdevice() -> bool:
 def send(data: Any, core: int) -> None:
     """Send a value to a core of this launch; it may be changed afterwards.
 
-    Raises PeerEnded if the core is not in the launch or its shard has ended.
+    Waits until the core has begun to run the kernel and there is room on the
+    way to it. Raises PeerEnded if the core is not in the launch, or where the
+    wait would be in vain since its shard has ended.
     """
     _here("send").mesh.put(operator.index(core), data)
 

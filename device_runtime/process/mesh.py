@@ -5,8 +5,15 @@ hold its sending end. A packet is a header and a chunk of a message. A core
 empties its inbox whenever it waits, also when it waits to send, so that two
 cores that send to each other cannot block for ever.
 
+A core is sent nothing before it runs its shard of the launch: the status page
+tells. So all that it finds in its inbox is for the shard that it runs, or for
+one that is over, and is then dropped. What was sent to a core that died is lost
+with it, and nothing else is. Where a shard runs again after that, those that
+had exchanged messages with the attempt that died cannot go on: they are told.
+
 A core that has waited for a while tells the host whom it waits for. The host
-knows which shards have ended or died, and answers when nothing can come.
+knows which shards have ended or died, and answers when nothing can come, or
+when nobody will take what is sent.
 """
 
 from __future__ import annotations
@@ -21,13 +28,30 @@ from typing import Any, NamedTuple
 from device_runtime import codec
 from device_runtime.errors import PeerEnded, SerializationError
 from device_runtime.launch import Payload, ShardId, view_of
+from device_runtime.process.status import StatusPage
 
-_HEADER = struct.Struct("<QQHHI")  # launch, size of the message, sender, tag, number of out-of-band buffers
+# Launch, size of the message, place of the chunk in it, number of out-of-band
+# buffers, attempts of the receiver and of the sender, sender, tag.
+_HEADER = struct.Struct("<QQQIHHHH")
+_CALL = _HEADER.pack(0, 0, 0, 0, 0, 0, 0, 0)  # wakes a core that waits, and says nothing
 _CHUNK = 60_000  # bytes of a message in one packet
 _ALIGN = 64  # bytes; arrays are used where they lie in a message
 _GRACE = 2  # ms of waiting before the host is told
+_IDLE = ShardId(-1, -1, -1)
 
-_Key = tuple[int, int, int]  # launch, sender, tag
+
+class _Peer:
+    """What this core and another have exchanged in the running shard."""
+
+    def __init__(self) -> None:
+        self.asked = False  # the host will tell when its shard has ended
+        self.ended = ""  # why it will send and take nothing more
+        self.queues: dict[int, deque[tuple[bytearray, int]]] = {}  # by tag: messages, and numbers of buffers
+        self.queued = 0  # the attempt that sent them
+        self.partial: bytearray | None = None  # a message of which a part came
+
+    def add(self, tag: int, message: bytearray, buffers: int) -> None:
+        self.queues.setdefault(tag, deque()).append((message, buffers))
 
 
 class ProcessMesh:
@@ -43,6 +67,7 @@ class ProcessMesh:
         core: int,
         inbox: socket.socket,
         outs: Sequence[socket.socket],
+        status: StatusPage,
         channel: int,
         report: Callable[[ShardId, int], None],
         hear: Callable[[], object],
@@ -50,85 +75,139 @@ class ProcessMesh:
         self._core = core
         self._inbox = inbox
         self._outs = outs
+        self._status = status
+        self._channel = channel
         self._report = report
         self._hear = hear
-        self._receiving = select.poll()
-        self._receiving.register(inbox, select.POLLIN)
-        self._receiving.register(channel, select.POLLIN)
-        self._shard = ShardId(0, 0)
+        self._receiving = self._poll()
+        self._shard = _IDLE
         self._cores: tuple[int, ...] = ()
-        self._queues: dict[_Key, deque[tuple[bytearray, int]]] = {}  # messages, and their numbers of buffers
-        self._partial: dict[int, tuple[_Key, bytearray, int]] = {}  # by sender: message, bytes that came
-        self._ended: dict[int, str] = {}  # cores of this launch that will send nothing more, and why
+        self._peers: dict[int, _Peer] = {}
+        self._met: dict[int, int] = {}  # by core: the attempt with which messages were exchanged
 
     def begin(self, shard: ShardId, cores: tuple[int, ...]) -> None:
-        """Start with a new shard; what was sent to earlier ones and not taken is dropped.
+        """Start with a new shard, which is sent nothing before `open`."""
+        self._shard, self._cores = shard, cores
 
-        What is for other launches is kept: their shards may be yet to come here.
-        """
-        self._shard, self._cores, self._ended = shard, cores, {}
+    def open(self) -> None:
+        """Let others send to the shard, and wake those that wait until they can."""
+        launch, _, attempt = self._shard
+        self._status.enter(self._core, launch, attempt)
+        if len(self._cores) == 1:
+            return
+        self._drain()  # what is there is for shards that are over
+        if self._status.take_awaited(self._core) or attempt:
+            for core, out in enumerate(self._outs):
+                if core != self._core:
+                    try:
+                        out.send(_CALL, socket.MSG_DONTWAIT)
+                    except BlockingIOError:
+                        pass  # what fills its inbox will wake it
 
     def end(self) -> None:
         """Drop what was sent to this shard and not taken."""
-        if self._queues:
-            launch = self._shard.launch
-            self._queues = {key: queue for key, queue in self._queues.items() if key[0] != launch}
-        self._shard = ShardId(0, 0)
+        self._shard, self._cores, self._peers, self._met = _IDLE, (), {}, {}
 
     def notice(self, shard: ShardId, core: int, why: str) -> None:
-        """Take down the host's word that a core will send nothing more."""
+        """Take down the host's word that a core will send and take nothing more."""
         if shard == self._shard:
-            self._ended[core] = why
+            self._peer(core).ended = why
 
     def put(self, core: int, value: Any, tag: int = 0) -> None:
-        self._check(core)
+        peer = self._peer(core)
         pieces, count = _pieces(value)
-        key = (self._shard.launch, self._core, tag)
         if core == self._core:
-            message = bytearray().join(pieces)
-            self._queues.setdefault(key, deque()).append((message, count))
+            peer.add(tag, bytearray().join(pieces), count)
             return
-        total = sum(piece.nbytes for piece in pieces)
-        header = _HEADER.pack(self._shard.launch, total, self._core, tag, count)
+        if core not in self._met:
+            self._met[core] = self._meet(core)
+        self._check(core)
+        launch, _, attempt = self._shard
+        met = self._met[core]
+        if peer.ended or self._status.attempt(core, launch) is None:
+            raise self._in_vain(core, peer.ended or "its shard has ended")
+        total, place = sum(piece.nbytes for piece in pieces), 0
         for chunk in _chunks(pieces):
+            header = _HEADER.pack(launch, total, place, count, met, attempt, self._core, tag)
             self._send(core, [header, *chunk])
+            place += sum(piece.nbytes for piece in chunk)
 
     def get(self, core: int, tag: int = 0) -> Any:
-        self._check(core)
-        key = (self._shard.launch, core, tag)
-        self._wait(core, self._receiving, lambda: bool(self._queues.get(key)))
-        queue = self._queues[key]
-        message, count = queue.popleft()
-        if not queue:
-            del self._queues[key]
+        peer = self._peer(core)
+        self._wait(core, self._receiving, lambda: bool(peer.queues.get(tag)))
+        message, count = peer.queues[tag].popleft()
+        if core != self._core:
+            self._met[core] = peer.queued
         return _load(message, count)
 
     def probe(self, core: int, tag: int = 0) -> bool:
-        self._check(core)
+        peer = self._peer(core)
         self._drain()
-        return bool(self._queues.get((self._shard.launch, core, tag)))
+        found = bool(peer.queues.get(tag))
+        if not found and core in self._met:
+            self._check(core)
+        return found
 
-    def _check(self, core: int) -> None:
+    def _peer(self, core: int) -> _Peer:
         if core not in self._cores:
             raise PeerEnded(f"core {core} is not in this launch, which runs on cores {list(self._cores)}")
+        peer = self._peers.get(core)
+        if peer is None:
+            peer = self._peers[core] = _Peer()
+        return peer
+
+    def _in_vain(self, core: int, why: str) -> PeerEnded:
+        return PeerEnded(f"core {self._core} waits for core {core} in vain: {why}")
+
+    def _check(self, core: int) -> None:
+        """Raise PeerEnded if a core runs its shard again since messages were exchanged with it."""
+        if self._status.attempt(core, self._shard.launch) not in (self._met[core], None):
+            raise self._in_vain(
+                core, "it died and runs its shard again, without the messages exchanged so far"
+            )
+
+    def _meet(self, core: int) -> int:
+        """Wait until a core runs its shard of this launch, and return which attempt at it."""
+        found = self._status.attempt(core, self._shard.launch)
+
+        def running() -> bool:
+            nonlocal found
+            self._status.wait_for(core)
+            self._drain()  # between the two, so that each of two cores sees what the other has marked
+            found = self._status.attempt(core, self._shard.launch)
+            return found is not None
+
+        if found is None:
+            self._wait(core, self._receiving, running)
+        assert found is not None
+        return found
 
     def _wait(self, core: int, poll: select.poll, ready: Callable[[], bool]) -> None:
-        """Take in packets until `ready()`; raise PeerEnded once the host says it never will be."""
-        grace: int | None = _GRACE
+        """Take in packets until `ready()`; raise PeerEnded once it never will be."""
+        peer = self._peers[core]
         while True:
             # What the core sent before its end is in the inbox when the host says that it ended.
-            why = self._ended.get(core)
+            ended = peer.ended
             self._drain()
             if ready():
                 return
             if core == self._core:
                 raise PeerEnded(f"core {core} waits for itself, and has sent itself nothing")
-            if why is not None:
-                raise PeerEnded(f"core {self._core} waits for core {core} in vain: {why}")
-            if not poll.poll(grace) and grace is not None:
+            if ended:
+                raise self._in_vain(core, ended)
+            for other in self._met:
+                self._check(other)  # it may wait for what is lost, and this core, through others, for it
+            if not poll.poll(None if peer.asked else _GRACE) and not peer.asked:
+                peer.asked = True
                 self._report(self._shard, core)
-                grace = None
             self._hear()
+
+    def _poll(self) -> select.poll:
+        """Return what wakes a core that waits, for whatever."""
+        poll = select.poll()
+        poll.register(self._inbox, select.POLLIN)
+        poll.register(self._channel, select.POLLIN)
+        return poll
 
     def _send(self, core: int, packet: list[Any]) -> None:
         out = self._outs[core]
@@ -137,9 +216,8 @@ class ProcessMesh:
             return
         except BlockingIOError:
             pass
-        either = select.poll()
-        either.register(self._inbox, select.POLLIN)
-        either.register(out, select.POLLOUT)
+        sending = self._poll()
+        sending.register(out, select.POLLOUT)
 
         def sent() -> bool:
             try:
@@ -148,28 +226,33 @@ class ProcessMesh:
                 return False
             return True
 
-        self._wait(core, either, sent)
+        self._wait(core, sending, sent)
 
     def _drain(self) -> None:
-        """Take in the packets that are there."""
+        """Take in the packets that are there, and drop those for shards that are over."""
         while True:
             try:
                 packet = self._inbox.recv(_HEADER.size + _CHUNK, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            launch, total, sender, tag, count = _HEADER.unpack_from(packet)
-            key = (launch, sender, tag)
+            launch, total, place, count, mine, attempt, sender, tag = _HEADER.unpack_from(packet)
+            if (launch, mine) != (self._shard.launch, self._shard.attempt):
+                continue
+            peer = self._peer(sender)
+            if self._met.get(sender, attempt) != attempt:
+                continue  # see _check
+            if peer.queued != attempt:
+                peer.queues, peer.partial, peer.queued = {}, None, attempt  # it sends all of it again
             chunk = memoryview(packet)[_HEADER.size :]
-            begun = self._partial.pop(sender, None)
-            if begun is None or begun[0] != key:  # a sender that died leaves a message unfinished
-                begun = (key, bytearray(total), 0)
-            _, message, filled = begun
-            message[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-            if filled < total:
-                self._partial[sender] = (key, message, filled)
-            else:
-                self._queues.setdefault(key, deque()).append((message, count))
+            if not place:
+                peer.partial = bytearray(total)
+            message = peer.partial
+            if message is None:
+                continue
+            message[place : place + len(chunk)] = chunk
+            if place + len(chunk) == total:
+                peer.add(tag, message, count)
+                peer.partial = None
 
 
 class _Part(NamedTuple):

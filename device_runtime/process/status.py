@@ -4,6 +4,10 @@ A core counts the works it was sent, from 0, and marks one as begun just before
 user code runs. The mark is in shared memory, so it survives a SIGKILL and tells
 whether the shard may have had effects. It is a single word, so nobody reads
 half of it.
+
+For those that send it messages a core also marks which shard it runs, or ran
+last; and who waits until it begins a certain one leaves a mark that it is to be
+told.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import mmap
 import os
 
 _SLOT = 8  # words a core, 64 bytes: one cache line, so that cores do not disturb each other
-_PROGRESS, _ARRIVED = 0, 1  # words of a slot
+_PROGRESS, _ARRIVED, _SHARD, _AWAITED = range(4)  # words of a slot
+_ATTEMPT = 16  # bits of the attempt, in the word that names a shard
 
 
 class StatusPage:
@@ -34,7 +39,8 @@ class StatusPage:
 
     def clear(self, unit: int) -> None:
         """Wipe off what a core has marked that is dead now."""
-        self._words[unit * _SLOT + _ARRIVED] = self._words[unit * _SLOT + _PROGRESS] = 0
+        for word in (_PROGRESS, _ARRIVED, _SHARD):
+            self._words[unit * _SLOT + word] = 0
 
     def begin(self, unit: int, work: int) -> None:
         """Mark a work as begun."""
@@ -52,3 +58,23 @@ class StatusPage:
     def is_past(self, unit: int, work: int) -> bool:
         """Tell whether a work has ended."""
         return self._words[unit * _SLOT + _PROGRESS] > 2 * work + 1
+
+    def enter(self, unit: int, launch: int, attempt: int) -> None:
+        """Mark of which launch a core runs a shard, and which attempt at it."""
+        self._words[unit * _SLOT + _SHARD] = launch << _ATTEMPT | attempt
+
+    def attempt(self, unit: int, launch: int) -> int | None:
+        """Return which attempt at its shard of a launch a core runs or ran last, None if it is in another."""
+        word = self._words[unit * _SLOT + _SHARD]
+        return word & (1 << _ATTEMPT) - 1 if word >> _ATTEMPT == launch else None
+
+    def wait_for(self, unit: int) -> None:
+        """Mark that somebody waits until a core begins another shard."""
+        self._words[unit * _SLOT + _AWAITED] = 1
+
+    def take_awaited(self, unit: int) -> bool:
+        """Tell whether somebody waits so, and wipe the mark off."""
+        awaited = bool(self._words[unit * _SLOT + _AWAITED])
+        if awaited:
+            self._words[unit * _SLOT + _AWAITED] = 0
+        return awaited

@@ -121,7 +121,13 @@ class Worker:
         self._images = Remembered()
         self._streams = (KernelStream(seat.stdout), KernelStream(seat.stderr))
         self._mesh = ProcessMesh(
-            seat.core, seat.inbox, seat.outs, seat.channel, self._report_waiting, lambda: self._receive(False)
+            seat.core,
+            seat.inbox,
+            seat.outs,
+            self._status,
+            seat.channel,
+            self._report_waiting,
+            lambda: self._receive(False),
         )
         self._runner = Runner(
             seat.core,
@@ -185,6 +191,7 @@ class Worker:
 
     def _begin(self, work: Work, at: float) -> None:
         self._status.begin(self._core, self._work)
+        self._mesh.open()
         if work.report_begin:
             self._post(("begun", tuple(work.shard), at))
 

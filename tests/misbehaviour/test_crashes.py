@@ -311,6 +311,157 @@ def test_a_restarted_core_has_lost_its_resident_data_and_says_so() -> None:
     assert read() == [0, 0]
 
 
+def fill(core: int) -> str:
+    """Send to a core until it is told that nobody will take any more, and return what it is told."""
+    while True:
+        try:
+            send(b"x" * 50_000, core)
+        except of.PeerEnded as error:
+            return str(error)
+
+
+@pytest.mark.parametrize("ending", ["returns", "raises", "dies", "is killed"])
+def test_a_send_does_not_wait_for_a_core_that_has_ended(ending: str) -> None:
+    def kernel() -> Any:
+        if coreid() == 0:
+            return fill(1)
+        if ending == "raises":
+            raise of.OffloadError("core 1 gives up")
+        if ending == "dies":
+            os._exit(1)
+        if ending == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    assert each_core(offload(kernel).launch())[0] == "core 0 waits for core 1 in vain: its shard has ended"
+
+
+def test_what_nobody_took_does_not_hold_up_the_next_launch(gate: Gate) -> None:
+    def late() -> None:
+        if coreid() == 0:
+            send(b"x" * 50_000, 1)
+            gate.come()
+        else:
+            gate.stay()
+
+    offload(lambda: coreid() or fill(1))()
+    handle = offload(late).launch()
+    gate.wait()
+    gate.let_on()
+    assert handle.wait() == [None, None]
+
+
+def dies_at_packet(number: int, call: str) -> None:
+    """End this core where it calls a method of sockets for its n-th packet of a long message."""
+    import socket
+
+    real, left = getattr(socket.socket, call), iter(range(1, number))
+
+    def counted(*args: Any) -> Any:
+        done = real(*args)
+        long = (len(done) if call == "recv" else done) > 50_000
+        if long and next(left, None) is None:
+            os._exit(1)
+        return done
+
+    setattr(socket.socket, call, counted)
+
+
+def test_a_message_that_was_cut_off_is_sent_again_whole(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    whole = [bytes([i]) * 50_000 for i in range(20)]
+
+    def kernel() -> Any:
+        if coreid() == 1:
+            return recv(0) == whole
+        noted(str(ledger))
+        if times_run(ledger) == 1:
+            dies_at_packet(3, "sendmsg")
+        return send(whole, 1)
+
+    assert offload(kernel, retries=1)() == [None, True]
+    assert times_run(ledger) == 2
+
+
+def test_who_took_messages_is_told_that_their_sender_was_restarted(gate: Gate) -> None:
+    def kernel(ledger: str) -> Any:
+        if coreid() == 1:
+            assert recv(0) == "first"
+            gate.let_on()
+            return recv(0)
+        send("first", 1)
+        noted(ledger)
+        if times_run(Path(ledger)) == 1:
+            gate.stay()
+            os._exit(1)
+        return send("second", 1)
+
+    error = offload(kernel, retries=1).launch(f"{gate.open}.ledger").exception()
+    assert isinstance(error, of.PeerEnded) and "core 1 waits for core 0 in vain: it died" in str(error)
+
+
+def test_a_core_that_waits_for_what_its_predecessor_took_is_told(tmp_path: Path) -> None:
+    """Both wait: the one for a message that is lost, the other for the answer."""
+    ledger = tmp_path / "ledger"
+
+    def kernel() -> Any:
+        if coreid() == 0:
+            send("question", 1)
+            return recv(1)
+        noted(str(ledger))
+        question = recv(0)
+        if times_run(ledger) == 1:
+            os._exit(1)
+        return send(question, 0)
+
+    error = offload(kernel, retries=1).launch().exception()
+    assert isinstance(error, of.PeerEnded) and "core 0 waits for core 1 in vain: it died" in str(error)
+
+
+def test_a_death_in_an_earlier_launch_takes_no_messages(tmp_path: Path) -> None:
+    gates = [Gate.make(tmp_path / name) for name in "ab"]
+
+    def earlier() -> None:
+        if coreid() == 1:
+            gates[0].pass_through()
+            probe(0)
+            os._exit(1)
+
+    def later() -> Any:
+        if coreid() == 0:
+            gates[1].come()
+            return send("message", 1)
+        return recv(0)
+
+    dying, handle = offload(earlier).launch(), offload(later).launch()
+    gates[0].wait()
+    gates[1].wait()
+    gates[0].let_on()
+    assert handle.wait() == [None, "message"]
+    assert isinstance(dying.exception(), of.WorkerDied)
+
+
+@pytest.mark.parametrize("size", [10, 500_000])
+def test_who_sent_messages_is_told_that_their_receiver_was_restarted(tmp_path: Path, size: int) -> None:
+    ledger = tmp_path / "ledger"
+
+    def kernel() -> Any:
+        if coreid() == 0:
+            for value in range(3):
+                send(bytes([value]) * size, 1)
+            return recv(1)
+        noted(str(ledger))
+        if times_run(ledger) == 1:
+            if size > 50_000:
+                dies_at_packet(2, "recv")
+            recv(0)
+            os._exit(1)
+        return recv(0)
+
+    error = offload(kernel, retries=1).launch().exception()
+    assert isinstance(error, of.PeerEnded) and "core 0 waits for core 1 in vain" in str(error)
+
+
 @pytest.mark.parametrize("ending", ["returns", "raises", "dies", "is killed", "never runs"])
 def test_a_receive_from_a_core_that_will_never_send_raises(ending: str) -> None:
     def kernel() -> Any:
