@@ -72,9 +72,11 @@ def local() -> Iterator[str]:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    """Make a place in a kernel where it waits for the test."""
-    return Gate.make(tmp_path / "gate")
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Make a place in a kernel where it waits for the test, at most until the test's end."""
+    gate = Gate.make(tmp_path / "gate")
+    yield gate
+    gate.remove()
 
 
 @pytest.fixture

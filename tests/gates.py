@@ -46,6 +46,13 @@ class Gate(NamedTuple):
         with open(self.open, "w"):
             pass
 
+    def remove(self) -> None:
+        """Let on who is still at the gate; who comes later finds none. Called when the test has ended."""
+        for pipe in self:
+            both_ends = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+            os.unlink(pipe)
+            os.close(both_ends)
+
 
 def gated(gate: Gate, value: object = None) -> object:
     """Pass through a gate, in a kernel, and return the value."""

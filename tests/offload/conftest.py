@@ -27,6 +27,9 @@ def cores() -> Iterator[Executor]:
 
 
 @pytest.fixture
-def gates(tmp_path: Path) -> list[Gate]:
-    """Make places in kernels where they wait for the test."""
-    return [Gate.make(tmp_path / f"gate{number}") for number in range(4)]
+def gates(tmp_path: Path) -> Iterator[list[Gate]]:
+    """Make places in kernels where they wait for the test, at most until the test's end."""
+    gates = [Gate.make(tmp_path / f"gate{number}") for number in range(4)]
+    yield gates
+    for gate in gates:
+        gate.remove()
