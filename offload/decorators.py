@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from device_runtime.errors import OptionError
 from offload.body import Body
 from offload.kernel import AsyncKernel, Kernel, SingleKernel, make
-from offload.options import OptionNames, check
+from offload.options import LimitNames, OptionNames, check, placements
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,47 +57,51 @@ def offload(*fn: Any, **options: Any) -> Any:
 
 
 @overload
-def offload_single(fn: Callable[P, R], /, **options: Unpack[OptionNames]) -> SingleKernel[P, R]: ...
+def offload_single(fn: Callable[P, R], /, **options: Unpack[LimitNames]) -> SingleKernel[P, R]: ...
 @overload
 def offload_single(
-    **options: Unpack[OptionNames],
+    **options: Unpack[LimitNames],
 ) -> Callable[[Callable[P, R]], SingleKernel[P, R]]: ...
 def offload_single(*fn: Any, **options: Any) -> Any:
     """Make a function a kernel whose calls run on one core and return a handle at once.
 
     `offload` with `async_=True, auto=1`, and with its other options.
+    Raises OptionError where another placement is given.
     """
-    return _decorate("offload_single", fn, {"async_": True, "auto": 1}, options)
+    return _decorate("offload_single", fn, {"async_": True, "auto": 1}, options, "its own auto=1")
 
 
 @overload
 def offload_multiple(
-    fn: Callable[P, R], /, *, cores: int, **options: Unpack[OptionNames]
+    fn: Callable[P, R], /, *, cores: int, **options: Unpack[LimitNames]
 ) -> AsyncKernel[P, R]: ...
 @overload
 def offload_multiple(
-    *, cores: int, **options: Unpack[OptionNames]
+    *, cores: int, **options: Unpack[LimitNames]
 ) -> Callable[[Callable[P, R]], AsyncKernel[P, R]]: ...
 def offload_multiple(*fn: Any, **options: Any) -> Any:
     """Make a function a kernel whose calls run on `cores` cores and return a handle at once.
 
     `offload` with `async_=True, auto=cores`, and with its other options.
-    Raises OptionError where `cores` is not given.
+    Raises OptionError where `cores` is not given, or another placement is.
     """
     cores = options.pop("cores", None)
     if cores is None:
         raise OptionError("offload_multiple needs to know how many: @offload_multiple(cores=4)")
-    return _decorate("offload_multiple", fn, {"async_": True, "auto": cores}, options)
+    return _decorate("offload_multiple", fn, {"async_": True, "auto": cores}, options, f"{cores=}")
 
 
-def _decorate(name: str, fn: tuple[Any, ...], own: dict[str, Any], options: dict[str, Any]) -> Any:
+def _decorate(
+    name: str, fn: tuple[Any, ...], own: dict[str, Any], options: dict[str, Any], placed: str = ""
+) -> Any:
+    """Make a kernel, or what makes one; `placed` says in which words the decorator itself is a placement."""
     if len(fn) > 1:
         raise OptionError(f"@{name} takes its options by name, as in @{name}(timeout=10)")
-    # An option that both give is the user's; `auto` besides another placement is an error.
-    given = {**own, **options}
-    if "async" in options:
-        given.pop("async_", None) if "async_" not in options else None
-    layer = check(given, f"@{name}")
+    layer = check(options, f"@{name}")
+    second = placements(layer)
+    if placed and second:
+        raise OptionError(f"@{name}: {placed} and {second[0]} are two placements; give one of them")
+    layer = {**check(own, f"@{name}"), **layer}  # whether to wait is the user's, if both say it
 
     def decorate(function: Any) -> Any:
         body = Body(function)

@@ -122,12 +122,17 @@ def check(given: Mapping[str, Any], where: str) -> dict[str, Any]:
         layer.update(_CHECKS[name](name, value, where))
     if "async_" in given and "async" in given:
         raise OptionError(f"{where}: async_ and 'async' are the same option; give one of them")
-    placements = [name for name in ("auto", "target", "all") if layer.get(name)]
-    if len(placements) > 1:
-        raise OptionError(f"{where}: {' and '.join(placements)} are two placements; give one of them")
+    found = placements(layer)
+    if len(found) > 1:
+        raise OptionError(f"{where}: {' and '.join(found)} are two placements; give one of them")
     if layer.get("all"):
         layer = {**_NO_PLACEMENT, **layer}
     return layer
+
+
+def placements(layer: Mapping[str, Any]) -> list[str]:
+    """Return the options of a layer that say which cores to use."""
+    return [name for name in ("auto", "target", "all") if layer.get(name)]
 
 
 def _flag(name: str, value: Any, where: str) -> dict[str, Any]:

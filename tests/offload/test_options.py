@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,8 +117,27 @@ def test_offload_multiple_wants_to_know_how_many() -> None:
         offload_multiple(print)  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="auto=0 must be at least 1"):
         offload_multiple(cores=0)
-    with pytest.raises(OptionError, match="two placements"):
-        offload_single(target=3)
+
+
+@pytest.mark.parametrize("given", [{"auto": 1}, {"auto": 2}, {"target": 0}, {"target": [0, 1]}, {"all": True}])
+def test_single_and_multiple_are_placements_themselves(given: dict[str, Any]) -> None:
+    said = f"{next(iter(given))} are two placements"
+    with pytest.raises(OptionError, match=rf"^@offload_multiple: cores=2 and {said}"):
+        offload_multiple(cores=2, **given)
+    with pytest.raises(OptionError, match=rf"^@offload_single: its own auto=1 and {said}"):
+        offload_single(**given)
+
+
+@pytest.mark.parametrize("given", [{"auto": None}, {"target": None}, {"all": False}])
+def test_what_is_no_placement_is_none_besides_single_and_multiple(given: dict[str, Any]) -> None:
+    assert merged(offload_multiple(print, cores=2, **given)._layer).place(4, "k") == (None, 2)
+    assert merged(offload_single(print, **given)._layer).place(4, "k") == (None, 1)
+
+
+def test_who_waits_for_single_and_multiple_is_the_users_choice() -> None:
+    for name in ("async_", "async"):
+        kernel = offload_single(print, **{name: False})  # type: ignore[call-overload]
+        assert kernel._layer == {"async_": False, "auto": 1}
 
 
 def test_options_in_the_environment(tmp_path: Path) -> None:

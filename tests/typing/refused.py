@@ -26,4 +26,6 @@ listed: list[str] = one(1)  # refused
 find_pi.options(timeot=3)  # refused
 find_pi.options(retries="x")  # refused
 offload_multiple(len)  # refused
+offload_multiple(len, cores=2, auto=1)  # refused
+offload_single(target=1)  # refused
 find_pi.launch(10).wait_all()  # refused
