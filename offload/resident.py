@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,15 @@ def define_on_device(*value: Any, **named: Any) -> None:
     Kernels of the calling module then read and assign the name as a global;
     what they assign stays on their core. The host's variable is not touched.
     Returns once every core has its copy. Raises OptionError where no name can
-    be had, and ArgsNotSerializable.
+    be had or it cannot be a variable's, and ArgsNotSerializable.
     """
     frame = sys._getframe(1)
     values = {**_named_by_call(value, frame), **named}
     if not values:
         raise OptionError("define_on_device needs a variable: define_on_device(a)")
+    for name in values:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise OptionError(f"define_on_device: {name!r} cannot be the name of a variable")
     here, module = session(), _module(frame)
     pool = here.pool()
     handles = [

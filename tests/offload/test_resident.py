@@ -108,6 +108,10 @@ def test_the_forms_of_a_definition(device: str) -> None:
     ):
         with pytest.raises(OptionError, match="define_on_device"):
             call()
+    for name in ("not a name", "class", "a.b", "3", ""):
+        for call in (lambda name: define_on_device(name, 1), lambda name: define_on_device(**{name: 1})):
+            with pytest.raises(OptionError, match=f"^define_on_device: '{name}' cannot be the name of a var"):
+                call(name)
 
 
 def test_arrays_and_lists_are_each_cores_own_to_write_to(device: str) -> None:
