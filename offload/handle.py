@@ -24,8 +24,10 @@ _log = logging.getLogger("offload")
 class Timing:
     """Tell when a shard was queued, began and ended, in seconds since the handle's launch.
 
-    `core` is None until the scheduler has chosen one; `begun` and `ended` are
-    None until the shard has ended, `begun` for ever if it never began.
+    `core` is None until the scheduler has chosen one. `begun` and `ended` are
+    None until the shard has ended, and stay so if its kernel gave neither a
+    value nor an exception: it was cancelled or timed out, or its core died.
+    `begun` stays None, too, if the arguments did not load.
     """
 
     core: int | None
@@ -143,9 +145,16 @@ class Handle(Shards[R]):
 
     def __repr__(self) -> str:
         ended = sum(len(ticket.finished) for ticket in self._tickets)
-        failed = not all(ticket.ok for ticket in self._tickets)
         state = "done" if self._is_done() else f"{ended} of {self._count} cores done"
-        return f"<Handle of {self._name}: {state}{', failed' if failed else ''}>"
+        wrong = [
+            outcome.error
+            for ticket in self._tickets
+            for outcome in ticket.outcomes
+            if outcome is not None and (outcome.failed or outcome.error is not None)
+        ]
+        if wrong:
+            state += ", cancelled" if all(isinstance(e, CancelledError) for e in wrong) else ", failed"
+        return f"<Handle of {self._name}: {state}>"
 
     def _repr_html_(self) -> str:
         return handle_table(self)

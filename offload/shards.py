@@ -147,7 +147,7 @@ class Shards(Generic[R]):
             for rank in range(ticket.count)
             if ticket.outcomes[rank] is None
         ]
-        left = f"core{'s' * (len(cores) > 1)} {', '.join(cores)}" if cores else "not placed on a core yet"
+        left = f"core{'s' * (len(cores) > 1)} {', '.join(cores)}" if cores else "a core to be chosen for it"
         return TimeoutError(
             f"kernel {self._name} has not ended after {deadline.timeout:g} s, waiting for {left}; "
             "nothing was cancelled"

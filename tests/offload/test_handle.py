@@ -394,7 +394,22 @@ def test_what_was_cancelled_never_began(local: str, gates: list[Gate]) -> None:
     assert queued.cancel()
     gates[0].let_on()
     running.wait()
-    assert [(timing.core, timing.begun) for timing in queued.timing] == [(0, None)]
+    assert [(timing.core, timing.begun, timing.ended) for timing in queued.timing] == [(0, None, None)]
+    assert "done, cancelled>" in repr(queued) and "CancelledError" in queued._repr_html_()
+    failed = fail([0])
+    assert isinstance(failed.exception(), KeyError)
+    assert "done, failed>" in repr(failed.append(queued))
+
+
+def test_a_timeout_before_a_core_was_chosen_says_so(local: str, gates: list[Gate]) -> None:
+    running, queued = through(gates[:2]), one(1)
+    for gate in gates[:2]:
+        gate.wait()
+    with pytest.raises(TimeoutError, match=r"after 0 s, waiting for a core to be chosen for it; nothing was"):
+        queued.wait(timeout=0)
+    for gate in gates[:2]:
+        gate.let_on()
+    assert running.wait() == [0, 1] and queued.result() == 1
 
 
 def test_a_cancelled_handle_fails_what_depends_on_it(local: str, gates: list[Gate]) -> None:
