@@ -73,16 +73,30 @@ def _refuse(fn: Any) -> None:
             f"offload decorates a function, not {fn!r} of type {type(fn).__name__}; "
             "options are given by name, as in @offload(device='local:4')"
         )
-    inner = _inner(fn)
-    code = inner if inspect.isroutine(inner) else type(inner).__call__
-    name = getattr(inner, "__qualname__", type(inner).__qualname__)
-    if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
-        raise KernelTypeError(
-            f"{name} is an `async def` function and cannot be a kernel, which is an ordinary function; "
-            "the host can await it: `await kernel.launch(...)`"
-        )
+    refuse_coroutine(fn)
+    inner, code = _coded(fn)
     if inspect.isgeneratorfunction(code):
         raise KernelTypeError(
-            f"{name} is a generator function and cannot be a kernel: its value would not be there at the end "
-            "of the launch; return a list, or use kernel.map for a stream of values"
+            f"{_called(inner)} is a generator function and cannot be a kernel: its value would not be there "
+            "at the end of the launch; return a list, or use kernel.map for a stream of values"
         )
+
+
+def refuse_coroutine(fn: Any) -> None:
+    """Raise KernelTypeError for an `async def` function: what it gives is for an event loop to run."""
+    inner, code = _coded(fn)
+    if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+        raise KernelTypeError(
+            f"{_called(inner)} is an `async def` function and cannot be a kernel, which is an ordinary "
+            "function; the host can await it: `await kernel.launch(...)`"
+        )
+
+
+def _coded(fn: Any) -> tuple[Any, Any]:
+    """Return what partial objects wrap, and what of it has the code that a call runs."""
+    inner = _inner(fn)
+    return inner, inner if inspect.isroutine(inner) else type(inner).__call__
+
+
+def _called(inner: Any) -> str:
+    return getattr(inner, "__qualname__", type(inner).__qualname__)

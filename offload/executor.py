@@ -81,7 +81,8 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue the call `fn(*args, **kwargs)` and return its future.
 
-        What does not pickle, function or arguments, is the future's exception.
+        What does not pickle, function or arguments, is the future's exception;
+        KernelTypeError is, for an `async def` function.
         Raises RuntimeError after `shutdown` and once the interpreter exits, and
         BrokenExecutor after an initializer has failed.
         """

@@ -17,6 +17,7 @@ from device_runtime.capture import Capture, load_image
 from device_runtime.context import current
 from device_runtime.origin import is_user_module
 from device_runtime.traces import name_of, text_of
+from offload.body import refuse_coroutine
 
 _KEPT = ("offload.initializer", "what it set")
 _MISSING: Any = object()
@@ -32,8 +33,10 @@ class InitializerFailed(Exception):
 def snapshot(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
     """Take down an initializer and its arguments as they are now.
 
-    Raises KernelNotSerializable, naming what does not pickle.
+    Raises KernelNotSerializable, naming what does not pickle, and
+    KernelTypeError for an `async def` function.
     """
+    refuse_coroutine(initializer)
     return Capture(functools.partial(initializer, *initargs)).image().data
 
 

@@ -16,6 +16,7 @@ from device_runtime.errors import ArgsNotSerializable, ForkedHandleError, Offloa
 from device_runtime.interrupts import Shield
 from device_runtime.launch import Payload
 from offload import initializer as initializers
+from offload.body import refuse_coroutine
 from offload.future import LaunchFuture
 from offload.handle import SingleHandle
 
@@ -204,6 +205,7 @@ class Submissions:
     def _captured(self, function: Callable[..., Any], chunked: bool) -> Capture:
         from device_runtime.capture import Capture
 
+        refuse_coroutine(function)
         name = Capture(function).name
         if chunked:
             function = partial(run_chunk, function)

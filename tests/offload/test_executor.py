@@ -24,6 +24,7 @@ from gates import Gate, gated
 
 from device_runtime.errors import (
     ArgsNotSerializable,
+    KernelTypeError,
     RemoteTraceback,
 )
 from offload.executor import Executor
@@ -127,6 +128,18 @@ class TestSubmit:
         assert isinstance(executor.submit(id, lock).exception(), ArgsNotSerializable)
         assert isinstance(executor.submit(lambda: lock.locked()).exception(), TypeError)
         assert executor.submit(pow, 2, 3).result() == 8
+
+    def test_an_async_function_is_the_futures_exception(self, executor: Executor) -> None:
+        async def later(number: int = 0) -> int:
+            return number
+
+        for function in (later, functools.partial(later, 1)):
+            with pytest.raises(KernelTypeError, match="later is an `async def` function"):
+                executor.submit(function).result()
+        for chunksize in (1, 2):
+            with pytest.raises(KernelTypeError, match="later is an `async def` function"):
+                next(executor.map(later, range(3), chunksize=chunksize))
+        gc.collect()  # a coroutine that was never awaited would warn now
 
     def test_many_calls(self, executor: Executor) -> None:
         calls = [executor.submit(divmod, number, 7) for number in range(500)]

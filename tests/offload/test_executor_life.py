@@ -205,6 +205,12 @@ class TestInitializer:
         with pytest.raises(TypeError, match="callable"):
             Executor(initializer=1)  # type: ignore[arg-type]
 
+    def test_must_not_be_async(self) -> None:
+        async def initializer() -> None: ...
+
+        with pytest.raises(TypeError, match="initializer is an `async def` function"):
+            Executor(initializer=initializer)
+
     def test_must_pickle(self) -> None:
         with pytest.raises(TypeError, match="lock"):
             Executor(initializer=print, initargs=(threading.Lock(),))

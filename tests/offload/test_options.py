@@ -119,7 +119,9 @@ def test_offload_multiple_wants_to_know_how_many() -> None:
         offload_multiple(cores=0)
 
 
-@pytest.mark.parametrize("given", [{"auto": 1}, {"auto": 2}, {"target": 0}, {"target": [0, 1]}, {"all": True}])
+@pytest.mark.parametrize(
+    "given", [{"auto": 1}, {"auto": 2}, {"target": 0}, {"target": [0, 1]}, {"all": True}]
+)
 def test_single_and_multiple_are_placements_themselves(given: dict[str, Any]) -> None:
     said = f"{next(iter(given))} are two placements"
     with pytest.raises(OptionError, match=rf"^@offload_multiple: cores=2 and {said}"):
