@@ -55,15 +55,24 @@ class _Mapping:
         self._windows: dict[int, mmap.mmap] = {}
 
     def locate(self, offset: int) -> tuple[mmap.mmap, int]:
-        """Return the memory that holds the block at `offset`, and where in it the block begins."""
+        """Return the memory that holds the block at `offset`, and where in it the block begins.
+
+        Raises DeviceMemoryError where the process may have no more addresses.
+        """
         size = _size_of(offset >> _RANGE)
         window = size * max(1, _WINDOW // size)
         base = offset & ~((1 << _RANGE) - 1)
         start = base + (offset - base) // window * window
         found = self._windows.get(start)
         if found is None:
+            try:
+                made = mmap.mmap(self._descriptor, window, offset=start, access=self._access)
+            except OSError as error:
+                raise DeviceMemoryError(
+                    f"{window:,} bytes of memory that host and cores share cannot be mapped: "
+                    f"{error.strerror}; the limit may be the process's own (ulimit -v)"
+                ) from error
             # Another thread may map the same window at once; one of the two is kept.
-            made = mmap.mmap(self._descriptor, window, offset=start, access=self._access)
             found = self._windows.setdefault(start, made)
         return found, offset - start
 
@@ -133,7 +142,12 @@ class Arena:
             if size > _WINDOW:
                 _check_memory(nbytes)
             offset = (kind << _RANGE) + next(self._fresh.setdefault(kind, itertools.count())) * size
-        memory, start = self._memory.locate(offset)
+        try:
+            memory, start = self._memory.locate(offset)
+        except DeviceMemoryError:
+            self._free[kind].append(offset)
+            self._kept += size
+            raise
         return Block(offset, nbytes, memoryview(memory)[start : start + nbytes], self._freed)
 
     def _recycle(self) -> None:
@@ -164,7 +178,7 @@ class Reader:
         """Return a view of a block; its offset goes to `returned` when nothing refers to the view."""
         import numpy as np  # an exporter of memory that can be watched; nothing else here needs it
 
-        memory, start = self._memory.locate(offset)
+        memory, start = self._locate(offset)
         exporter = np.frombuffer(memory, np.uint8, nbytes, start)
         lease = _Lease(exporter, _end)
         lease.reader, lease.offset = self, offset
@@ -173,10 +187,17 @@ class Reader:
 
     def copy(self, offset: int, nbytes: int) -> bytes:
         """Return a copy of a block's bytes, and note the block as returned."""
-        memory, start = self._memory.locate(offset)
+        memory, start = self._locate(offset)
         data = memory[start : start + nbytes]
         self.returned.append(offset)
         return data
+
+    def _locate(self, offset: int) -> tuple[mmap.mmap, int]:
+        try:
+            return self._memory.locate(offset)
+        except DeviceMemoryError:
+            self.returned.append(offset)  # it cannot be looked at, ever
+            raise
 
 
 class _Lease(weakref.ref[Any]):

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from device_runtime.errors import DeviceMemoryError
 from device_runtime.launch import (
     Begun,
     Buffer,
@@ -204,11 +205,15 @@ class Core:
         word: str = entry[0]
         if word == "ended":
             _, shard, failed, described, begun, ended = entry
-            payload = wire.payload_in(described, self._reader)
+            try:
+                outcome = Outcome(wire.payload_in(described, self._reader), failed, None, begun, ended)
+            except DeviceMemoryError as error:
+                told = DeviceMemoryError(f"the value of core {self.unit}: {error}")
+                outcome = Outcome(error=told, begun=begun, ended=ended)
             self._tail = ""
             self._held.popleft()
             self._ended += 1
-            return Ended(self.unit, ShardId(*shard), Outcome(payload, failed, None, begun, ended))
+            return Ended(self.unit, ShardId(*shard), outcome)
         if word == "begun":
             return Begun(self.unit, ShardId(*entry[1]), entry[2])
         if word == "waiting":

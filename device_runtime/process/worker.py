@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from device_runtime import context
+from device_runtime import codec, context
 from device_runtime.context import Context
-from device_runtime.errors import NotOnDevice
-from device_runtime.launch import Buffer, Image, ShardId, Work
+from device_runtime.errors import DeviceMemoryError, NotOnDevice
+from device_runtime.launch import Buffer, Image, Outcome, ShardId, Work
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block, Reader, place
 from device_runtime.process.mesh import ProcessMesh
@@ -154,7 +154,11 @@ class Worker:
             self._run(*self._works.popleft())
 
     def _run(self, entry: wire.Entry, image: Image) -> None:
-        work = wire.work_in(entry, image, self._reader)
+        try:
+            work = wire.work_in(entry, image, self._reader)
+        except DeviceMemoryError as error:
+            self._end(entry[1], Outcome(codec.encode_error(error, bytes), True))
+            return
         if self._root.level != work.log_level:
             self._root.setLevel(work.log_level)
         self._mesh.begin(work.shard, work.cores)
@@ -163,6 +167,9 @@ class Worker:
         del entry, work  # the host's blocks go back to it with this outcome
         self._mesh.end()
         self._install_streams()
+        self._end(shard, outcome)
+
+    def _end(self, shard: tuple[int, ...], outcome: Outcome) -> None:
         payload = None if outcome.payload is None else wire.payload_out(outcome.payload, self._lend)
         self._post(("ended", shard, outcome.failed, payload, outcome.begun, outcome.ended))
         self._status.end(self._core, self._work)

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from gates import Gate
+from programs import Program
 
 import offload as of
 from device_runtime import registry
@@ -597,6 +598,46 @@ def test_a_value_that_memory_cannot_hold() -> None:
     space(size)
     with pytest.raises(of.DeviceMemoryError, match=f"{size:,} bytes"):
         offload(space, target=0)(size)
+
+
+@pytest.mark.parametrize("what", ["arguments", "value"])
+@pytest.mark.parametrize("where", ["host", "core"])
+def test_shared_memory_that_cannot_be_mapped(program: Callable[..., Program], where: str, what: str) -> None:
+    """Where a process may have no more addresses, the launch says so, and the next one runs."""
+    script = """
+        import resource, sys
+        from pathlib import Path
+
+        import numpy as np
+        import offload as of
+        from offload import offload
+
+        def limit():
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + 250_000_000
+            resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+        @offload
+        def kernel(argument, size, limited):
+            value = np.zeros(size, "u1")
+            if limited:
+                limit()
+            return value
+
+        where, what = sys.argv[1:]
+        argument, size = (np.zeros(300_000_000, "u1"), 0) if what == "arguments" else (b"", 300_000_000)
+        kernel(b"", 0, where == "core" and what == "arguments")
+        if where == "host":
+            limit()
+        try:
+            kernel(argument, size, where == "core" and what == "value")
+        except of.DeviceMemoryError as error:
+            print(error)
+        print(len(kernel(b"", 0, False)))
+    """
+    ended = program("script.py", where, what, files={"script.py": script}, device="local:1").end()
+    told, then = ended.out.splitlines()
+    assert "memory that host and cores share cannot be mapped" in told and then == "1", ended.err
 
 
 class BurntOut(Device):
