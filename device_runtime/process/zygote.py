@@ -25,6 +25,7 @@ from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.status import StatusPage
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 TERM_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _SPARE = 64  # descriptors for what cores open themselves
 RECEIVE = 1 << 17  # bytes of a message, sys.path in it
@@ -59,6 +60,8 @@ class Zygote:
         self._processes: dict[int, int] = {}  # by unit
         self._doomed: dict[int, Doom] = {}  # by process
         self._prctl = ctypes.CDLL(None).prctl
+        # What kernels started and left behind becomes this process's child; so it can be ended with it.
+        self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
         gc.collect()
         gc.freeze()  # cores share these objects' memory; a collection must not touch it
 
@@ -217,6 +220,27 @@ class Zygote:
             os.kill(process, signal.SIGKILL)
         for process in self._cores:
             os.waitpid(process, 0)
+        _end_children()
+
+
+def _end_children() -> None:
+    """End what kernels started in sessions of its own; the children of what ends become ours."""
+    spared: set[int] = set()  # they belong to another user by now
+    while left := _children() - spared:
+        for process in left:
+            try:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+            except PermissionError:
+                spared.add(process)
+
+
+def _children() -> set[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return {int(process) for process in file.read().split()}
+    except FileNotFoundError:  # a system that was built without it
+        return set()
 
 
 def _end_group(process: int) -> None:

@@ -152,6 +152,40 @@ def test_processes_that_kernels_started_go_with_the_cores(program: Start) -> Non
     started.end("go\n")
 
 
+@pytest.mark.parametrize("last", ["os.kill(os.getpid(), 9)", "os.kill(core, 9); call(1)", "of.shutdown()"])
+def test_processes_in_sessions_of_their_own_go_with_the_device(program: Start, last: str) -> None:
+    """Also those that such a process has started, and those of a core that is no more."""
+    script = f"""
+        import os, subprocess, sys
+        import offload as of
+        from offload import offload
+
+        INNER = "import signal; print(flush=True); signal.pause()"
+        OUTER = "import subprocess, sys; subprocess.run(sys.argv[1:], start_new_session=True)"
+
+        @offload(target=0)
+        def start():
+            command = [sys.executable, "-c", OUTER, sys.executable, "-c", INNER]
+            started = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+            started.stdout.readline()
+            return os.getpid(), started.pid
+
+        @offload(target=0)
+        def call(x):
+            return x
+
+        [(core, outer)] = start()
+        os.kill(outer, 0)  # it lives on when the launch has ended
+        print("started", flush=True)
+        sys.stdin.readline()
+        {last}
+    """
+    started = program("script.py", files={"script.py": script})
+    assert started.line() == "started"
+    assert len(started.processes()) == 6  # host, zygote, cores, and both that the kernel started
+    started.end("go\n")
+
+
 def test_a_thread_of_the_host_that_waits_at_the_end_holds_nothing_up(program: Start) -> None:
     script = (
         BEGIN
