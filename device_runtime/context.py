@@ -17,10 +17,16 @@ class Mesh(Protocol):
     """
 
     def put(self, core: int, value: Any, tag: int = 0) -> None:
-        """Send a value; it may be changed afterwards."""
+        """Send a value; it may be changed afterwards.
+
+        What is sent to a core whose shard has ended may be lost without a word.
+        """
 
     def get(self, core: int, tag: int = 0) -> Any:
-        """Return the next value that `core` sent, waiting for it."""
+        """Return the next value that `core` sent, waiting for it.
+
+        Raises PeerEnded for a core whose shard has ended, once none of its messages is left.
+        """
 
     def probe(self, core: int, tag: int = 0) -> bool:
         """Tell whether `get` would return at once."""
