@@ -434,3 +434,28 @@ def test_doctest(program: Start, address: str) -> None:
         '''
     )
     assert printed(program("-m", "doctest", "doc.py", files={"doc.py": text}, device=address)) == []
+
+
+def test_what_belongs_to_the_process_is_of_when_the_device_was_opened(program: Start) -> None:
+    script = """
+        import os, sys
+        import offload as of
+        from offload import offload
+
+        @offload
+        def process():
+            folder = os.path.basename(os.getcwd())
+            return os.environ.get("MINE"), folder, len(sys.argv), sys.getrecursionlimit()
+
+        limit = sys.getrecursionlimit()
+        os.environ["MINE"] = "first"
+        os.mkdir("before")
+        os.chdir("before")
+        of.connect("local:1")
+        os.environ["MINE"] = "second"
+        os.chdir("..")
+        sys.setrecursionlimit(limit + 1)
+        print(process()[0][:2], process()[0][2] == len(sys.argv), process()[0][3] == limit)
+    """
+    ended = program("script.py", "one", "two", files={"script.py": script})
+    assert printed(ended) == ["('first', 'before') False True"]

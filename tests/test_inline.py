@@ -11,7 +11,7 @@ from programs import Program
 
 import offload as of
 from offload import offload
-from offload.core import coreid, numcores
+from offload.core import coreid, ishost, numcores
 
 Start = Callable[..., Program]
 
@@ -61,6 +61,20 @@ def test_a_script_under_pdb_stops_at_a_breakpoint_in_a_kernel(program: Start) ->
     started = program("-m", "pdb", "script.py", files={"script.py": script}, device="inline")
     ended = started.end("b 7\nc\nn\np z\nc\nq\n")
     assert "(Pdb) 500\n" in ended.out and "[5]" in ended.out, ended.out + ended.err
+
+
+def test_threads_of_a_kernel_count_as_the_host(inline: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the page on devices says; process cores differ."""
+
+    def kernel() -> list[bool]:
+        found: list[bool] = []
+        thread = threading.Thread(target=lambda: (print("in a thread"), found.append(ishost())))
+        thread.start()
+        thread.join()
+        return [*found, ishost()]
+
+    assert offload(kernel, target=0)() == [[True, False]]
+    assert capsys.readouterr().out == "in a thread\n"
 
 
 def test_a_profiler_sees_what_a_kernel_calls(inline: None) -> None:

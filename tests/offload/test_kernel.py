@@ -369,6 +369,12 @@ def test_arrays_are_read_only_views_in_a_kernel_and_writable_on_the_host(device:
         scribble(np.ones(5))
 
 
+def test_a_memoryview_arrives_as_bytes(device: str) -> None:
+    for data in (b"few", bytearray(100_000)):
+        kernel = offload(lambda x: (type(x).__name__, len(x)), target=0)
+        assert kernel(memoryview(data)) == [("bytes", len(data))]
+
+
 def test_arguments_that_do_not_pickle_are_refused_at_the_call(device: str) -> None:
     import threading
 

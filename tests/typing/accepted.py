@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from offload import (
     Handle,
     as_completed,
@@ -94,6 +96,10 @@ everything: list[list[float]] = wait_all(handle, with_options, timeout=3)
 first, found = wait_any(handle, with_options)
 for done in as_completed(handle, with_options):
     pis: list[float] = done.wait()
+
+
+loose: Any = one.launch(1)
+piped: str = one.launch(loose).result()
 
 
 async def main() -> None:

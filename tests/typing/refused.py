@@ -29,3 +29,4 @@ offload_multiple(len)  # refused
 offload_multiple(len, cores=2, auto=1)  # refused
 offload_single(target=1)  # refused
 find_pi.launch(10).wait_all()  # refused
+one.launch(one.launch(1))  # refused
