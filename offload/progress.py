@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,10 +44,13 @@ def _bar(name: str, total: int) -> AbstractContextManager[Callable[[int], object
     else:
         return _tqdm_bar(tqdm, name, total)
     try:
+        from rich.console import Console
         from rich.progress import Progress
     except ImportError:
         raise ImportError("progress=True needs tqdm or rich: pip install 'offload[progress]'") from None
-    return _rich_bar(Progress, name, total)
+    # Without ipywidgets rich would show a warning in a notebook, and no bar; so it is plain text.
+    console = Console(force_jupyter=None if find_spec("ipywidgets") else False)
+    return _rich_bar(partial(Progress, console=console), name, total)
 
 
 @contextmanager

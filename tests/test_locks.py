@@ -39,6 +39,9 @@ def test_there_is_one_lock() -> None:
         "device_runtime/interrupts.py": ["Lock", "Lock"],  # what a Guard and a ShieldedLock are made of
         "scheduler/pump.py": ["Lock"],  # on which one thread sleeps; it guards nothing
         "device_runtime/inline.py": ["Lock"],  # the same, for kernels that take turns
-        "offload/future.py": ["Condition", "ShieldedLock"],  # each future's own; the standard library locks it
+        "offload/future.py": [
+            "Condition",
+            "ShieldedLock",
+        ],  # each future's own; the standard library locks it
         "offload/submissions.py": ["Event"],  # by which a thread waits for the end of another
     }

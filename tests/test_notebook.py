@@ -24,6 +24,7 @@ CELLS = [
     "g = kernel.launch(5)\nprint(await g)",
     "a = 1\nof.define_on_device(a)\n@offload\ndef assign():\n    a = 2\n\nassign()\nof.copy_from_device('a')",
     "class Point:\n    pass\n\nmake = offload(lambda: Point())\n[type(point) is Point for point in make()]",
+    "kernel.launch(1).wait(progress=True)",
     "of.shutdown()",
 ]
 
@@ -99,3 +100,8 @@ def test_a_plain_assignment_in_a_cell_changes_the_resident_copy(outputs: list[An
 
 def test_a_class_of_a_cell_travels_both_ways(outputs: list[Any]) -> None:
     assert shown(outputs[9]) == "[True, True]"
+
+
+def test_a_progress_bar_is_shown(outputs: list[Any]) -> None:
+    assert shown(outputs[10]) == "[3, 3]"
+    assert "100%" in json.dumps(outputs[10]) and "ipywidgets" not in json.dumps(outputs[10])
