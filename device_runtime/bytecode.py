@@ -63,6 +63,13 @@ def uses(code: CodeType) -> Uses:
     return Uses(tuple(loaded), frozenset(stored), rebound, tuple(chains))
 
 
+@lru_cache(maxsize=4096)
+def names_in(code: CodeType) -> frozenset[str]:
+    """Return all names of globals and attributes in code, nested functions and classes included."""
+    inner = [names_in(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return frozenset(code.co_names).union(*inner)
+
+
 def visible_globals(function: FunctionType) -> dict[str, Any]:
     """Return the globals that a function uses, as they are now."""
     known = function.__globals__

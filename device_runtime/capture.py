@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
 import os
 import pickle
 import sys
@@ -98,9 +98,12 @@ class Capture:
         return _replaced(self.function, plain, new)
 
     def _encoded(self, function: Any, walk: Walk) -> bytes:
-        shared = [(module, name, value) for (module, name), value in walk.shared.items()]
+        walk.share()
         try:
-            return dumps((_process, shared, function), rules=walk)
+            data = dumps((_process, list(walk.shared.values()), function), rules=walk)
+            while walk.share():
+                data = dumps((_process, list(walk.shared.values()), function), rules=walk)
+            return data
         except Exception as error:
             raise KernelNotSerializable(f"kernel {self.name}: {_culprit(walk)} {reason(error)}") from error
 
@@ -128,20 +131,28 @@ class Capture:
 def load_image(data: bytes) -> Any:
     """Load the function of an image, on a core; arrays it captured are its own and writable.
 
-    Attributes of user modules that the kernel uses are set to what they were on
-    the host. Raises whatever the load raises; SystemExit as ImportError.
+    Attributes of user modules and their classes that the kernel uses are set to
+    what they were on the host. Raises whatever the load raises; SystemExit as ImportError.
     """
     before, loading.writable = loading.writable, True
     try:
         process, shared, function = pickle.loads(data)
         if process != _process:
-            for module, name, value in shared:
-                setattr(importlib.import_module(module), name, value)
+            for holder, name, value in shared:
+                _set(holder, name, value)
     except SystemExit as error:
         raise ImportError("a module that the kernel needs ended by sys.exit() when imported") from error
     finally:
         loading.writable = before
     return function
+
+
+def _set(holder: Any, name: str, value: Any) -> None:
+    if not isinstance(holder, type):
+        setattr(holder, name, value)
+        return
+    with contextlib.suppress(AttributeError, TypeError):  # it may refuse, as a ctypes structure does
+        type.__setattr__(holder, name, value)
 
 
 def _replaced(thing: Any, old: FunctionType, new: FunctionType) -> Any:

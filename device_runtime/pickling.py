@@ -24,12 +24,13 @@ from device_runtime.reducing import LruCached, reduce, reduce_cached
 _SINGLETONS = (type(None), type(...), type(NotImplemented))
 
 
-class FunctionRules(Protocol):
-    """Say more of functions than whether a core can import them."""
+class Rules(Protocol):
+    """Say more of functions than whether a core can import them, and hear of the classes that it will."""
 
     def by_value(self, function: FunctionType) -> bool: ...
     def globals_of(self, function: FunctionType) -> dict[str, Any]: ...
     def module_of(self, function: FunctionType) -> str | None: ...
+    def reached(self, kind: type) -> None: ...
 
 
 class NotPlain(Exception):
@@ -39,7 +40,7 @@ class NotPlain(Exception):
 def dumps(
     value: Any,
     buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
-    rules: FunctionRules | None = None,
+    rules: Rules | None = None,
 ) -> bytes:
     """Pickle a value; classes and functions that cores cannot import travel by value."""
     file = io.BytesIO()
@@ -77,7 +78,7 @@ def _by_value_pickler() -> Any:
         def __init__(
             self,
             file: io.BytesIO,
-            rules: FunctionRules | None,
+            rules: Rules | None,
             buffer_callback: Callable[[pickle.PickleBuffer], Any] | None,
         ) -> None:
             super().__init__(file, protocol=5, buffer_callback=buffer_callback)
@@ -92,6 +93,8 @@ def _by_value_pickler() -> Any:
                 if reduced is NotImplemented and not is_importable(value):
                     reduced = cloudpickle._dynamic_class_reduce(value)
                 by_name = reduced is NotImplemented or len(reduced) < 6
+                if by_name and self._rules:
+                    self._rules.reached(value)
                 return reduced if by_name else _reduced_class(value, reduced)
             if kind is _ModuleGlobals:
                 return module_globals, (value["__name__"],)

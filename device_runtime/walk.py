@@ -17,6 +17,7 @@ from types import (
 from typing import Any
 
 from device_runtime.bytecode import uses, visible_globals
+from device_runtime.classes import Classes
 from device_runtime.origin import (
     is_importable,
     is_importable_module,
@@ -24,6 +25,7 @@ from device_runtime.origin import (
     is_user_module,
     travels_by_value,
 )
+from device_runtime.pickling import dumps
 from device_runtime.reducing import LruCached
 
 _ATOMS = frozenset(
@@ -64,8 +66,9 @@ class Walk:
     `unchanged` can tell by identity alone; `fresh` that a run could leave
     something behind that the next must not see; `resident` which of the names
     `wanted` are used by functions of the kernel's own module; `shared` what is
-    used of user modules that the kernel reaches as modules: there, the core
-    imports the module and its globals are set to these.
+    used of what the core imports from user modules, as (holder, name, value):
+    there, globals of the modules that the kernel reaches as modules, and data
+    attributes of classes, are set to these.
     """
 
     def __init__(self, kernel: Any, wanted: frozenset[str] = frozenset()) -> None:
@@ -73,23 +76,37 @@ class Walk:
         self.fresh = False
         self.resident: set[str] = set()
         self.values: list[tuple[str, Any]] = []
-        self.shared: dict[tuple[str, str], Any] = {}
+        self.shared: dict[tuple[int, str], tuple[Any, str, Any]] = {}
         self._wanted = wanted
         self._names: list[tuple[dict[str, Any], str, Any]] = []
         self._cells: list[tuple[CellType, Any]] = []
         self._functions: dict[int, tuple[FunctionType, Any, Any, Any, int]] = {}
         self._modules: dict[int, str] = {}
+        self._classes = Classes()
         self._root = plain_function(kernel)
         self._home = None if self._root is None else self._root.__globals__
         if self._root is not None and self._root is kernel and not travels_by_value(self._root):
             self.resident.update(wanted.intersection(uses(self._root.__code__).globals))
         self._visit("the kernel", kernel)
+
+    def share(self) -> bool:
+        """Bring `shared` up to date with what was reached so far; tell whether there was more.
+
+        Call it again after pickling, which reaches classes that the walk does not.
+        """
+        before = len(self.shared)
+        for kind, name, value in self._classes.data():
+            if (id(kind), name) not in self.shared and self._pickles(value):
+                self._visit(f"{kind.__module__}.{kind.__qualname__}.{name}", value)
+                self.shared[id(kind), name] = kind, name, value
+                self.fresh = True
         for names, name, value in self._names:
             module = self._modules.get(id(names))
             if module is not None and value is not _MISSING and not _same_on_cores(value):
-                self.shared[module, name] = value
+                self.shared[id(names), name] = sys.modules[module], name, value
                 # What one kernel's image sets in a module, another's may have set again since.
                 self.fresh = self.fresh or not callable(value)
+        return len(self.shared) > before
 
     def unchanged(self) -> bool:
         """Tell whether the kernel would still see the very same objects."""
@@ -107,7 +124,7 @@ class Walk:
                 or len(function.__dict__) != attributes
             ):
                 return False
-        return True
+        return self._classes.unchanged()
 
     def watch(self, function: FunctionType) -> None:
         """Count a change of this function as a change of what was captured."""
@@ -136,6 +153,7 @@ class Walk:
 
     def globals_of(self, function: FunctionType) -> dict[str, Any]:
         """Return the globals that travel with a function."""
+        self._classes.name(function.__code__)
         if self.module_of(function) is not None:
             return {}
         found = visible_globals(function)
@@ -149,7 +167,18 @@ class Walk:
         """Name the module whose own globals a function shall have on the core, None for a set of its own."""
         return self._modules.get(id(function.__globals__))
 
+    def reached(self, kind: type) -> None:
+        """Take note of a class that is imported on the core, where it may have been changed here since."""
+        self._classes.add(kind)
+
     # The walk.
+
+    def _pickles(self, value: Any) -> bool:
+        try:
+            dumps(value, rules=self)
+        except Exception:
+            return False
+        return True
 
     def _visit(self, label: str, value: Any) -> None:
         kind = type(value)
@@ -179,12 +208,15 @@ class Walk:
         elif not is_reference(value):
             self.frozen = False
             self.fresh = True
+        elif isinstance(value, type):
+            self._classes.add(value)
 
     def _function(self, function: FunctionType) -> None:
         if id(function) in self._functions:
             return
         self.watch(function)
         named = uses(function.__code__)
+        self._classes.name(function.__code__)
         by = "" if function is self._root else f" (used by {function.__name__}())"
         own = self._wanted if function.__globals__ is self._home else frozenset()
         self.resident.update(own.intersection(named.globals))

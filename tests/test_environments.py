@@ -207,6 +207,33 @@ def test_a_module_next_to_the_script(program: Start, address: str) -> None:
     assert printed(program("script.py", files=files, device=address)) == ["[8, 8]", "[9, 9]"]
 
 
+def test_a_class_of_a_module_next_to_the_script_is_seen_as_it_is_now(program: Start, address: str) -> None:
+    files = {
+        "script.py": """
+            from offload import offload
+            from settings_of_mine import Settings
+
+            @offload
+            def read():
+                return Settings.level, Settings.names
+
+            print(read())
+            Settings.level = 2
+            Settings.names.append("new")
+            print(read())
+        """,
+        "settings_of_mine.py": """
+            class Settings:
+                level = 1
+                names = []
+        """,
+    }
+    assert printed(program("script.py", files=files, device=address)) == [
+        "[(1, []), (1, [])]",
+        "[(2, ['new']), (2, ['new'])]",
+    ]
+
+
 PACKAGE = {
     "orchard/__init__.py": "",
     "orchard/apples.py": """

@@ -53,6 +53,87 @@ def test_attributes_of_modules_next_to_the_script(far: Any, module: Any) -> None
     assert (side.k, side.table) == (7, [0]) and side.scale is original
 
 
+def test_data_of_classes_of_modules_next_to_the_script(far: Any, module: Any) -> None:
+    side = module(
+        "side_g",
+        "class Base:\n    level = 1\n    def told(self): return self.level, self.names\n"
+        "class Config(Base):\n    names = []\n    class Inner:\n        depth = 0\n",
+    )
+    names = script(
+        "import side_g\nfrom side_g import Config\n"
+        "class Mine(Config):\n    def told(self): return self.level, self.names\n"
+        "made = [Config()]\n"
+        "def of_class():\n    Config.names.append(Config.level)\n    return Config.names\n"
+        "def of_inner(): return side_g.Config.Inner.depth\n"
+        "def of_instance(): return made[0].told()\n"
+        "def of_subclass(): return Mine().told()\n"
+        "def of_type(): return type(made[0]) is Config\n"
+        "def of_argument(config): return isinstance(config, Config), config.level\n"
+    )
+    captured = {name: Capture(names[name]) for name in names if name.startswith("of_")}
+
+    def seen(name: str, *args: Any) -> Any:
+        return far.run(captured[name].image(), *args)
+
+    def all_seen() -> list[Any]:
+        seen("of_class")  # whose changes nobody else shall see
+        kernels = ("of_class", "of_inner", "of_instance", "of_subclass")
+        return [*map(seen, kernels), seen("of_type"), seen("of_argument", side.Config())]
+
+    assert all_seen() == [[1], 0, (1, []), (1, []), True, (True, 1)]
+    side.Base.level = 2
+    side.Config.names.append("new")
+    side.Config.Inner.depth = 3
+    assert all_seen() == [["new", 2], 3, (2, ["new"]), (2, ["new"]), True, (True, 2)]
+    side.Config.level = 4
+    assert all_seen() == [["new", 4], 3, (4, ["new"]), (4, ["new"]), True, (True, 4)]
+    assert side.Config.names == ["new"]
+
+
+def test_a_kernel_whose_classes_have_no_data_it_names_keeps_its_image(module: Any) -> None:
+    side = module("side_h", "class Thing:\n    table = [1]\n    def get(self): return 1\n")
+    names = script("from side_h import Thing\ndef kernel(): return Thing().get()")
+    capture = Capture(names["kernel"])
+    image = capture.image()
+    assert not image.fresh and capture.image() is image
+    side.Thing.other = 1
+    assert capture.image() is image
+
+
+def test_classes_of_many_kinds_keep_working(far: Any, module: Any) -> None:
+    side = module(
+        "side_i",
+        "import abc, ctypes, dataclasses, enum, functools, threading, typing\n"
+        "class Meta(type):\n    def __setattr__(cls, name, value): raise TypeError('fixed')\n"
+        "class Fixed(metaclass=Meta):\n    value = 1\n"
+        "class Color(enum.Enum):\n    RED = 1\n"
+        "class Locked:\n    lock = threading.Lock()\n    count = 0\n"
+        "class Slotted:\n    __slots__ = ('a',)\n    b = 2\n"
+        "@dataclasses.dataclass\n"
+        "class Data:\n    x: int = 3\n    y: list = dataclasses.field(default_factory=list)\n"
+        "class Pair(typing.NamedTuple):\n    first: int = 4\n"
+        "class Layout(ctypes.Structure):\n    _fields_ = [('n', ctypes.c_int)]\n"
+        "class Abstract(abc.ABC):\n    unit = 'm'\n"
+        "    @functools.cached_property\n    def long(self): return self.unit * 2\n"
+        "    @property\n    def short(self): return self.unit\n"
+        "    @classmethod\n    def of_class(cls): return cls.unit\n",
+    )
+    names = script(
+        "from side_i import *\n"
+        "def kernel():\n"
+        "    with Locked.lock:\n        locked = Locked.count\n"
+        "    thing = Slotted()\n    thing.a = Fixed.value\n"
+        "    return (locked, thing.a, thing.b, Color.RED, Data(5), Data.x, Pair().first, Layout(7).n,\n"
+        "        len(Layout._fields_), Abstract().long, Abstract().short, Abstract.of_class())\n"
+    )
+    capture = Capture(names["kernel"])
+    expected = [0, 1, 2, side.Color.RED, side.Data(5), 3, 4, 7, 1, "mm", "m", "m"]
+    assert list(far.run(capture.image())) == expected
+    side.Abstract.unit, side.Slotted.b, side.Locked.count = "km", 20, 30
+    type.__setattr__(side.Fixed, "value", 10)
+    assert list(far.run(capture.image())) == [30, 10, 20, *expected[3:9], "kmkm", "km", "km"]
+
+
 def test_an_image_leaves_the_modules_of_its_own_process_alone(module: Any) -> None:
     side = module("side_c", "k = [2]\ndef scale(x): return k[0] * x\n")
     before = dict(vars(side))
