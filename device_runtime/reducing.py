@@ -40,6 +40,8 @@ def reduce(value: Any) -> Any:
         return _reduce_error(value)
     if type(value) is LruCached and not is_importable(value):
         return reduce_cached(value)
+    if isinstance(value, functools.cached_property):
+        return _reduce_cached_property(value)
     if hasattr(type(value), "__offload_reduce__"):  # a kernel, which other picklers take by name
         return value.__offload_reduce__()
     return NotImplemented
@@ -152,3 +154,12 @@ def reduce_cached(value: Any) -> Any:
 
 def _rebuild_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
+
+
+def _reduce_cached_property(value: functools.cached_property[Any]) -> Any:
+    """Take a cached property apart without the lock that it has up to Python 3.11."""
+    kind = type(value)
+    if kind.__init__ is not functools.cached_property.__init__:
+        return NotImplemented
+    kept = {name: held for name, held in vars(value).items() if name not in ("func", "lock")}
+    return kind, (value.func,), kept

@@ -258,6 +258,23 @@ def test_cached_functions_travel() -> None:
     assert run(capture.image(), 4) == (12, 7)
 
 
+def test_classes_with_cached_properties_travel() -> None:
+    names = script(
+        "import functools\n"
+        "class Thing:\n"
+        "    made = 0\n"
+        "    @functools.cached_property\n"
+        "    def value(self):\n"
+        "        'Tell.'\n"
+        "        self.made += 1\n"
+        "        return 3\n"
+        "def kernel():\n"
+        "    thing = Thing()\n"
+        "    return thing.value, thing.value, thing.made, vars(thing)['value'], Thing.value.__doc__\n"
+    )
+    assert run(Capture(names["kernel"]).image()) == (3, 3, 1, 3, "Tell.")
+
+
 def test_modules_builtins_and_installed_functions_cost_no_copy() -> None:
     names = script(
         "import math, json\nimport numpy as np\nfrom json import dumps\nfrom numpy import sqrt\n"
