@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from device_runtime.bytecode import visible_globals
 from device_runtime.origin import is_importable
-from device_runtime.reducing import LruCached, reduce, reduce_cached
+from device_runtime.reducing import LruCached, is_generic, reduce, reduce_cached, reduce_generic
 
 _SINGLETONS = (type(None), type(...), type(NotImplemented))
 
@@ -106,6 +106,8 @@ def _by_value_pickler() -> Any:
             rules = self._rules
             if is_importable(function) and not (rules and rules.by_value(function)):
                 return NotImplemented
+            if is_generic(function):
+                return reduce_generic(function)
             if rules and (module := rules.module_of(function)):
                 self.globals_ref[id(function.__globals__)] = _ModuleGlobals(__name__=module)
             reduced = self._dynamic_function_reduce(function)

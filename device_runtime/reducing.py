@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 from device_runtime.origin import is_importable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 OUT_OF_BAND = 8192
 
 LruCached = type(functools.lru_cache(lambda: None))
+_generic: Any = functools.singledispatch(lambda _: None)
 _HEAP_TYPE = 1 << 9
 
 
@@ -40,8 +42,8 @@ def reduce(value: Any) -> Any:
         return _reduce_error(value)
     if type(value) is LruCached and not is_importable(value):
         return reduce_cached(value)
-    if isinstance(value, functools.cached_property):
-        return _reduce_cached_property(value)
+    if isinstance(value, (functools.cached_property, functools.singledispatchmethod)):
+        return _reduce_descriptor(value)
     if hasattr(type(value), "__offload_reduce__"):  # a kernel, which other picklers take by name
         return value.__offload_reduce__()
     return NotImplemented
@@ -156,10 +158,33 @@ def _rebuild_cached(function: Callable[..., Any], maxsize: int | None, typed: bo
     return functools.lru_cache(maxsize, typed)(function)
 
 
-def _reduce_cached_property(value: functools.cached_property[Any]) -> Any:
-    """Take a cached property apart without the lock that it has up to Python 3.11."""
+def _reduce_descriptor(value: Any) -> Any:
+    """Take a descriptor of functools apart without its lock (up to Python 3.11) or cache (from 3.13 on)."""
     kind = type(value)
-    if kind.__init__ is not functools.cached_property.__init__:
+    if kind.__init__ not in (functools.cached_property.__init__, functools.singledispatchmethod.__init__):
         return NotImplemented
-    kept = {name: held for name, held in vars(value).items() if name not in ("func", "lock")}
+    kept = {name: held for name, held in vars(value).items() if name not in ("func", "lock", "_method_cache")}
     return kind, (value.func,), kept
+
+
+def is_generic(function: FunctionType) -> bool:
+    """Tell whether `functools.singledispatch` made this function."""
+    return function.__code__ is _generic.__code__
+
+
+def reduce_generic(function: Any) -> Any:
+    """Take apart a function that `singledispatch` made; its copy finds implementations anew."""
+    return (
+        functools.singledispatch,
+        (function.__wrapped__,),
+        dict(function.registry),
+        None,
+        None,
+        register_all,
+    )
+
+
+def register_all(function: Any, registry: dict[type, Callable[..., Any]]) -> None:
+    """Give a function that `singledispatch` made its implementations."""
+    for kind, implementation in registry.items():
+        function.register(kind, implementation)

@@ -26,7 +26,7 @@ from device_runtime.origin import (
     travels_by_value,
 )
 from device_runtime.pickling import dumps
-from device_runtime.reducing import LruCached
+from device_runtime.reducing import LruCached, is_generic
 
 _ATOMS = frozenset(
     {int, float, str, bytes, bool, complex, range, type(None), type(...), type(NotImplemented), re.Pattern}
@@ -187,7 +187,11 @@ class Walk:
                 self.values.append((label, value))  # it may be large
             return
         if kind is FunctionType:
-            if travels_by_value(value):
+            if travels_by_value(value) and is_generic(value):
+                self.frozen = False  # implementations may be added
+                for implementation in value.registry.values():
+                    self._visit(label, implementation)
+            elif travels_by_value(value):
                 self._function(value)
             return
         self.values.append((label, value))

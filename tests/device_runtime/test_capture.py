@@ -275,6 +275,25 @@ def test_classes_with_cached_properties_travel() -> None:
     assert run(Capture(names["kernel"]).image()) == (3, 3, 1, 3, "Tell.")
 
 
+def test_generic_functions_travel() -> None:
+    names = script(
+        "import collections.abc, functools\nk = 2\n"
+        "@functools.singledispatch\ndef kind(x):\n    'Tell.'\n    return 'object'\n"
+        "@kind.register\ndef _(x: int): return 'int', k\n"
+        "@kind.register(collections.abc.Sequence)\ndef _(x): return [kind(each) for each in x]\n"
+        "class Thing:\n"
+        "    @functools.singledispatchmethod\n    def of(self, x): return 'other'\n"
+        "    @of.register\n    def _(self, x: str): return 'str'\n"
+        "def kernel(): return kind([True, 1.5, [4]]), kind.__doc__, Thing().of(''), Thing().of(1)\n"
+    )
+    capture = Capture(names["kernel"])
+    image = capture.image()
+    assert run(image) == ([("int", 2), "object", [("int", 2)]], "Tell.", "str", "other")
+    names["k"] = 3
+    names["kind"].register(float, lambda x: "float")
+    assert run(capture.image())[0] == [("int", 3), "float", [("int", 3)]]
+
+
 def test_modules_builtins_and_installed_functions_cost_no_copy() -> None:
     names = script(
         "import math, json\nimport numpy as np\nfrom json import dumps\nfrom numpy import sqrt\n"
