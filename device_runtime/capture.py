@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import pickle
 import sys
 import warnings
 from collections.abc import Callable
 from itertools import count
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from device_runtime.bytecode import assigned_names
@@ -64,11 +63,15 @@ class Capture:
         last = self._last
         if last is not None and last.walk is not None and last.resident == resident and last.walk.unchanged():
             return last.image
-        function = self._with_resident(resident)
-        walk = Walk(function, resident)
+        rewritten = self._with_resident(resident)
+        walk = Walk(self.function, resident, rewritten)
         if self.plain is not None:
             walk.watch(self.plain)
-        data = self._encoded(function, walk)
+        data = self._encoded(walk)
+        if rewritten is not None and not walk.rewrote:
+            raise KernelTypeError(
+                f"{rewritten.__qualname__} assigns to resident data: write a `global` statement at its top"
+            )
         used = frozenset(walk.resident)
         if last is not None and (last.image.data, last.image.fresh, last.image.resident) == (
             data,
@@ -84,26 +87,26 @@ class Capture:
             self._warn(walk)
         return image
 
-    def _with_resident(self, resident: frozenset[str]) -> Any:
-        """Return the function with the resident names it assigns to made global."""
+    def _with_resident(self, resident: frozenset[str]) -> FunctionType | None:
+        """Return the plain function with resident names it assigns to made global, None if it has none."""
         plain = self.plain
         names = resident & assigned_names(plain.__code__) if resident and plain is not None else frozenset()
         if not names or plain is None:
-            return self.function
+            return None
         key = plain.__code__, names
         if key not in self._recompiled:
             self._recompiled[key] = with_globals(plain, names)
         new = self._recompiled[key]
         new.__defaults__, new.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__
-        return _replaced(self.function, plain, new)
+        return new
 
-    def _encoded(self, function: Any, walk: Walk) -> bytes:
+    def _encoded(self, walk: Walk) -> bytes:
         walk.share()
         try:
-            data = dumps((_process, list(walk.shared.values()), function), rules=walk)
-            while walk.share():
-                data = dumps((_process, list(walk.shared.values()), function), rules=walk)
-            return data
+            while True:
+                data = dumps((_process, list(walk.shared.values()), self.function), rules=walk)
+                if not walk.share():
+                    return data
         except Exception as error:
             raise KernelNotSerializable(f"kernel {self.name}: {_culprit(walk)} {reason(error)}") from error
 
@@ -153,19 +156,6 @@ def _set(holder: Any, name: str, value: Any) -> None:
         return
     with contextlib.suppress(AttributeError, TypeError):  # it may refuse, as a ctypes structure does
         type.__setattr__(holder, name, value)
-
-
-def _replaced(thing: Any, old: FunctionType, new: FunctionType) -> Any:
-    """Return a callable with the function at its bottom exchanged."""
-    if thing is old:
-        return new
-    if isinstance(thing, MethodType):
-        return MethodType(_replaced(thing.__func__, old, new), thing.__self__)
-    if isinstance(thing, functools.partial):
-        return functools.partial(_replaced(thing.func, old, new), *thing.args, **thing.keywords)
-    raise KernelTypeError(
-        f"{old.__qualname__} assigns to resident data: write a `global` statement for it at its top"
-    )
 
 
 def _culprit(walk: Walk) -> str:

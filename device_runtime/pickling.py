@@ -27,6 +27,7 @@ _SINGLETONS = (type(None), type(...), type(NotImplemented))
 class Rules(Protocol):
     """Say more of functions than whether a core can import them, and hear of the classes that it will."""
 
+    def as_sent(self, function: FunctionType) -> FunctionType: ...
     def by_value(self, function: FunctionType) -> bool: ...
     def globals_of(self, function: FunctionType) -> dict[str, Any]: ...
     def module_of(self, function: FunctionType) -> str | None: ...
@@ -104,6 +105,8 @@ def _by_value_pickler() -> Any:
 
         def _reduce_function(self, function: FunctionType) -> Any:
             rules = self._rules
+            if rules:
+                function = rules.as_sent(function)
             if is_importable(function) and not (rules and rules.by_value(function)):
                 return NotImplemented
             if is_generic(function):

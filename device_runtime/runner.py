@@ -8,10 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import FunctionType
 from typing import Any
 
-from device_runtime import capture, codec
+from device_runtime import capture, codec, walk
 from device_runtime.context import Context, Mesh
 from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
 from device_runtime.launch import Image, Outcome, Payload, Place, Work
@@ -74,7 +73,8 @@ class Runner:
         try:
             function = self._load(work.image)
             calls = self._arguments(work)
-            shared = _globals_of(function) if work.image.resident else {}
+            plain = walk.plain_function(function) if work.image.resident else None
+            shared = {} if plain is None else plain.__globals__
             self._lend_resident(work, shared)
             context = Context(
                 self.core, self.numcores, work.shard, work.cores, self.mesh, self.resident, self._depth
@@ -161,18 +161,6 @@ def _run_all(function: Callable[..., Any], calls: list[Any]) -> tuple[list[Any],
             _explain(error)
             return values, codec.encode_error(error, bytes)
     return values, None
-
-
-def _globals_of(function: Any) -> dict[str, Any]:
-    """Return the globals of the function behind a partial, a bound method or a wrapper."""
-    while not isinstance(function, FunctionType):
-        inner = getattr(function, "func", None) or getattr(function, "__func__", None)
-        if inner is None:
-            inner = type(function).__dict__.get("__call__")
-        if inner is None:
-            return {}
-        function = inner
-    return function.__globals__
 
 
 def _explain(error: BaseException) -> None:

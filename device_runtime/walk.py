@@ -35,16 +35,23 @@ _MISSING: Any = object()
 
 
 def plain_function(thing: Any) -> FunctionType | None:
-    """Return the function behind a partial, a method, a kernel or a callable object; None if built in."""
+    """Return the function behind a partial, a method, a kernel, a callable object, and all `functools.wraps`.
+
+    None if it is built in.
+    """
+    found = None
     for _ in range(100):
-        if isinstance(thing, FunctionType):
-            return thing
+        found = thing if isinstance(thing, FunctionType) else found
         inner = _behind(thing)
         if inner is None:
-            inner = getattr(type(thing), "__call__", None)  # noqa: B004
-            return inner if isinstance(inner, FunctionType) else None
+            inner = getattr(thing, "__dict__", {}).get("__wrapped__")
+        if inner is None:
+            break
         thing = inner
-    return None
+    if found is None:
+        call = getattr(type(thing), "__call__", None)  # noqa: B004
+        return call if isinstance(call, FunctionType) else None
+    return found
 
 
 def _behind(thing: Any) -> Any:
@@ -68,15 +75,21 @@ class Walk:
     `wanted` are used by functions of the kernel's own module; `shared` what is
     used of what the core imports from user modules, as (holder, name, value):
     there, globals of the modules that the kernel reaches as modules, and data
-    attributes of classes, are set to these.
+    attributes of classes, are set to these. Where `rewritten` is given, it
+    stands for the function at the bottom of the kernel; `rewrote` says that
+    this function was found to travel.
     """
 
-    def __init__(self, kernel: Any, wanted: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, kernel: Any, wanted: frozenset[str] = frozenset(), rewritten: FunctionType | None = None
+    ) -> None:
         self.frozen = True
         self.fresh = False
         self.resident: set[str] = set()
         self.values: list[tuple[str, Any]] = []
         self.shared: dict[tuple[int, str], tuple[Any, str, Any]] = {}
+        self.rewrote = False
+        self._rewritten = rewritten
         self._wanted = wanted
         self._names: list[tuple[dict[str, Any], str, Any]] = []
         self._cells: list[tuple[CellType, Any]] = []
@@ -151,6 +164,13 @@ class Walk:
         """Tell whether a function travels by value."""
         return travels_by_value(function)
 
+    def as_sent(self, function: FunctionType) -> FunctionType:
+        """Return the function that travels in place of this one."""
+        if self._rewritten is None or function is not self._root:
+            return function
+        self.rewrote = True
+        return self._rewritten
+
     def globals_of(self, function: FunctionType) -> dict[str, Any]:
         """Return the globals that travel with a function."""
         self._classes.name(function.__code__)
@@ -219,9 +239,10 @@ class Walk:
         if id(function) in self._functions:
             return
         self.watch(function)
+        by = "" if function is self._root else f" (used by {function.__name__}())"
+        function = self.as_sent(function)
         named = uses(function.__code__)
         self._classes.name(function.__code__)
-        by = "" if function is self._root else f" (used by {function.__name__}())"
         own = self._wanted if function.__globals__ is self._home else frozenset()
         self.resident.update(own.intersection(named.globals))
         self.fresh = self.fresh or named.rebound or not named.stored <= own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from captured import closure, run, script
 
 from device_runtime.capture import Capture, load_image
 from device_runtime.errors import KernelNotSerializable, KernelTypeError
+from device_runtime.walk import plain_function
 
 A = frozenset({"a"})
 
@@ -67,6 +69,10 @@ def assigns() -> Any:
     return a
 
 
+def reads() -> Any:
+    return a  # type: ignore[name-defined]  # noqa: F821
+
+
 def reads_argument(a: int) -> int:
     a = a + 1
     return a
@@ -100,6 +106,71 @@ def test_a_partial_and_a_method_that_assign() -> None:
     image = Capture(Assigner().method).image(A)
     kernel = load_image(image.data)
     assert kernel(3) == 3 and kernel.__func__.__globals__["a"] == 3 and image.resident == A
+
+
+def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        wrapper.calls += 1  # type: ignore[attr-defined]
+        a = -1
+        return function(*args), -a
+
+    wrapper.calls = 0  # type: ignore[attr-defined]
+    return wrapper
+
+
+class Wrapping:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+@pytest.mark.parametrize("kernel", [counted(assigns), counted(counted(assigns)), Wrapping(assigns)])
+def test_a_decorated_function_that_assigns(kernel: Any) -> None:
+    image = Capture(kernel).image(A)
+    assert image.resident == A
+    loaded = load_image(image.data)
+    loaded()
+    plain = plain_function(loaded)
+    assert plain is not None and plain.__globals__["a"] == 19
+    assert assigns() == 19 and "a" not in globals()
+
+
+def test_what_a_decorator_assigns_is_its_own() -> None:
+    loaded = load_image(Capture(counted(reads)).image(A).data)
+    plain = plain_function(loaded)
+    assert plain is not None
+    plain.__globals__["a"] = 5
+    assert loaded() == (5, 1) and plain.__globals__["a"] == 5
+
+
+def test_the_names_are_not_those_of_a_decorators_module(module: Any) -> None:
+    module(
+        "side_j",
+        "import functools\na = 'theirs'\n"
+        "def deco(function):\n"
+        "    @functools.wraps(function)\n    def wrapper(): return function(), a\n    return wrapper\n",
+    )
+    names = script("from side_j import deco\na = 'mine'\n@deco\ndef kernel(): return a\n")
+    image = Capture(names["kernel"]).image(A)
+    kernel = load_image(image.data)
+    plain = plain_function(kernel)
+    assert image.resident == A and plain is not None
+    plain.__globals__["a"] = "resident"
+    assert kernel() == ("resident", "theirs")
+
+
+class Calls:
+    def __call__(self) -> None:
+        a = 1  # noqa: F841
+
+
+def test_a_function_that_assigns_and_does_not_travel_asks_for_global() -> None:
+    with pytest.raises(KernelTypeError, match="write a `global` statement"):
+        Capture(Calls()).image(A)
 
 
 class Assigner:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,26 @@ def assign() -> None:
     a = 19 + coreid()  # noqa: F841
 
 
+def decorated(function: Callable[[], Any]) -> Callable[[], Any]:
+    @functools.wraps(function)
+    def wrapper() -> Any:
+        return function()
+
+    return wrapper
+
+
+@offload
+@decorated
+def assign_decorated() -> None:
+    a = 21  # noqa: F841
+
+
+@offload
+@functools.lru_cache
+def read_cached() -> Any:
+    return a
+
+
 @offload
 def assign_global() -> None:
     global a
@@ -66,6 +88,13 @@ def write_grid(value: float) -> float:
 def note(number: int) -> list[int]:
     log.append(number)
     return log
+
+
+def test_a_decorated_kernel_assigns_and_reads(device: str) -> None:
+    define_on_device(a)
+    assign_decorated()
+    assert copy_from_device("a") == [21] * 4
+    assert read_cached() == [21] * 4 and a == 10
 
 
 def test_tutorial_seven(device: str) -> None:
