@@ -12,11 +12,11 @@ from itertools import count
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from device_runtime.bytecode import assigned_names
+from device_runtime.bytecode import assigned_names, visible_globals
 from device_runtime.errors import KernelNotSerializable, KernelTypeError
 from device_runtime.launch import Image
-from device_runtime.origin import OUR_PACKAGES
-from device_runtime.pickling import dumps
+from device_runtime.origin import OUR_PACKAGES, is_importable
+from device_runtime.pickling import dumps, pickles
 from device_runtime.reducing import loading
 from device_runtime.source import with_globals
 from device_runtime.traces import reason
@@ -161,12 +161,32 @@ def _set(holder: Any, name: str, value: Any) -> None:
 def _culprit(walk: Walk) -> str:
     """Name the captured value that does not pickle on its own, if there is one."""
     for label, value in walk.values:
-        try:
-            dumps(value, rules=walk)
-        except Exception:
+        if not pickles(value, walk):
             kind = type(value)
-            return f"{label}, of type {kind.__module__}.{kind.__qualname__}, does not pickle:"
+            told = f"{label}, of type {kind.__module__}.{kind.__qualname__}, does not pickle"
+            part = _culprit_in(value if isinstance(value, type) else kind, walk)
+            return f"{told} because of {part}:" if part else f"{told}:"
     return "it does not pickle:"
+
+
+def _culprit_in(kind: type, walk: Walk) -> str | None:
+    """Name what does not pickle in a class that travels by value: an attribute, or what a method uses."""
+    attributes = [
+        (f"{each.__qualname__}.{name}", value)
+        for each in kind.__mro__
+        if not is_importable(each)
+        for name, value in vars(each).items()
+    ]
+    data = [(label, value) for label, value in attributes if not hasattr(type(value), "__get__")]
+    for label, value in attributes:
+        if isinstance(value, FunctionType):
+            used = visible_globals(value).items()
+            data += [(f"global {name!r} (used by {label}())", found) for name, found in used]
+    for label, value in data:
+        # What leads back to the class fails for the same reason.
+        if value is not kind and not isinstance(value, kind) and not pickles(value, walk):
+            return label
+    return None
 
 
 def _users_level() -> int:

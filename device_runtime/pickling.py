@@ -56,6 +56,15 @@ def dumps_plain(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any
     return file.getvalue()
 
 
+def pickles(value: Any, rules: Rules) -> bool:
+    """Tell whether a value pickles on its own."""
+    try:
+        dumps(value, rules=rules)
+    except Exception:
+        return False
+    return True
+
+
 class Plain(pickle.Pickler):
     """Pickle by reference what cores can import; refuse the rest."""
 

@@ -25,7 +25,7 @@ from device_runtime.origin import (
     is_user_module,
     travels_by_value,
 )
-from device_runtime.pickling import dumps
+from device_runtime.pickling import pickles
 from device_runtime.reducing import LruCached, is_generic
 
 _ATOMS = frozenset(
@@ -109,7 +109,7 @@ class Walk:
         """
         before = len(self.shared)
         for kind, name, value in self._classes.data():
-            if (id(kind), name) not in self.shared and self._pickles(value):
+            if (id(kind), name) not in self.shared and pickles(value, self):
                 self._visit(f"{kind.__module__}.{kind.__qualname__}.{name}", value)
                 self.shared[id(kind), name] = kind, name, value
                 self.fresh = True
@@ -192,13 +192,6 @@ class Walk:
         self._classes.add(kind)
 
     # The walk.
-
-    def _pickles(self, value: Any) -> bool:
-        try:
-            dumps(value, rules=self)
-        except Exception:
-            return False
-        return True
 
     def _visit(self, label: str, value: Any) -> None:
         kind = type(value)

@@ -196,6 +196,28 @@ def test_a_capture_that_does_not_pickle_is_named() -> None:
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Thing", r"global 'Thing', of type builtins\.type, does not pickle because of Thing\.lock: "),
+        ("thing", r"global 'thing', of type __main__\.Child, does not pickle because of Thing\.lock: "),
+        ("User()", r"global 'User', .* because of global 'lock' \(used by User\.get\(\)\): "),
+    ],
+)
+def test_what_does_not_pickle_in_a_class_is_named(text: str, named: str) -> None:
+    names = script(
+        "import threading\nlock = threading.Lock()\n"
+        "class Thing:\n    size = 3\n    def get(self): return Thing.only\n    lock = lock\n"
+        "Thing.only = Thing()\n"
+        "class Child(Thing):\n    def get(self): return super().get()\n"
+        "thing = Child()\n"
+        "class User:\n    def get(self): return lock\n"
+        f"def kernel(): return {text}\n"
+    )
+    with pytest.raises(KernelNotSerializable, match=named):
+        Capture(names["kernel"]).image()
+
+
 def test_it_can_be_launched_once_the_culprit_is_gone() -> None:
     names = script("import threading\nlock = threading.Lock()\ndef kernel(): return lock")
     capture = Capture(names["kernel"])
