@@ -16,15 +16,12 @@ class Device(ABC):
     what they are sent one shard at a time, in the order sent. Every shard that
     was sent ends in one `Ended`, or in the `Lost` of its unit.
 
-    `depth` is how many shards a unit may hold at once. An `immediate` device
-    runs kernels in the calling thread, when its method `run` is called; a
-    launch has then ended before the call that made it returns. `memory` is how
-    many bytes of their own the units have, None where they share the host's.
+    `depth` is how many shards a unit may hold at once; `memory` is how many
+    bytes of their own the units have, None where they share the host's.
     """
 
     address: str
     depth: int = 1
-    immediate: bool = False
     memory: int | None = None
 
     @abstractmethod
@@ -59,9 +56,30 @@ class Device(ABC):
     def close(self) -> None:
         """Stop the units and give back everything; nothing is left behind."""
 
-    def run(self) -> None:
-        """Run what was sent, in this thread; called of immediate devices only, with no lock held."""
-
     def place(self, view: memoryview) -> Buffer:
         """Copy bytes to where the units can read them; the copy is read-only to all."""
         return bytes(view)
+
+
+class ImmediateDevice(Device):
+    """Run kernels in the thread that makes the launch, before the call that makes it returns.
+
+    `running` is kept by the dispatcher: it lets one thread run at a time.
+    """
+
+    running: bool = False
+
+    @abstractmethod
+    def pending(self, launch: int) -> int:
+        """Return how many shards of a launch were sent and neither run nor dropped."""
+
+    @abstractmethod
+    def run(self, launch: int) -> None:
+        """Run the shards of a launch, all of which were sent, in this thread; called with no lock held.
+
+        Raises the KeyboardInterrupt that struck in one of them, when all have ended.
+        """
+
+    @abstractmethod
+    def drop(self, launch: int) -> None:
+        """End the shards of a launch that nobody will run, as cancelled."""

@@ -17,16 +17,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 from types import TracebackType
 from typing import Any, TextIO
 
 from device_runtime import codec
 from device_runtime.context import Context, current, enter_thread
-from device_runtime.device import Device
+from device_runtime.device import ImmediateDevice
 from device_runtime.errors import PeerEnded, SerializationError
 from device_runtime.interrupts import Window, uninterrupted
-from device_runtime.launch import Ended, Event, Message, Payload, Ready, ShardId, Work
+from device_runtime.launch import Ended, Event, Message, Outcome, Payload, Ready, ShardId, Work
 from device_runtime.output import end_line, write_marked
 from device_runtime.registry import unit_count
 from device_runtime.runner import Runner
@@ -49,16 +50,15 @@ class _Strand(_Turns):
         self.work = work
 
 
-class InlineDevice(Device):
+class InlineDevice(ImmediateDevice):
     """Virtual cores that take turns in the thread that makes the launch."""
-
-    immediate = True
 
     def __init__(self, units: int) -> None:
         self.address = f"inline:{units}"
         self._units = units
-        self._works: deque[tuple[int, Work]] = deque()
-        self._events: list[Event] = []
+        self._sent: dict[int, list[tuple[int, Work]]] = {}  # by launch, for `run`
+        self._works: deque[tuple[int, Work]] = deque()  # of the launch that runs, not begun
+        self._events: deque[Event] = deque()  # appended to by whoever runs, taken out by whoever receives
         self._waiting: list[_Turns] = []
         self._marked: dict[str, _MarkedStream] = {}  # kept, since an interrupt is lost in their finalizers
         self.interrupt: KeyboardInterrupt | None = None  # it struck in a kernel, and is the host's, too
@@ -67,7 +67,7 @@ class InlineDevice(Device):
     def open(self) -> int:
         outer = current()
         self._depth = 0 if outer is None else outer.depth + 1
-        self._bell = os.pipe()
+        self._bell: tuple[int, ...] = os.pipe()
         for end in self._bell:
             os.set_blocking(end, False)
         self._meshes = [_InlineMesh(self, core) for core in range(self._units)]
@@ -78,8 +78,9 @@ class InlineDevice(Device):
         return self._units
 
     def send(self, unit: int, messages: Sequence[Message]) -> None:
-        self._works.extend((unit, message) for message in messages if isinstance(message, Work))
-        self._ring()
+        for message in messages:
+            if isinstance(message, Work):
+                self._sent.setdefault(message.shard.launch, []).append((unit, message))
 
     def fileno(self) -> int:
         return self._bell[0]
@@ -89,32 +90,43 @@ class InlineDevice(Device):
             os.read(self._bell[0], 4096)
         except BlockingIOError:
             pass
-        events, self._events = self._events, []
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
         return events
 
     def kill(self, unit: int, shard: ShardId) -> None:
         """Report the unit as ready: what runs here cannot be ended, and goes on to its end."""
-        self._events.append(Ready(unit))
-        self._ring()
+        self._tell(Ready(unit))
 
     def close(self) -> None:
-        for end in self._bell:
+        bell, self._bell = self._bell, ()
+        for end in bell:
             os.close(end)
 
-    def run(self) -> None:
-        if self._works:
-            saved = self._mark_streams()
-            try:
-                while self._works or self._waiting:
-                    if self._works:
-                        self._run(*self._works.popleft())
-                    else:
-                        self._wait_for_the_rest()
-                    if self.interrupt is not None:
-                        interrupt, self.interrupt = self.interrupt, None
-                        raise interrupt
-            finally:
-                sys.stdout, sys.stderr = saved
+    def pending(self, launch: int) -> int:
+        return len(self._sent.get(launch, ()))
+
+    def run(self, launch: int) -> None:
+        self._works.extend(self._sent.pop(launch))
+        saved = self._mark_streams()
+        try:
+            while self._works or self._waiting:
+                if self.interrupt is not None and self._works:
+                    self._cancel(*self._works.popleft())
+                elif self._works:
+                    self._run(*self._works.popleft())
+                else:
+                    self._wait_for_the_rest()
+        finally:
+            sys.stdout, sys.stderr = saved
+        if self.interrupt is not None:
+            interrupt, self.interrupt = self.interrupt, None
+            raise interrupt
+
+    def drop(self, launch: int) -> None:
+        for unit, work in self._sent.pop(launch, ()):
+            self._cancel(unit, work)
 
     def _mark_streams(self) -> tuple[TextIO, TextIO]:
         """Put marked streams in the place of the host's, and return those."""
@@ -133,11 +145,13 @@ class InlineDevice(Device):
         self._pass_turn()
         host.turn.acquire()
 
-    def _ring(self) -> None:
-        try:
-            os.write(self._bell[1], b"\0")
-        except BlockingIOError:
-            pass  # it has not been heard yet, so it will be
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        if self._bell:  # else the device was closed meanwhile
+            try:
+                os.write(self._bell[1], b"\0")
+            except BlockingIOError:
+                pass  # it has not been heard yet, so it will be
 
     def _run(self, unit: int, work: Work) -> None:
         mesh = self._meshes[unit]
@@ -145,12 +159,18 @@ class InlineDevice(Device):
         outcome = self._runners[unit].run(work)
         end_line(unit)
         mesh.end()
+        self._end(unit, work, outcome)
+
+    def _cancel(self, unit: int, work: Work) -> None:
+        told = f"the launch of {work.image.name} was given up before core {unit} had begun it"
+        self._end(unit, work, Outcome(error=CancelledError(told)))
+
+    def _end(self, unit: int, work: Work, outcome: Outcome) -> None:
         ended = self._ended.setdefault(work.shard.launch, set())
         ended.add(unit)
         if len(ended) == len(work.cores):
             del self._ended[work.shard.launch]
-        self._events.append(Ended(unit, work.shard, outcome))
-        self._ring()
+        self._tell(Ended(unit, work.shard, outcome))
 
     def wait(self, strand: _Strand, ready: Callable[[], bool], vain: Callable[[], str]) -> None:
         """Let other shards run until `ready()`; raise PeerEnded once it never will be."""

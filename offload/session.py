@@ -79,7 +79,10 @@ class Session:
         self._pools: Once[Pool] = Once()
         self._resident: dict[tuple[int, str], frozenset[str]] = {}  # names, by pool and module
         self._entered = 0  # `with` blocks inside of which it is
-        self.holds = 0  # calls that connected to it and whose `with` block, if any, was not left
+        self.holds = (
+            0  # calls that connected to it, and `with` blocks, that were not ended by leaving a block
+        )
+        self.connected = False  # by a call whose `with` block, if it has one, was not entered yet
         self._process = os.getpid()
 
     @property
@@ -116,13 +119,16 @@ class Session:
 
     def __enter__(self) -> Session:
         self._entered += 1
+        if not self.connected:
+            self.holds += 1
+        self.connected = False
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered -= 1
-        self.holds = max(0, self.holds - 1)
+        self.holds -= 1
         if self._entered == 0 and self.holds == 0:
             self.shutdown()
             if any(s is not self for s in _defaults):  # the one before it is the default again
@@ -204,7 +210,7 @@ def connect(device: str | None = None) -> Session:
     except BaseException:
         made.shutdown(wait=False)
         raise
-    chosen.holds += 1
+    chosen.holds, chosen.connected = chosen.holds + 1, True
     if not _defaults or _defaults[-1] is not chosen:
         _defaults.append(chosen)
     if _defaults[0].closed:

@@ -14,10 +14,11 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
+from device_runtime.device import ImmediateDevice
 from device_runtime.errors import (
     ForkedHandleError,
     OptionError,
@@ -120,6 +121,13 @@ class Dispatcher:
         dependency on a launch of another session.
         """
         self._check()
+        with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
+            ticket = self._queue(request)
+            if isinstance(request.pool.device, ImmediateDevice):
+                self._run_here(ticket, request.pool.device)
+        return ticket
+
+    def _queue(self, request: Request) -> Ticket:
         with self._guard:
             if self._closed:
                 raise SessionClosed(_CLOSED)
@@ -145,13 +153,41 @@ class Dispatcher:
                     )
                 )
                 self._flush()
-            if not (request.attended or request.pool.device.immediate):
+            if not request.attended:
                 self._pump.attend()
         if self._callbacks:
             self._run_callbacks()
-        if request.pool.device.immediate:
-            self.wait(lambda: ticket.done)
         return ticket
+
+    def _run_here(self, ticket: Ticket, device: ImmediateDevice) -> None:
+        """Run a launch in this thread, once all of it was sent and no other thread runs one."""
+        number = ticket.number
+
+        def turn() -> bool:
+            left = ticket.count - len(ticket.finished)
+            return ticket.done or (not device.running and device.pending(number) == left)
+
+        try:
+            while not ticket.done:
+                self._pump.wait(turn)
+                with Shield():
+                    with self._guard:
+                        if ticket.done or not turn():
+                            continue
+                        device.running = True
+                    try:
+                        device.run(number)
+                    finally:
+                        with self._guard:
+                            device.running = False
+                        self._pump.ring()  # it may be the turn of another
+        except BaseException:
+            with self._guard:
+                self._step(events.Cancel(number, kill=True))
+                device.drop(number)
+                self._pump.attend()
+            self._pump.ring()
+            raise
 
     def cancel(self, ticket: Ticket, kill: bool = False) -> bool:
         """Cancel a launch that is queued; with `kill` also one that runs. Return whether it is cancelled."""
@@ -163,8 +199,9 @@ class Dispatcher:
             self._step(events.Cancel(ticket.number, kill))
             self._flush()
             self._pump.attend()
+            calls = self._take_callbacks()
         self._pump.ring()
-        self._run_callbacks()
+        self._call(calls)  # here, so that whoever cancels a future finds it cancelled
         return True
 
     def call_back(self, call: Callable[[], object]) -> None:
@@ -269,9 +306,6 @@ class Dispatcher:
                 except Exception as error:  # a closed stream, or a log handler's: no launch's fault
                     _log.warning("what a kernel wrote could not be shown: %r", error)
         self._run_callbacks()
-        for pool in self._pools:
-            if pool.device.immediate:
-                pool.device.run()
 
     def handle(self) -> None:
         while self._events:
@@ -284,12 +318,19 @@ class Dispatcher:
         self._flush()
 
     def _run_callbacks(self) -> None:
+        if self._callbacks:
+            with self._guard:
+                calls = self._take_callbacks()
+            self._call(calls)
+
+    def _take_callbacks(self) -> deque[tuple[Callable[[Ticket], None], Ticket]]:
+        """Take over the calls that are due; called under the guard."""
+        calls, self._callbacks = self._callbacks, deque()
+        return calls
+
+    def _call(self, calls: Iterable[tuple[Callable[[Ticket], None], Ticket]]) -> None:
         with Shield():
-            while self._callbacks:
-                try:
-                    callback, ticket = self._callbacks.popleft()
-                except IndexError:
-                    return  # another thread took it
+            for callback, ticket in calls:
                 try:
                     callback(ticket)
                 except Exception:

@@ -34,7 +34,7 @@ class Engine(Protocol):
         """Take in the events of the devices whose descriptors are readable."""
 
     def work(self) -> None:
-        """Do what must be done outside the guard: show output, run callbacks and immediate devices."""
+        """Do what must be done outside the guard: show output, and run callbacks."""
 
     def handle(self) -> None:
         """Let everything follow that follows from the events taken in, and from the time."""

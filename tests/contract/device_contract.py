@@ -23,7 +23,7 @@ from programs import PATIENCE
 from device_runtime import codec
 from device_runtime.capture import Capture
 from device_runtime.context import current
-from device_runtime.device import Device
+from device_runtime.device import Device, ImmediateDevice
 from device_runtime.errors import ArgsDecodeError, PeerEnded, ResultNotSerializable
 from device_runtime.launch import (
     Begun,
@@ -52,6 +52,7 @@ class Driver:
         self.units = device.open()
         self.events: list[Event] = []
         self._launches = itertools.count(1)
+        self._sent: list[int] = []
 
     def work(
         self,
@@ -72,6 +73,7 @@ class Driver:
     def send(self, unit: int, *messages: Message) -> None:
         """Hand messages to a unit."""
         self.device.send(unit, messages)
+        self._sent += [message.shard.launch for message in messages if isinstance(message, Work)]
 
     def next(self, kind: type[Kind], fits: Callable[[Kind], bool] = lambda _: True) -> Kind:
         """Return the first event of a kind, and take it out; wait for it on the device's descriptor."""
@@ -82,8 +84,9 @@ class Driver:
                 if isinstance(event, kind) and fits(event):
                     self.events.remove(event)
                     return event
-            if self.device.immediate:
-                self.device.run()
+            for launch in self._sent if isinstance(self.device, ImmediateDevice) else ():
+                if self.device.pending(launch):
+                    self.device.run(launch)
             assert poll.poll(PATIENCE * 1000), f"no {kind.__name__} comes"
             self.events += self.device.receive()
 
@@ -441,7 +444,7 @@ class Messages(_Driven):
 
         works = self.pair(driver, wait, lambda: None)
         assert driver.value(works[1]) is None
-        if not driver.device.immediate:
+        if not isinstance(driver.device, ImmediateDevice):
             waiting = driver.next(Waiting, lambda event: event.shard == works[0].shard)
             assert (waiting.unit, waiting.core) == (0, 1)
             driver.send(0, PeerNotice(waiting.shard, 1, "its shard has ended"))

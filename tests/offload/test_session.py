@@ -76,7 +76,7 @@ def test_what_is_opened_while_the_session_is_shut_down_is_closed_again(
 
     def first_launch() -> None:
         try:
-            offload.offload(int, device="local:1")()
+            offload.offload(abs, device="local:1")(1)
         except offload.SessionClosed as error:
             errors.append(error)
 
