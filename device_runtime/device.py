@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from device_runtime.launch import Buffer, Event, Message, ShardId
+from device_runtime.launch import Buffer, Ended, Event, Message, ShardId
 
 
 class Device(ABC):
@@ -32,8 +32,8 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def send(self, unit: int, messages: Sequence[Message]) -> None:
-        """Hand messages to a unit, in order."""
+    def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended] | None:
+        """Hand messages to a unit, in order; return the ends of shards that cannot be sent, if any."""
 
     @abstractmethod
     def fileno(self) -> int:

@@ -46,7 +46,7 @@ class Options:
     target    run on these cores, ascending
     all       run on every core; so it is unless `auto` or `target` is given
     device    address of the device; None is the session's default
-    timeout   seconds a shard may run before it is ended; None is no limit
+    timeout   seconds a shard may take on its core before it is ended; None is no limit
     retries   how often a shard is run again after its core died under it
     priority  launches with a higher one go first
     single    `target` was one int, not a sequence

@@ -386,7 +386,10 @@ class Dispatcher:
         if self._outbox:
             outbox, self._outbox = self._outbox, {}
             for (pool, unit), messages in outbox.items():
-                self._pools[pool].device.send(unit, messages)
+                unsent = self._pools[pool].device.send(unit, messages)
+                if unsent:
+                    self._events.extend((pool, event) for event in unsent)
+                    self._pump.ring()
 
     def _work(self, shard: ShardId) -> Work:
         launch = self._launches[shard.launch]

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from device_runtime.errors import DeviceMemoryError
 from device_runtime.launch import (
@@ -91,24 +92,43 @@ class Core:
         """Tell whether frames wait for room in the socket."""
         return bool(self._backlog)
 
-    def send(self, messages: Sequence[Message]) -> None:
-        """Send messages, in order, in as few frames as they fit in."""
+    def send(self, messages: Sequence[Message]) -> list[Ended]:
+        """Send messages, in order, in one frame; return the ends of shards that memory cannot hold."""
         entries: list[wire.Entry] = []
+        unsent: list[Ended] = []
+        sent: list[ShardId] = []
+        lent: list[Block] = []
         for message in messages:
             if isinstance(message, PeerNotice):
                 entries.append(("notice", tuple(message.shard), message.core, message.why))
                 continue
-            self._held.append(message.shard)
+            reached: list[Block] = []
+            try:
+                work = wire.work_out(message, partial(self._reach, reached))
+            except DeviceMemoryError as error:
+                unsent.append(self._unsent(message.shard, error))
+                continue
             self._send_image(message, entries)
-            entries.append(wire.work_out(message, self._reach))
+            entries.append(work)
+            sent.append(message.shard)
+            lent += reached
         returned = []
         while self._reader.returned:
             returned.append(self._reader.returned.popleft())
-        frame, block = wire.pack(entries, returned, self._arena)
-        if block is not None:
-            self._lend(block)
+        try:
+            frame, block = wire.pack(entries, returned, self._arena)
+        except DeviceMemoryError as error:
+            unsent += [self._unsent(shard, error) for shard in sent]
+            sent, lent = [], []
+            self._images, self._path = Remembered(), []  # some of both was to go with this frame
+            notices = [entry for entry in entries if entry[0] == "notice"]
+            frame, block = wire.pack([("forget",), *notices], returned, self._arena)
+        self._held.extend(sent)
+        for each in lent if block is None else [*lent, block]:
+            self._lent.setdefault(each.offset, []).append(each)
         self._backlog.append(frame)
         self.flush()
+        return unsent
 
     def flush(self) -> bool:
         """Send what has been waiting for room; return whether all is sent."""
@@ -229,16 +249,17 @@ class Core:
             self._images.use(work.image.number, True)
             entries.append(wire.image_out(work.image))
 
-    def _reach(self, buffer: Buffer) -> Buffer:
-        """Return a buffer whose bytes the core can read, and keep it until the core has returned it."""
+    def _reach(self, reached: list[Block], buffer: Buffer) -> Buffer:
+        """Return a buffer whose bytes the core can read, noted in `reached` if it is to be lent."""
         if isinstance(buffer, Viewed):  # another core's result
             buffer = self._arena.store(buffer.view)
         if isinstance(buffer, Block):
-            self._lend(buffer)
+            reached.append(buffer)
         return buffer
 
-    def _lend(self, block: Block) -> None:
-        self._lent.setdefault(block.offset, []).append(block)
+    def _unsent(self, shard: ShardId, error: DeviceMemoryError) -> Ended:
+        told = f"the arguments of a launch could not be handed to core {self.unit}: {error}"
+        return Ended(self.unit, shard, Outcome(error=DeviceMemoryError(told)))
 
 
 def search_path() -> list[str]:

@@ -106,11 +106,12 @@ class ProcessDevice(Device):
         self._order(("spawn", unit, epoch), core.birthright, core.give_away)
         return core
 
-    def send(self, unit: int, messages: Sequence[Message]) -> None:
+    def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
         core = self._cores[unit]
-        core.send(messages)
+        unsent = core.send(messages)
         if core.blocked:
             self._epoll.modify(core.channel, select.EPOLLIN | select.EPOLLOUT)
+        return unsent
 
     def fileno(self) -> int:
         return self._epoll.fileno()

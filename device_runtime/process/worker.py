@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import types
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -161,6 +162,8 @@ class Worker:
             return
         if self._root.level != work.log_level:
             self._root.setLevel(work.log_level)
+        if work.report_begin:  # loading the arguments counts, too
+            self._post(("begun", tuple(work.shard), time.monotonic()))
         self._mesh.begin(work.shard, work.cores)
         outcome = self._runner.run(work)
         shard = tuple(work.shard)
@@ -199,8 +202,6 @@ class Worker:
     def _begin(self, work: Work, at: float) -> None:
         self._status.begin(self._core, self._work)
         self._mesh.open()
-        if work.report_begin:
-            self._post(("begun", tuple(work.shard), at))
 
     def _report_waiting(self, shard: ShardId, core: int) -> None:
         self._post(("waiting", tuple(shard), core))
@@ -250,6 +251,8 @@ class Worker:
             self._images.use(number, Image(number, name, module, data, fresh, resident, sources))
         elif word == "notice":
             self._mesh.notice(ShardId(*entry[1]), entry[2], entry[3])
+        elif word == "forget":
+            self._images = Remembered()
         elif word == "path":
             sys.path[:] = entry[1]
 

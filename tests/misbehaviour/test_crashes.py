@@ -22,6 +22,7 @@ import offload as of
 from device_runtime import registry
 from device_runtime.device import Device
 from device_runtime.launch import Event, Gone, Message
+from device_runtime.process import arena
 from offload import offload, offload_single
 from offload.core import coreid, probe, recv, send
 
@@ -238,6 +239,44 @@ def test_a_timeout_tells_the_attempt() -> None:
     stuck = offload(lambda: signal.pause(), target=0, timeout=0.05, retries=2)
     with pytest.raises(of.LaunchTimeout, match=r"its timeout, 0\.05 s, in attempt 1 of 3, and was ended"):
         stuck()
+
+
+def test_a_timeout_ends_arguments_that_do_not_load() -> None:
+    class Hangs:
+        def __reduce__(self) -> Any:
+            return signal.pause, ()
+
+    with pytest.raises(of.LaunchTimeout):
+        offload(len, target=0, timeout=0.05)(Hangs())
+
+
+def test_a_value_that_memory_cannot_hand_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(nbytes: int) -> None:
+        raise of.DeviceMemoryError(f"no {nbytes} bytes")
+
+    size = arena._WINDOW + 1
+    made = offload_single(lambda: bytearray(size)).launch(target=0)
+    made.wait()
+    monkeypatch.setattr(arena, "_check_memory", refuse)
+    handed_on = offload_single(len).launch(made, target=1)
+    with pytest.raises(of.DeviceMemoryError, match="handed to core 1"):
+        handed_on.result()
+
+
+def test_messages_that_memory_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise of.DeviceMemoryError("no memory")
+
+    def seven(text: str) -> int:
+        return len(words) - len(words) + len(text)
+
+    words = ["word" * 2000] * 10 + [str(number) for number in range(20_000)]
+    kernel = offload_single(seven)
+    with monkeypatch.context() as patch:
+        patch.setattr(arena.Arena, "store", refuse)
+        with pytest.raises(of.DeviceMemoryError, match="no memory"):
+            kernel("word", target=0).result()
+    assert kernel("word", target=0).result() == 4
 
 
 def test_a_timeout_ends_a_kernel_that_ignores_signals() -> None:
