@@ -114,30 +114,43 @@ _uninterrupted = {Window.__exit__.__code__, Window.close.__code__}
 
 
 class Guard(Shield):
-    """Hold a lock, shielded. Not reentrant: entering it again raises RuntimeError."""
+    """Hold a lock, shielded. Not reentrant: the main thread gets a RuntimeError if it enters it again.
 
-    __slots__ = ("_lock", "_owner")
+    A signal handler could, whatever the main thread is just doing. So it notes
+    that it is inside before it has the lock, and until after it has given it back.
+    """
+
+    __slots__ = ("_inside", "_lock")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._inside = False  # the main thread is
 
     def __enter__(self) -> None:
-        if self._owner == threading.get_ident():
+        if threading.get_ident() != _main:
+            self._lock.acquire()
+            return
+        if self._inside:
             raise RuntimeError(
                 "a signal handler has interrupted offload in the midst of something, and cannot use it here; "
                 "let it set a flag, or leave the rest to another thread"
             )
         super().__enter__()
-        self._lock.acquire()
-        self._owner = threading.get_ident()
+        self._inside = True
+        try:
+            self._lock.acquire()
+        except BaseException:  # a handler's own
+            self._inside = False
+            super().__exit__(None, None, None)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._owner = None
         self._lock.release()
-        super().__exit__(kind, error, trace)
+        if threading.get_ident() == _main:
+            self._inside = False
+            super().__exit__(kind, error, trace)
 
 
 class ShieldedLock:

@@ -30,6 +30,16 @@ class LaunchFuture(Future[Any]):
             return super().cancel()
         return False
 
+    def result(self, timeout: float | None = None) -> Any:
+        if not self.done():
+            self._dispatcher.check_wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        if not self.done():
+            self._dispatcher.check_wait()
+        return super().exception(timeout)
+
     def running(self) -> bool:
         """Tell whether a core has begun the launch, which cannot be cancelled any more."""
         handle = self._handle
@@ -57,7 +67,8 @@ class LaunchFuture(Future[Any]):
 
     def _invoke_callbacks(self) -> None:
         """Make the calls that the user asked for; called by `Future` when it is settled."""
-        self._dispatcher.call_back(self._call_back)
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            self._dispatcher.call_back(self._call_back)
 
     def _call_back(self) -> None:
         super()._invoke_callbacks()  # type: ignore[misc]

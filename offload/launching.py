@@ -67,10 +67,11 @@ def launch(
         mapped,
         attended,
     )
-    ticket = session.dispatcher.submit(request)
+    dispatcher = session.dispatcher
+    ticket = dispatcher.submit(request)
     if options.bare:
-        return SingleHandle(session.dispatcher, ticket, True)
-    return Handle(session.dispatcher, ticket)
+        return SingleHandle(dispatcher, ticket, True)
+    return Handle(dispatcher, ticket)
 
 
 def _scatters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
@@ -35,14 +36,16 @@ class Once(Generic[T]):
 
     def __init__(self) -> None:
         self.values: dict[str, T] = {}
-        self._making: dict[str, Future[T]] = {}
+        self._making: dict[str, tuple[Future[T], int]] = {}  # and the thread that makes it
 
     def get(self, key: str, make: Callable[[], T]) -> T:
         """Return the value of `key`; make it if there is none, or wait for the thread that does."""
         if key in self.values:
             return self.values[key]
         mine: Future[T] = Future()
-        first = self._making.setdefault(key, mine)
+        first, maker = self._making.setdefault(key, (mine, threading.get_ident()))
+        if first is not mine and maker == threading.get_ident() and not first.done():
+            raise RuntimeError("a signal handler cannot use the device that it interrupted the opening of")
         if first is mine:
             try:
                 self.values[key] = value = make()
@@ -141,12 +144,14 @@ class Session:
 
     def _open(self, address: str) -> Pool:
         dispatcher = self.dispatcher
-        if self.closed:  # since we looked; what was not there then, nobody would close
+        if self.closed:  # since it was made; what was not there then, nobody would close
             dispatcher.close()
             raise SessionClosed("the session was shut down while a device was being opened")
         return dispatcher.open(address)
 
     def _start(self) -> Dispatcher:
+        if self.closed:
+            raise SessionClosed("the session is shut down; offload.connect() starts a new one")
         # Loaded with the first launch: a program that only defines kernels does without.
         from scheduler.dispatcher import Dispatcher
 
@@ -160,7 +165,7 @@ class Session:
         _defaults[:] = [s for s in _defaults[:-1] if s is not self] + _defaults[-1:]
         if self._process != os.getpid() or not self._dispatchers.values:
             return 0, 0
-        cut = self.dispatcher.close(drain)
+        cut = self._dispatchers.values[""].close(drain)
         self._dispatchers.clear()  # a second shutdown finds nothing to close
         _started.discard(self)  # not before: an interrupted shutdown is taken up again at exit
         return cut.cancelled, cut.ended

@@ -84,7 +84,7 @@ class Shards(Generic[R]):
         True also when all cores have finished: then every value is available.
         """
         self._check_process()
-        return self._feed().ready() or self._is_done()
+        return self._is_done() or self._feed().ready()
 
     def number_running(self) -> int:
         """Return on how many cores it is running."""
@@ -109,6 +109,7 @@ class Shards(Generic[R]):
         # Replaced, not extended: others may be iterating over the list.
         self._tickets = [*self._tickets, *other._tickets]
         if self._feeds:
+            self._check_process()
             for ticket in other._tickets:
                 self._feeds[0].add(ticket)
         self._bare = False
@@ -161,6 +162,7 @@ class Shards(Generic[R]):
         return self._feeds[0]
 
     def _new_feed(self) -> Feed:
+        self._check_process()
         feed = Feed()
         for ticket in self._tickets:
             feed.add(ticket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 from offload.deadline import Deadline
 from offload.handle import Handle
 from offload.shards import core_of
+from scheduler.ticket import Ticket
 
 R = TypeVar("R")
 
@@ -68,6 +70,8 @@ def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[
 
     def iterate() -> Iterator[Handle[R]]:
         for given in range(len(distinct)):
+            for handle in distinct if done.empty() else ():
+                handle._dispatcher.check_wait()
             try:
                 yield done.get(timeout=deadline.left())
             except Empty:
@@ -91,19 +95,36 @@ def _wait_ready(handles: list[Handle[Any]], deadline: Deadline) -> None:
         if handles[0]._dispatcher.wait(ready, deadline.left()):
             return
     else:
-        # Two schedulers: no thread can wait for both, so each one's own tells when a launch has ended.
-        told: SimpleQueue[None] = SimpleQueue()
+        # Two schedulers: no thread can wait for both, so each one's own tells when a shard has ended.
         for handle in handles:
-            for ticket in handle._tickets:
-                ticket.on_done(lambda _: told.put(None))
-        while not ready():
-            try:
-                told.get(timeout=deadline.left())
-            except Empty:
-                break
-        else:
-            return
+            handle._dispatcher.check_wait()
+        told = _Told()
+        tickets = [ticket for handle in handles for ticket in handle._tickets]
+        try:
+            for ticket in tickets:
+                ticket.feed(told)
+            while not ready():
+                try:
+                    told.queue.get(timeout=deadline.left())
+                except Empty:
+                    break
+            else:
+                return
+        finally:
+            for ticket in tickets:
+                ticket.unfeed(told)
     raise handles[0]._timed_out(deadline)
+
+
+class _Told(deque[tuple[Ticket, int]]):
+    """Takes what a ticket is fed, and wakes the thread that waits."""
+
+    def __init__(self) -> None:
+        super().__init__(maxlen=0)
+        self.queue: SimpleQueue[None] = SimpleQueue()
+
+    def append(self, item: tuple[Ticket, int]) -> None:
+        self.queue.put(None)
 
 
 def _check(name: str, handles: tuple[Any, ...]) -> None:

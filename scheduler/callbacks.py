@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from device_runtime.interrupts import Window
+
 _log = logging.getLogger("offload")
 
 
@@ -21,25 +23,28 @@ class Callbacks:
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="offload-callbacks", daemon=True)
         self._start = [self._thread.start]  # who takes it out starts the thread
+        self._ended = False
 
     def put(self, call: Callable[[], object]) -> None:
         """Make a call when those before it have returned. It may raise; that is logged."""
-        self._queue.put(call)
-        try:
-            start = self._start.pop()
-        except IndexError:
-            return
-        try:
-            start()
-        except RuntimeError:  # no thread can be had at the end of the program
-            self.close()
-            self._run()
+        if self._start:
+            try:
+                self._start.pop()()
+            except IndexError:
+                pass  # another thread has started it
+            except RuntimeError:
+                self._ended = True
+        if self._ended:  # the program ends, and no thread can be had any more
+            self._make(call)
+        else:
+            self._queue.put(call)
 
     def close(self, timeout: float | None = None) -> None:
         """Let all calls be made and the thread end; wait for that, `timeout` seconds at most."""
         self._queue.put(None)
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+            with Window():
+                self._thread.join(timeout)
 
     def _run(self) -> None:
         while self._make(self._queue.get()):

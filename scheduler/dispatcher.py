@@ -155,8 +155,9 @@ class Dispatcher:
                 self._flush()
             if not request.attended:
                 self._pump.attend()
-        if self._callbacks:
-            self._run_callbacks()
+            if self._callbacks:  # of others: theirs must not run in this thread
+                self._pump.attend()
+                self._pump.ring()
         return ticket
 
     def _run_here(self, ticket: Ticket, device: ImmediateDevice) -> None:
@@ -180,13 +181,13 @@ class Dispatcher:
                     finally:
                         with self._guard:
                             device.running = False
-                        self._pump.ring()  # it may be the turn of another
+                            self._pump.ring()  # it may be the turn of another
         except BaseException:
             with self._guard:
                 self._step(events.Cancel(number, kill=True))
                 device.drop(number)
                 self._pump.attend()
-            self._pump.ring()
+                self._pump.ring()
             raise
 
     def cancel(self, ticket: Ticket, kill: bool = False) -> bool:
@@ -199,9 +200,11 @@ class Dispatcher:
             self._step(events.Cancel(ticket.number, kill))
             self._flush()
             self._pump.attend()
-            calls = self._take_callbacks()
-        self._pump.ring()
-        self._call(calls)  # here, so that whoever cancels a future finds it cancelled
+            self._pump.ring()
+            # Called here, so that whoever cancels a future finds it cancelled; the pump calls the others.
+            calls = [call for call in self._callbacks if call[1] is ticket]
+            self._callbacks = deque(call for call in self._callbacks if call[1] is not ticket)
+        self._call(calls)
         return True
 
     def call_back(self, call: Callable[[], object]) -> None:
@@ -209,7 +212,12 @@ class Dispatcher:
         if self._pump.is_mine():
             self._users.put(call)
         else:
-            call()
+            with Window():
+                call()
+
+    def check_wait(self) -> None:
+        """Raise RuntimeError if this thread cannot wait: it interrupted itself in a wait already."""
+        self._pump.check()
 
     def running(self, ticket: Ticket) -> int:
         """Return how many shards of a launch are on a unit."""
@@ -247,8 +255,8 @@ class Dispatcher:
                     if number in self._launches:  # else it went with one it depended on
                         self._step(events.Cancel(number))
                 self._flush()
-            try:
                 self._pump.ring()
+            try:
                 self._run_callbacks()
                 self._pump.wait(lambda: not self._launches, drain)
             finally:
@@ -279,7 +287,7 @@ class Dispatcher:
     # ---- driven by the pump ----------------------------------------------------
 
     def busy(self) -> bool:
-        return bool(self._launches or self._events)
+        return bool(self._launches or self._events or self._callbacks)
 
     def next_deadline(self) -> float | None:
         return 0.0 if self._events else self._state.next_deadline()
@@ -320,13 +328,8 @@ class Dispatcher:
     def _run_callbacks(self) -> None:
         if self._callbacks:
             with self._guard:
-                calls = self._take_callbacks()
+                calls, self._callbacks = self._callbacks, deque()
             self._call(calls)
-
-    def _take_callbacks(self) -> deque[tuple[Callable[[Ticket], None], Ticket]]:
-        """Take over the calls that are due; called under the guard."""
-        calls, self._callbacks = self._callbacks, deque()
-        return calls
 
     def _call(self, calls: Iterable[tuple[Callable[[Ticket], None], Ticket]]) -> None:
         with Shield():

@@ -62,7 +62,7 @@ class Pump:
         self._guard = guard
         self._engine = engine
         self._poll = select.poll()
-        self._bell = os.pipe()  # rings to make the pump look up from its wait
+        self._bell: tuple[int, ...] = os.pipe()  # rings to make the pump look up from its wait
         for end in self._bell:
             os.set_blocking(end, False)
         self._poll.register(self._bell[0], select.POLLIN)
@@ -82,7 +82,9 @@ class Pump:
         self._poll.unregister(descriptor)
 
     def ring(self) -> None:
-        """Make the pump look up: there is something to do that no descriptor tells."""
+        """Make the pump look up, for what no descriptor tells; called under the guard."""
+        if not self._bell:
+            return  # nobody pumps any more
         try:
             os.write(self._bell[1], b"\0")
         except BlockingIOError:
@@ -161,11 +163,13 @@ class Pump:
             self._stopped = True
             if self._parked is not None:
                 self._parked.rouse()
-        self.ring()
+            self.ring()
         if self._background is not None and self._background is not threading.current_thread():
             self._background.join()
-        for end in self._bell:
-            os.close(end)
+        with self._guard:  # or another thread could ring when the descriptor is another file's
+            bell, self._bell = self._bell, ()
+            for end in bell:
+                os.close(end)
 
     def _turn(self, deadline: float | None) -> None:
         """Wait for events once, and let everything follow from them."""
@@ -179,9 +183,9 @@ class Pump:
             timeout = min(_LONGEST, max(0, int((deadline - time.monotonic()) * 1000) + 1))
         with Window():
             readable = {descriptor for descriptor, _ in self._poll.poll(timeout)}
-        if self._bell[0] in readable:
-            os.read(self._bell[0], 4096)
         with self._guard:
+            if self._bell and self._bell[0] in readable:
+                os.read(self._bell[0], 4096)
             self._engine.receive(readable)
         self._engine.work()
         with self._guard:

@@ -162,6 +162,11 @@ class Ticket:
             if not self.done:
                 self._feeds.append(queue)
 
+    def unfeed(self, queue: deque[tuple[Ticket, int]]) -> None:
+        """Undo `feed`."""
+        with self._guard:
+            self._feeds = [one for one in self._feeds if one is not queue]
+
     def settle(self, rank: int, outcome: Outcome) -> bool:
         """Write down how a shard ended; return whether it was the last one."""
         self.outcomes[rank] = outcome

@@ -153,6 +153,42 @@ def test_a_forked_child_writes_to_no_argument_of_its_parents(program: Callable[.
     assert ended.out.splitlines() == ["refused", "refused", "1.0 [1.0]"], ended.err
 
 
+GUARDED = """
+    import os
+    import offload as of
+    from offload import offload
+    from offload.session import session
+
+    @offload
+    def k(x):
+        return x
+
+    handles = [k.launch(1) for _ in range(3)]
+    of.wait_all(*handles)
+    handles[2].wait_any()
+    guard = session().dispatcher._guard
+    guard._lock.acquire()  # as if another thread were just inside
+    if not os.fork():
+        first, _, last = handles
+        for use in (first.wait_any, lambda: list(first.as_completed()), first.test, first.future,
+                    lambda: last.append(first), lambda: first.add_done_callback(print),
+                    lambda: of.wait_any(first), lambda: list(of.as_completed(first))):
+            try:
+                print("not refused", use())
+            except of.ForkedHandleError:
+                pass
+        os._exit(0)
+    os.wait()
+    guard._lock.release()
+    print("the parent goes on", k(3))
+"""
+
+
+def test_a_fork_while_another_thread_is_inside(program: Callable[..., Program]) -> None:
+    ended = program("-W", "ignore", "script.py", files={"script.py": GUARDED}, device="inline:2").end()
+    assert ended.out == "the parent goes on [3, 3]\n", ended.err
+
+
 def test_a_fork_does_not_keep_the_cores_alive(program: Callable[..., Program]) -> None:
     script = """
         import os
