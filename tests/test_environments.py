@@ -126,9 +126,7 @@ def test_resident_data_in_python_c(program: Start, address: str) -> None:
 from offload import KernelTypeError, copy_from_device, define_on_device, offload
 a = 1
 define_on_device(a)
-@offload
-def plain():
-    a = 2
+exec("@offload\\ndef plain():\\n    a = 2")  # Python 3.13 has the source of what -c runs
 try:
     plain()
 except KernelTypeError as error:
