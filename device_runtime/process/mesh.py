@@ -193,10 +193,10 @@ class ProcessMesh:
                 return
             if core == self._core:
                 raise PeerEnded(f"core {core} waits for itself, and has sent itself nothing")
-            if ended:
-                raise self._in_vain(core, ended)
             for other in self._met:
                 self._check(other)  # it may wait for what is lost, and this core, through others, for it
+            if ended:
+                raise self._in_vain(core, ended)
             if not poll.poll(None if peer.asked else _GRACE) and not peer.asked:
                 peer.asked = True
                 self._report(self._shard, core)

@@ -168,3 +168,13 @@ def test_what_was_sent_to_a_core_that_died_is_not_taken_by_the_next(wires: Wires
     assert not receiver.probe(0)
     begun(wires.mesh(2)).put(1, "b")
     assert receiver.get(2) == "b"
+
+
+def test_that_a_peer_ran_again_is_told_although_it_has_ended_since(wires: Wires) -> None:
+    receiver = begun(wires.mesh(1))
+    begun(wires.mesh(0)).put(1, "first")
+    assert receiver.get(0) == "first"
+    begun(wires.mesh(0), attempt=1).end()
+    receiver.notice(ShardId(1, 1, 0), 0, "its shard has ended")
+    with pytest.raises(PeerEnded, match=AGAIN):
+        receiver.get(0)
