@@ -25,9 +25,9 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 def table(result: Result) -> Group:
     """Return a benchmark's figures to reach, and a table with a row for each subject."""
     made = Table(box=None, pad_edge=False)
-    made.add_column("", min_width=28)
-    for heading in ("median", "p99", "offload better by", "× the limit"):
-        made.add_column(heading, justify="right", min_width=10, style="bold" if heading == "median" else "")
+    made.add_column("", min_width=24)
+    for heading in ("median", "p99", "better by", "of limit"):
+        made.add_column(heading, justify="right", min_width=9, style="bold" if heading == "median" else "")
     for subject in result.benchmark.subjects:
         series = result.series.get(subject.name)
         if series is not None:

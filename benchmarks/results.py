@@ -73,7 +73,11 @@ class Result:
     def ratio(self, one: str, other: str) -> float | None:
         """Return the median, over the rounds that both have, of one's value over the other's."""
         a, b = (self.series.get(name, Series()).all for name in (one, other))
-        ratios = [a[number] / b[number] for number in a.keys() & b.keys() if b[number]]
+        ratios = [
+            a[number] / b[number]
+            for number in a.keys() & b.keys()
+            if b[number] and math.isfinite(a[number]) and math.isfinite(b[number])
+        ]
         return statistics.median(ratios) if ratios else None
 
     def gain(self, peer: str) -> float | None:
