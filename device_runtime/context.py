@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from device_runtime.launch import ShardId
+if TYPE_CHECKING:
+    from device_runtime.launch import ShardId
 
 
 class Mesh(Protocol):
@@ -32,18 +32,29 @@ class Mesh(Protocol):
         """Tell whether `get` would return at once."""
 
 
-@dataclass(eq=False)
 class Context:
     """The shard that is being run."""
 
-    core: int
-    numcores: int
-    shard: ShardId
-    cores: tuple[int, ...]  # the launch's, in rank order
-    mesh: Mesh
-    resident: dict[tuple[str, str], Any]  # by module and name; belongs to the core
-    depth: int = 0  # of launches nested in kernels
-    nested: Any = None  # the session that launches made here go to, once there is one
+    __slots__ = ("core", "cores", "depth", "mesh", "nested", "numcores", "resident", "shard")
+
+    def __init__(
+        self,
+        core: int,
+        numcores: int,
+        shard: ShardId,
+        cores: tuple[int, ...],
+        mesh: Mesh,
+        resident: dict[tuple[str, str], Any],
+        depth: int = 0,
+    ) -> None:
+        self.core = core
+        self.numcores = numcores
+        self.shard = shard
+        self.cores = cores  # the launch's, in rank order
+        self.mesh = mesh
+        self.resident = resident  # by module and name; belongs to the core
+        self.depth = depth  # of launches nested in kernels
+        self.nested: Any = None  # the session that launches made here go to, once there is one
 
     @property
     def rank(self) -> int:

@@ -1,9 +1,8 @@
 """The data that a launch consists of on its way: what goes to a unit, and what comes back."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 
@@ -43,8 +42,7 @@ class ShardId(NamedTuple):
     attempt: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Image:
+class Image(NamedTuple):
     """A kernel as it travels: the function with the values it captures, as of one launch.
 
     A unit is sent an image once and then only its number.
@@ -56,7 +54,7 @@ class Image:
     data: bytes  # loads to the function
     fresh: bool = False  # load anew for every launch: a run could change what was captured
     resident: frozenset[str] = frozenset()  # resident names the kernel uses
-    sources: Mapping[str, list[str]] = field(default_factory=dict)  # for tracebacks: files cores cannot read
+    sources: Mapping[str, list[str]] = {}  # for tracebacks: files cores cannot read
 
 
 class Dependency(NamedTuple):
@@ -66,8 +64,7 @@ class Dependency(NamedTuple):
     payloads: tuple[Payload, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
+class Work(NamedTuple):
     """Everything a unit needs to run one shard."""
 
     shard: ShardId

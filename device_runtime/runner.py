@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 import time
 from collections import OrderedDict
@@ -100,6 +99,8 @@ class Runner:
         function = self._functions.get(image.number)
         if function is None:
             for file, lines in image.sources.items():
+                import linecache
+
                 linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
             try:
                 function = capture.load_image(image.data)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from device_runtime.device import ImmediateDevice
+from device_runtime.device import Device, ImmediateDevice
 from device_runtime.errors import (
     ForkedHandleError,
     OptionError,
@@ -102,12 +102,18 @@ class Dispatcher:
         self._check()
         defer_interrupts()
         device = open_device(address)
-        units = device.open()
+        return self.add(device, device.open())
+
+    def add(self, device: Device, units: int) -> Pool:
+        """Make the units of an open device available to launches; it is closed with the dispatcher.
+
+        Raises SessionClosed, with the device closed.
+        """
         with self._guard:
-            if self._closed:
+            if self._closed or self._forked:
                 device.close()
                 raise SessionClosed(_CLOSED)
-            pool = Pool(len(self._pools), address, units, device)
+            pool = Pool(len(self._pools), device.address, units, device)
             self._pools.append(pool)
             self._open[device.fileno()] = pool
             self._step(events.PoolOpened(pool.index, units, device.depth))

@@ -6,7 +6,6 @@ import codecs
 import os
 import select
 import socket
-import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,6 +28,7 @@ from device_runtime.launch import (
 )
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block, Reader, Viewed, create
+from device_runtime.process.control import search_path
 from device_runtime.runner import Remembered
 
 _TAIL = 2000  # characters of output kept, to be told when the core dies
@@ -260,8 +260,3 @@ class Core:
     def _unsent(self, shard: ShardId, error: DeviceMemoryError) -> Ended:
         told = f"the arguments of a launch could not be handed to core {self.unit}: {error}"
         return Ended(self.unit, shard, Outcome(error=DeviceMemoryError(told)))
-
-
-def search_path() -> list[str]:
-    """Return where the host looks for modules; cores look in the same places."""
-    return [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]

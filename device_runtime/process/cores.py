@@ -11,18 +11,21 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
 from device_runtime.process import arena
-from device_runtime.process.control import Control, start_zygote
-from device_runtime.process.core import Core, search_path
+from device_runtime.process.control import Control, search_path, start_zygote
+from device_runtime.process.cpus import available
 from device_runtime.process.deaths import count_oom_kills, describe
 from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.status import StatusPage
 from device_runtime.registry import unit_count
+
+if TYPE_CHECKING:
+    from device_runtime.process.core import Core
 
 _NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
@@ -81,11 +84,14 @@ class ProcessDevice(Device):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = Control(ours)
         with theirs:
-            self._zygote = start_zygote(theirs)
+            self._zygote = start_zygote(theirs, self._units)
         self._epoll.register(self._control, select.EPOLLIN)
         self._control.send(marshal.dumps(search_path()))
-        # What the host has imported, kernels are likely to need.
-        preload = ["cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
+        # What the host has imported, kernels are likely to need. Where cores have to share CPUs, to import
+        # in each of them what few kernels need takes longer than to do so once, before.
+        preload = [name for name in ("cloudpickle", "numpy") if name in sys.modules]
+        if self._units > available() and "cloudpickle" not in preload:
+            preload.append("cloudpickle")
         self._order(("open", self._units, preload), [self._arena_descriptor, self._status_descriptor])
 
     def _order(
@@ -99,6 +105,8 @@ class ProcessDevice(Device):
             self._epoll.modify(self._control, select.EPOLLIN | select.EPOLLOUT)
 
     def _spawn(self, unit: int, epoch: int) -> Core:
+        from device_runtime.process.core import Core  # while the zygote starts
+
         core = Core(unit, epoch, self._arena)
         for descriptor in core.descriptors():
             self._by_descriptor[descriptor] = core
@@ -289,7 +297,7 @@ class ProcessDevice(Device):
 
 def open_local(rest: str) -> ProcessDevice:
     """Make the device of an address: `local` has one core for each CPU, `local:4` has four."""
-    return ProcessDevice(unit_count("local", rest, len(os.sched_getaffinity(0))))
+    return ProcessDevice(unit_count("local", rest, available()))
 
 
 _devices: weakref.WeakSet[ProcessDevice] = weakref.WeakSet()
