@@ -43,5 +43,6 @@ def test_there_is_one_lock() -> None:
             "Condition",
             "ShieldedLock",
         ],  # each future's own; the standard library locks it
+        "offload/session.py": ["Lock"],  # by which threads wait for the one that opens a device
         "offload/submissions.py": ["Event"],  # by which a thread waits for the end of another
     }
