@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from device_runtime.context import Context, current
 from device_runtime.errors import NestedDeadlockError, SessionClosed
-from device_runtime.interrupts import defer_interrupts
+from device_runtime.interrupts import Shield, defer_interrupts
 from device_runtime.registry import open_device
 from offload import settings
 from offload.options import Options
@@ -70,10 +70,11 @@ class Once(Generic[T]):
                 mine.lock.release()
         elif first.maker == mine.maker and not first.over:
             raise RuntimeError("a signal handler cannot use the device that it interrupted the opening of")
-        with first.lock:
-            if first.error is not None:
-                raise first.error
-            return first.value
+        with Shield(), first.lock:  # Ctrl-C must not leave it locked
+            pass
+        if first.error is not None:
+            raise first.error
+        return first.value
 
     def clear(self) -> None:
         """Forget all values."""
