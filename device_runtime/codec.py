@@ -22,16 +22,15 @@ from device_runtime.errors import (
     RemoteTraceback,
     SerializationError,
 )
+from device_runtime.flat import OUT_OF_BAND, SCALARS, flatten, is_flat, unflatten
 from device_runtime.launch import Buffer, Payload, Place, view_of
 from device_runtime.pickling import dumps, dumps_plain
-from device_runtime.reducing import OUT_OF_BAND, loading
+from device_runtime.reducing import loading
 from device_runtime.traces import name_of, reason, text_of, traceback_text
 
 # What one launch has placed already: (address, size) to the buffer, and the
 # view it was taken from, which keeps the address from being used again.
 Memo = dict[tuple[int, int], tuple[Buffer, memoryview]]
-
-_SCALARS = frozenset({int, float, str, bool, type(None), complex, bytes})
 
 
 class _Encoding(threading.local):
@@ -60,6 +59,9 @@ def encode(
     if _is_plain(value):
         return Payload(_placed_pickle(pickle.dumps(value, 5), place))
     views: list[memoryview] = []
+    flat = flatten(value, views)
+    if flat is not None:
+        return Payload(_placed_pickle(flat, place), tuple([_placed(view, place, memo) for view in views]))
     before, _encoding.handles = _encoding.handles, dependencies
     try:
         data = _dump(value, views)
@@ -86,10 +88,14 @@ def decode(
     payload's own memory where that is writable, else copied. Raises `error`
     with the original exception as its cause, whatever the value's classes do.
     """
+    data = view_of(payload.data)
+    buffers = [_lend(b, writable) for b in payload.buffers]
+    if is_flat(data):
+        return unflatten(data, buffers, writable)
     before = loading.writable, loading.values
     try:
         loading.writable, loading.values = writable, dependencies
-        return pickle.loads(view_of(payload.data), buffers=[_lend(b, writable) for b in payload.buffers])
+        return pickle.loads(data, buffers=buffers)
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
@@ -150,14 +156,14 @@ def decode_error(payload: Payload) -> BaseException:
 def _is_plain(value: Any) -> bool:
     """Tell whether a value, or arguments, are made of immutable scalars only."""
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return True
     if kind is not tuple or len(value) != 2:
         return False
     args, kwargs = value
-    if type(args) is not tuple or type(kwargs) is not dict or not _SCALARS.issuperset(map(type, args)):
+    if type(args) is not tuple or type(kwargs) is not dict or not SCALARS.issuperset(map(type, args)):
         return False
-    return not kwargs or _SCALARS.issuperset(map(type, (*kwargs, *kwargs.values())))
+    return not kwargs or SCALARS.issuperset(map(type, (*kwargs, *kwargs.values())))
 
 
 def _dump(value: Any, views: list[memoryview] | None) -> bytes:
@@ -197,7 +203,7 @@ def _lend(buffer: Buffer, writable: bool) -> Any:
     view = view_of(buffer)
     if writable and view.readonly:
         return bytearray(view)
-    if not isinstance(buffer, bytes) and view.nbytes:
+    if not isinstance(buffer, bytes) and view.nbytes and not getattr(buffer, "lasting", False):
         view = memoryview(_held(buffer, view))
     return view if writable else view.toreadonly()
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from device_runtime.errors import DeviceMemoryError
 from device_runtime.launch import Buffer, Ended, Event, Message, ShardId
+
+
+class MemoryFull(DeviceMemoryError):
+    """Say that a device's memory is taken by launches under way, and will be free when they have ended."""
 
 
 class Device(ABC):
@@ -57,7 +62,10 @@ class Device(ABC):
         """Stop the units and give back everything; nothing is left behind."""
 
     def place(self, view: memoryview) -> Buffer:
-        """Copy bytes to where the units can read them; the copy is read-only to all."""
+        """Copy bytes to where the units can read them; the copy is read-only to all.
+
+        Raises DeviceMemoryError; MemoryFull if there will be room later.
+        """
         return bytes(view)
 
 

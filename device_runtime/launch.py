@@ -8,7 +8,10 @@ from typing import NamedTuple, Protocol
 
 
 class Stored(Protocol):
-    """Bytes in a device's own memory; they are freed with the last reference to this object."""
+    """Bytes in a device's own memory; they are freed with the last reference to this object.
+
+    Where they last as long as anything refers to the view, it says so by `lasting = True`.
+    """
 
     @property
     def view(self) -> memoryview: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
@@ -39,17 +40,18 @@ def launch(
     units, count = options.place(pool.units, body.name)
     image = body.capture.image(session.resident(pool, body.module))
     handles: list[Handle[Any]] = []
+    place = partial(session.dispatcher.place, pool.device)
     try:
         if mapped:
-            payloads: Sequence[Payload] = (codec.encode(args[0], pool.device.place, dependencies=handles),)
+            payloads: Sequence[Payload] = (codec.encode(args[0], place, dependencies=handles),)
         elif _scatters(args, kwargs):
             memo: Any = {}
             payloads = [
-                codec.encode(call, pool.device.place, memo=memo, dependencies=handles)
+                codec.encode(call, place, memo=memo, dependencies=handles)
                 for call in _per_shard(args, kwargs, count, body.name)
             ]
         else:
-            payloads = (codec.encode((args, kwargs), pool.device.place, dependencies=handles),)
+            payloads = (codec.encode((args, kwargs), place, dependencies=handles),)
     except ArgsNotSerializable as error:
         raise ArgsNotSerializable(f"kernel {body.name}: {error}") from error.__cause__
     request = Request(

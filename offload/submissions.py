@@ -126,7 +126,7 @@ class Submissions:
         try:
             capture = self._capture(function, chunked)
             image = capture.image()
-            payload = codec.encode((args, kwargs), pool.device.place)
+            payload = codec.encode((args, kwargs), partial(dispatcher.place, pool.device))
         except ArgsNotSerializable as error:
             told = ArgsNotSerializable(f"kernel {capture.name}: {error}")
             told.__cause__ = error.__cause__

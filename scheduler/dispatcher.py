@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from device_runtime.device import ImmediateDevice
+from device_runtime.device import Device, ImmediateDevice, MemoryFull
 from device_runtime.errors import (
+    DeviceMemoryError,
     ForkedHandleError,
     OptionError,
     SessionClosed,
@@ -27,6 +28,7 @@ from device_runtime.errors import (
 from device_runtime.interrupts import Guard, Shield, Window, defer_interrupts
 from device_runtime.launch import (
     Begun,
+    Buffer,
     Dependency,
     Ended,
     Event,
@@ -53,6 +55,7 @@ from scheduler.ticket import Pool, Request, Ticket
 from scheduler.verdicts import dependency_error, verdict
 
 _log = logging.getLogger("offload")
+_PATIENCE = 1.0  # seconds to wait for room in a device's memory while no launch is under way
 _CLOSED = "the session is shut down; offload.connect() starts a new one"
 
 
@@ -90,6 +93,7 @@ class Dispatcher:
         self._outbox: dict[tuple[int, int], list[Message]] = {}
         self._callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()
         self._users = Callbacks()
+        self._settled = 0  # shards
         self._closed = False
         self._forked = False
         _dispatchers.add(self)
@@ -113,6 +117,27 @@ class Dispatcher:
             self._step(events.PoolOpened(pool.index, units, device.depth))
             self._pump.watch(device.fileno())
         return pool
+
+    def place(self, device: Device, view: memoryview) -> Buffer:
+        """Copy bytes to where a device's units can read them; while it is full, wait for shards to end.
+
+        Raises DeviceMemoryError where nothing is under way that could make room.
+        """
+        while True:
+            seen = self._settled
+            try:
+                return device.place(view)
+            except MemoryFull as error:
+                if self._pump.is_mine():
+                    raise
+                told = str(error)
+            # While none is under way, another thread may be about to make a launch, its arguments placed.
+            more = self.wait(partial(self._has_settled, seen), None if self._launches else _PATIENCE)
+            if not more and not self._launches:
+                raise DeviceMemoryError(f"{told}; no launch is under way that will make room")
+
+    def _has_settled(self, seen: int) -> bool:
+        return self._settled != seen
 
     def submit(self, request: Request) -> Ticket:
         """Queue a launch and return at once.
@@ -411,6 +436,7 @@ class Dispatcher:
 
     def _settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
         launch = self._launches[ticket.number]
+        self._settled += 1
         if ticket.settle(rank, outcome):
             del self._launches[ticket.number]
             self._callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())

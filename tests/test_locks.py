@@ -36,6 +36,7 @@ def test_there_is_one_lock() -> None:
     }
     assert found == {
         "scheduler/dispatcher.py": ["Guard"],
+        "device_runtime/process/arena.py": ["Guard"],  # around single additions; nothing is called inside
         "device_runtime/interrupts.py": ["Lock", "Lock"],  # what a Guard and a ShieldedLock are made of
         "scheduler/pump.py": ["Lock"],  # on which one thread sleeps; it guards nothing
         "device_runtime/inline.py": ["Lock"],  # the same, for kernels that take turns

@@ -28,7 +28,9 @@ from device_runtime.launch import (
     Work,
 )
 from device_runtime.process import wire
-from device_runtime.process.arena import Arena, Block, Reader, Viewed, create
+from device_runtime.process.arena import Arena, Block
+from device_runtime.process.mapping import create
+from device_runtime.process.reader import Reader, Viewed
 from device_runtime.runner import Remembered
 
 _TAIL = 2000  # characters of output kept, to be told when the core dies
@@ -65,7 +67,7 @@ class Core:
             self._ours, self._theirs = ours.pop_all(), theirs.pop_all()
         self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
         self._text = dict.fromkeys(self._streams, "")  # text read, not told yet
-        self._reader = Reader(self._arena_descriptor, writable=True)
+        self._reader = Reader(self._arena_descriptor, writable=True, janitor=arena.janitor)
         self._lent: dict[int, list[Block]] = {}  # by offset: blocks the core looks at, once for each look
         self._images = Remembered()
         self._path: list[str] = []
@@ -220,6 +222,7 @@ class Core:
         self._ours.close()
         self._streams.clear()
         self._lent.clear()
+        self._reader.close()
 
     def _event(self, entry: wire.Entry) -> Event:
         word: str = entry[0]

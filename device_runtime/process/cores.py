@@ -16,11 +16,13 @@ from typing import Any
 from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
-from device_runtime.process import arena
+from device_runtime.process import arena, memory
 from device_runtime.process.control import Control, start_zygote
 from device_runtime.process.core import Core, search_path
 from device_runtime.process.deaths import count_oom_kills, describe
+from device_runtime.process.janitor import Janitor
 from device_runtime.process.limits import allow_descriptors
+from device_runtime.process.mapping import create
 from device_runtime.process.status import StatusPage
 from device_runtime.registry import unit_count
 
@@ -42,6 +44,7 @@ class ProcessDevice(Device):
         self._gone: set[int] = set()  # the units that will not come back
         self._by_descriptor: dict[int, Core] = {}
         self._events: list[Event] = []
+        self._janitor = Janitor()  # gives back memory of the arena, and of results
         self._started = False  # the zygote has said so
         self._descriptors = ExitStack()  # closes those of the device itself
         self._reserve: list[int] = []  # descriptors to be closed when others are needed
@@ -49,6 +52,7 @@ class ProcessDevice(Device):
     def open(self) -> int:
         if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
             raise DeviceUnavailable(f"{self.address}: process cores need Linux; use the device 'inline' here")
+        bound = memory.bound()
         try:
             needed, allowed = allow_descriptors(_NOFILE_PER_CORE * self._units + _SPARE)
             if needed > allowed:
@@ -56,9 +60,9 @@ class ProcessDevice(Device):
                     f"{self.address} needs {needed} open files, and this process may have {allowed}; "
                     "see `ulimit -Hn`, or ask for fewer cores"
                 )
-            self._arena_descriptor = self._own(arena.create())
-            self._status_descriptor = self._own(arena.create())
-            self._arena = arena.Arena(self._arena_descriptor)
+            self._arena_descriptor = self._own(create())
+            self._status_descriptor = self._own(create())
+            self._arena = arena.Arena(self._arena_descriptor, bound, self._janitor)
             self._status = StatusPage(self._status_descriptor, self._units)
             self._epoll = select.epoll()
             self._descriptors.callback(self._epoll.close)
@@ -147,6 +151,8 @@ class ProcessDevice(Device):
     def close(self) -> None:
         _devices.discard(self)
         self._close_descriptors()
+        if hasattr(self, "_arena"):
+            self._arena.trim(0.0, 0)
         if hasattr(self, "_zygote"):
             self._zygote.wait()
 
@@ -167,6 +173,7 @@ class ProcessDevice(Device):
             self._control.close()
         for core in self._cores:
             core.close()
+        self._janitor.close()
         self._free_reserve()
         self._descriptors.close()
 

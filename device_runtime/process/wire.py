@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from device_runtime.launch import Buffer, Dependency, Image, Payload, ShardId, Work
-from device_runtime.process.arena import Arena, Block, Reader, Viewed, on_wire
+from device_runtime.process.arena import Arena, Block, on_wire
+from device_runtime.process.reader import Reader, Viewed
 
 LARGEST = 32768  # bytes of a frame on the socket
 RECEIVE = LARGEST + 4096

@@ -6,6 +6,7 @@ import faulthandler
 import io
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -21,8 +22,9 @@ from device_runtime.context import Context
 from device_runtime.errors import DeviceMemoryError, NotOnDevice
 from device_runtime.launch import Buffer, Image, Outcome, ShardId, Work
 from device_runtime.process import wire
-from device_runtime.process.arena import Arena, Block, Reader, place
+from device_runtime.process.arena import Arena, Block, place
 from device_runtime.process.mesh import ProcessMesh
+from device_runtime.process.reader import Reader
 from device_runtime.process.status import StatusPage
 from device_runtime.runner import Remembered, Runner
 
@@ -226,6 +228,8 @@ class Worker:
 
     def _receive(self, wait: bool) -> bool:
         """Take in what the host sent; return False when it is gone."""
+        if wait:
+            self._tidy()
         while True:
             try:
                 frame = self._channel.recv(wire.RECEIVE, 0 if wait else socket.MSG_DONTWAIT)
@@ -241,6 +245,12 @@ class Worker:
                 del self._lent[offset]
             for entry in entries:
                 self._take(entry)
+
+    def _tidy(self) -> None:
+        """Wait for the host; meanwhile give back memory of results."""
+        pause = self._arena.trim()
+        while pause is not None and not select.select([self._channel], [], [], pause)[0]:
+            pause = self._arena.trim()
 
     def _take(self, entry: wire.Entry) -> None:
         word: str = entry[0]
