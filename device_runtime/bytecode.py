@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 from functools import lru_cache
 from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
@@ -29,6 +28,8 @@ class Uses(NamedTuple):
 @lru_cache(maxsize=4096)
 def uses(code: CodeType) -> Uses:
     """Find the names that a function with this code uses."""
+    import dis
+
     loaded: dict[str, None] = {}  # in order, so that one function gives one pickle
     stored: set[str] = set()
     freed: set[str] = set()
@@ -88,6 +89,8 @@ def argument_name(frame: FrameType) -> str | None:
 
     None where the argument is not a plain variable. Needs no source.
     """
+    import dis
+
     # While a call is under way, f_lasti may be the last of the caches that follow it.
     steps = [step for step in dis.get_instructions(frame.f_code) if step.offset <= frame.f_lasti]
     told = [index for index, step in enumerate(steps) if step.opname not in _SILENT]

@@ -18,7 +18,6 @@ from device_runtime.launch import Image
 from device_runtime.origin import OUR_PACKAGES, is_importable
 from device_runtime.pickling import dumps, pickles
 from device_runtime.reducing import loading
-from device_runtime.source import with_globals
 from device_runtime.traces import reason
 from device_runtime.walk import Walk, plain_function
 
@@ -95,6 +94,8 @@ class Capture:
             return None
         key = plain.__code__, names
         if key not in self._recompiled:
+            from device_runtime.source import with_globals
+
             self._recompiled[key] = with_globals(plain, names)
         new = self._recompiled[key]
         new.__defaults__, new.__kwdefaults__ = plain.__defaults__, plain.__kwdefaults__

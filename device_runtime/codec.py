@@ -22,16 +22,15 @@ from device_runtime.errors import (
     RemoteTraceback,
     SerializationError,
 )
+from device_runtime.flat import OUT_OF_BAND, SCALARS, flatten, is_flat, unflatten
 from device_runtime.launch import Buffer, Payload, Place, view_of
 from device_runtime.pickling import dumps, dumps_plain
-from device_runtime.reducing import OUT_OF_BAND, loading
+from device_runtime.reducing import loading
 from device_runtime.traces import name_of, reason, text_of, traceback_text
 
 # What one launch has placed already: (address, size) to the buffer, and the
 # view it was taken from, which keeps the address from being used again.
 Memo = dict[tuple[int, int], tuple[Buffer, memoryview]]
-
-_SCALARS = frozenset({int, float, str, bool, type(None), complex, bytes})
 
 
 class _Encoding(threading.local):
@@ -57,9 +56,18 @@ def encode(
 
     Raises `error`, saying what does not pickle and why.
     """
-    if _is_plain(value):
-        return Payload(_placed_pickle(pickle.dumps(value, 5), place))
+    if type(value) in SCALARS:
+        plain: bytes | None = pickle.dumps(value, 5)
+    elif type(value) is tuple and len(value) == 2:
+        plain = plain_call(*value)
+    else:
+        plain = None
+    if plain is not None:
+        return Payload(plain, (), True) if len(plain) < OUT_OF_BAND else Payload(place(memoryview(plain)))
     views: list[memoryview] = []
+    flat = flatten(value, views)
+    if flat is not None:
+        return Payload(_placed_pickle(flat, place), tuple([_placed(view, place, memo) for view in views]))
     before, _encoding.handles = _encoding.handles, dependencies
     try:
         data = _dump(value, views)
@@ -71,6 +79,19 @@ def encode(
     finally:
         _encoding.handles = before
     return Payload(_placed_pickle(data, place), tuple([_placed(view, place, memo) for view in views]))
+
+
+def plain_call(args: Any, kwargs: Any) -> bytes | None:
+    """Return arguments, positional and by name, encoded, if they are few immutable scalars; None if not."""
+    if type(args) is not tuple or type(kwargs) is not dict:
+        return None
+    for arg in args:
+        if type(arg) not in SCALARS:
+            return None
+    if kwargs and not SCALARS.issuperset(map(type, (*kwargs, *kwargs.values()))):
+        return None
+    data = pickle.dumps((args, kwargs), 5)
+    return data if len(data) < OUT_OF_BAND else None
 
 
 def decode(
@@ -86,10 +107,16 @@ def decode(
     payload's own memory where that is writable, else copied. Raises `error`
     with the original exception as its cause, whatever the value's classes do.
     """
+    if payload.plain:
+        return pickle.loads(payload.data)  # type: ignore[arg-type]
+    data = view_of(payload.data)
+    buffers = [_lend(b, writable) for b in payload.buffers]
+    if is_flat(data):
+        return unflatten(data, buffers, writable)
     before = loading.writable, loading.values
     try:
         loading.writable, loading.values = writable, dependencies
-        return pickle.loads(view_of(payload.data), buffers=[_lend(b, writable) for b in payload.buffers])
+        return pickle.loads(data, buffers=buffers)
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
@@ -147,19 +174,6 @@ def decode_error(payload: Payload) -> BaseException:
 # ---- insides ------------------------------------------------------------------
 
 
-def _is_plain(value: Any) -> bool:
-    """Tell whether a value, or arguments, are made of immutable scalars only."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return True
-    if kind is not tuple or len(value) != 2:
-        return False
-    args, kwargs = value
-    if type(args) is not tuple or type(kwargs) is not dict or not _SCALARS.issuperset(map(type, args)):
-        return False
-    return not kwargs or _SCALARS.issuperset(map(type, (*kwargs, *kwargs.values())))
-
-
 def _dump(value: Any, views: list[memoryview] | None) -> bytes:
     """Pickle a value, its large buffers to `views`; with None, all in one."""
 
@@ -197,7 +211,7 @@ def _lend(buffer: Buffer, writable: bool) -> Any:
     view = view_of(buffer)
     if writable and view.readonly:
         return bytearray(view)
-    if not isinstance(buffer, bytes) and view.nbytes:
+    if not isinstance(buffer, bytes) and view.nbytes and not getattr(buffer, "lasting", False):
         view = memoryview(_held(buffer, view))
     return view if writable else view.toreadonly()
 
@@ -223,17 +237,19 @@ def _held_class() -> Any:
 
 def _culprit(value: Any) -> str:
     """Name the argument that does not pickle on its own, if there is one."""
-    for call in value if type(value) is list else [value]:  # as a mapped launch has them
-        if not (type(call) is tuple and len(call) == 2 and type(call[0]) is tuple and type(call[1]) is dict):
-            break
-        args, kwargs = call
-        named = [(f"argument {i + 1}", arg) for i, arg in enumerate(args)]
-        named += [(f"argument {name!r}", arg) for name, arg in kwargs.items()]
-        for name, arg in named:
-            try:
-                _dump(arg, [])
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                return f"{name} (of type {name_of(arg)})"
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is tuple:
+        args, more = value
+        named = [(f"argument {i + 1}", [arg]) for i, arg in enumerate(args)]
+        if type(more) is dict:
+            named += [(f"argument {name!r}", [arg]) for name, arg in more.items()]
+        elif type(more) is tuple:  # as a mapped launch has them
+            named += [(f"argument {len(args) + i + 1}", column) for i, column in enumerate(more)]
+        for name, column in named:
+            for arg in column:
+                try:
+                    _dump(arg, [])
+                except KeyboardInterrupt:
+                    raise
+                except BaseException:
+                    return f"{name} (of type {name_of(arg)})"
     return f"a value of type {name_of(value)}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from device_runtime.launch import ShardId
+if TYPE_CHECKING:
+    from device_runtime.launch import ShardId
 
 
 class Mesh(Protocol):
@@ -32,18 +32,34 @@ class Mesh(Protocol):
         """Tell whether `get` would return at once."""
 
 
-@dataclass(eq=False)
 class Context:
-    """The shard that is being run."""
+    """The shard that is being run.
 
-    core: int
-    numcores: int
-    shard: ShardId
-    cores: tuple[int, ...]  # the launch's, in rank order
-    mesh: Mesh
-    resident: dict[tuple[str, str], Any]  # by module and name; belongs to the core
-    depth: int = 0  # of launches nested in kernels
-    nested: Any = None  # the session that launches made here go to, once there is one
+    `cores` are the launch's, in rank order; `resident` is by module and name,
+    and belongs to the core; `depth` is of launches nested in kernels, and
+    `nested` the session that launches made here go to, once there is one.
+    """
+
+    __slots__ = ("core", "cores", "depth", "mesh", "nested", "numcores", "resident", "shard")
+
+    def __init__(
+        self,
+        core: int,
+        numcores: int,
+        shard: ShardId,
+        cores: tuple[int, ...],
+        mesh: Mesh,
+        resident: dict[tuple[str, str], Any],
+        depth: int = 0,
+    ) -> None:
+        self.core = core
+        self.numcores = numcores
+        self.shard = shard
+        self.cores = cores
+        self.mesh = mesh
+        self.resident = resident
+        self.depth = depth
+        self.nested: Any = None
 
     @property
     def rank(self) -> int:
@@ -58,10 +74,13 @@ class Context:
 _of_process: Context | None = None
 # On a device that runs kernels in the host's process, the context is a thread's.
 _of_thread = threading.local()
+_threads = False  # whether any thread ever had one: to ask each costs as much as a small launch may
 
 
 def current() -> Context | None:
     """Return the context of the kernel that calls, None on the host."""
+    if not _threads:
+        return _of_process
     found: Context | None = getattr(_of_thread, "context", None)
     return found if found is not None else _of_process
 
@@ -74,6 +93,8 @@ def enter_process(context: Context | None) -> None:
 
 def enter_thread(context: Context | None) -> Context | None:
     """Make `context` that of this thread; return the one it had."""
+    global _threads
+    _threads = True
     before: Context | None = getattr(_of_thread, "context", None)
     _of_thread.context = context
     return before

@@ -5,7 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from device_runtime.launch import Buffer, Ended, Event, Message, ShardId
+from device_runtime.errors import DeviceMemoryError
+from device_runtime.launch import Buffer, Ended, Event, Message, Outcome, Payload, Plan, ShardId
+
+
+class MemoryFull(DeviceMemoryError):
+    """Say that a device's memory is taken by launches under way, and will be free when they have ended."""
 
 
 class Device(ABC):
@@ -57,8 +62,35 @@ class Device(ABC):
         """Stop the units and give back everything; nothing is left behind."""
 
     def place(self, view: memoryview) -> Buffer:
-        """Copy bytes to where the units can read them; the copy is read-only to all."""
+        """Copy bytes to where the units can read them; the copy is read-only to all.
+
+        Raises DeviceMemoryError; MemoryFull if there will be room later.
+        """
         return bytes(view)
+
+
+class DirectDevice(Device):
+    """A device that a thread can hand a launch to, and take the outcomes from, all by itself.
+
+    The dispatcher calls `post` while no unit holds anything, then `look`, and
+    `collect` if that has paid. Where `collect` gives nothing, or is not called,
+    the launch is an ordinary one from then on: its ends come as events.
+    """
+
+    @abstractmethod
+    def post(self, plan: Plan, launch: int, args: Payload) -> bool:
+        """Send the first attempts at all shards of a launch; return False if that cannot be done."""
+
+    @abstractmethod
+    def look(self, plan: Plan) -> bool:
+        """Look for a short while whether all shards have ended; called with no lock held."""
+
+    @abstractmethod
+    def collect(self, plan: Plan) -> Sequence[bytes | Outcome] | None:
+        """Return the outcomes, by rank; None, with nothing done, if anything else has happened, too.
+
+        A value that is plain is returned as its pickle.
+        """
 
 
 class ImmediateDevice(Device):

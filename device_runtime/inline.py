@@ -162,13 +162,13 @@ class InlineDevice(ImmediateDevice):
         self._end(unit, work, outcome)
 
     def _cancel(self, unit: int, work: Work) -> None:
-        told = f"the launch of {work.image.name} was given up before core {unit} had begun it"
+        told = f"the launch of {work.plan.image.name} was given up before core {unit} had begun it"
         self._end(unit, work, Outcome(error=CancelledError(told)))
 
     def _end(self, unit: int, work: Work, outcome: Outcome) -> None:
         ended = self._ended.setdefault(work.shard.launch, set())
         ended.add(unit)
-        if len(ended) == len(work.cores):
+        if len(ended) == len(work.plan.cores):
             del self._ended[work.shard.launch]
         self._tell(Ended(unit, work.shard, outcome))
 
@@ -242,9 +242,9 @@ class _InlineMesh:
         return bool(self._queues.get((self._strand.work.shard.launch, core, tag)))
 
     def _check(self, core: int) -> None:
-        if core not in self._strand.work.cores:
+        if core not in self._strand.work.plan.cores:
             raise PeerEnded(
-                f"core {core} is not in this launch, which runs on cores {list(self._strand.work.cores)}"
+                f"core {core} is not in this launch, which runs on cores {list(self._strand.work.plan.cores)}"
             )
 
 
@@ -324,7 +324,7 @@ class _Entered:
             self._device.interrupt = error
 
 
-def _begin(work: Work, at: float) -> None:
+def _begin(shard: ShardId, at: float) -> None:
     """Let Ctrl-C through to the kernel, and not to what runs it."""
     _kernel.window.__enter__()
 

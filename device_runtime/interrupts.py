@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from threading import get_ident
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ def _strike() -> None:
 
 def defer_interrupts() -> None:
     """Take over SIGINT from Python's default handler; a handler of the user's own is left alone."""
-    if threading.get_ident() == _main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if get_ident() == _main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)
 
 
@@ -52,14 +53,14 @@ class Shield:
 
     def __enter__(self) -> None:
         global _depth
-        if threading.get_ident() == _main:
+        if get_ident() == _main:
             _depth += 1
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _depth
-        if threading.get_ident() == _main:
+        if get_ident() == _main:
             _depth -= 1
             _strike()
 
@@ -76,11 +77,11 @@ class Window:
     @property
     def struck(self) -> bool:
         """Tell whether an interrupt came through."""
-        return self._strikes != _strikes and threading.get_ident() == _main
+        return self._strikes != _strikes and get_ident() == _main
 
     def __enter__(self) -> None:
         global _depth
-        if threading.get_ident() == _main:
+        if get_ident() == _main:
             _depth = 0
             try:
                 _strike()
@@ -92,7 +93,7 @@ class Window:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _depth
-        if threading.get_ident() == _main:
+        if get_ident() == _main:
             _depth = self._saved
 
     def close(self) -> None:
@@ -118,39 +119,70 @@ class Guard(Shield):
 
     A signal handler could, whatever the main thread is just doing. So it notes
     that it is inside before it has the lock, and until after it has given it back.
+
+    `visitor` is called, once, by the next one who enters.
     """
 
-    __slots__ = ("_inside", "_lock")
+    __slots__ = ("_inside", "_lock", "visitor")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = False  # the main thread is
+        self.visitor: Callable[[], object] | None = None
 
     def __enter__(self) -> None:
-        if threading.get_ident() != _main:
+        global _depth
+        if get_ident() != _main:
             self._lock.acquire()
-            return
-        if self._inside:
-            raise RuntimeError(
-                "a signal handler has interrupted offload in the midst of something, and cannot use it here; "
-                "let it set a flag, or leave the rest to another thread"
-            )
-        super().__enter__()
-        self._inside = True
-        try:
-            self._lock.acquire()
-        except BaseException:  # a handler's own
+        else:
+            if self._inside:
+                raise RuntimeError(
+                    "a signal handler has interrupted offload in the midst of something, and cannot use it "
+                    "here; let it set a flag, or leave the rest to another thread"
+                )
+            _depth += 1
+            self._inside = True
+            try:
+                self._lock.acquire()
+            except BaseException:  # a handler's own
+                self._inside = False
+                _depth -= 1
+                raise
+        if self.visitor is not None:
+            try:
+                self.visit()
+            except BaseException:  # nobody is inside then
+                self.__exit__(None, None, None)
+                raise
+
+    def visit(self) -> None:
+        """Call the visitor, if there is one."""
+        visitor, self.visitor = self.visitor, None
+        if visitor is not None:
+            visitor()
+
+    def pause(self) -> None:
+        """Give the lock back for a while, inside of the block, which stays shielded."""
+        if get_ident() == _main:
             self._inside = False
-            super().__exit__(None, None, None)
-            raise
+        self._lock.release()
+
+    def resume(self) -> None:
+        """Have the lock again. The visitor is not called: that is for those who enter."""
+        if get_ident() == _main:
+            self._inside = True
+        self._lock.acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        global _depth
         self._lock.release()
-        if threading.get_ident() == _main:
+        if get_ident() == _main:
             self._inside = False
-            super().__exit__(kind, error, trace)
+            _depth -= 1
+            if _pending:
+                _strike()
 
 
 class ShieldedLock:
@@ -174,7 +206,7 @@ class ShieldedLock:
             if not self._lock.acquire(blocking, timeout):
                 Shield().__exit__(None, None, None)
                 return False
-            self._owner = threading.get_ident()
+            self._owner = get_ident()
         self._times += 1
         return True
 
@@ -197,7 +229,7 @@ class ShieldedLock:
     # What a condition asks of a reentrant lock.
 
     def _is_owned(self) -> bool:
-        return self._owner == threading.get_ident()
+        return self._owner == get_ident()
 
     def _release_save(self) -> int:
         times = self._times

@@ -1,14 +1,16 @@
 """The data that a launch consists of on its way: what goes to a unit, and what comes back."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 
 class Stored(Protocol):
-    """Bytes in a device's own memory; they are freed with the last reference to this object."""
+    """Bytes in a device's own memory; they are freed with the last reference to this object.
+
+    Where they last as long as anything refers to the view, it says so by `lasting = True`.
+    """
 
     @property
     def view(self) -> memoryview: ...
@@ -20,10 +22,14 @@ Place = Callable[[memoryview], Buffer]
 
 
 class Payload(NamedTuple):
-    """One encoded value: a pickle (protocol 5) and its out-of-band buffers, in order."""
+    """One encoded value: a pickle (protocol 5) and its out-of-band buffers, in order.
+
+    One that is `plain` is made of immutable scalars; whoever loads it need take no care.
+    """
 
     data: Buffer
     buffers: tuple[Buffer, ...] = ()
+    plain: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -43,8 +49,7 @@ class ShardId(NamedTuple):
     attempt: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Image:
+class Image(NamedTuple):
     """A kernel as it travels: the function with the values it captures, as of one launch.
 
     A unit is sent an image once and then only its number.
@@ -56,7 +61,7 @@ class Image:
     data: bytes  # loads to the function
     fresh: bool = False  # load anew for every launch: a run could change what was captured
     resident: frozenset[str] = frozenset()  # resident names the kernel uses
-    sources: Mapping[str, list[str]] = field(default_factory=dict)  # for tracebacks: files cores cannot read
+    sources: Mapping[str, list[str]] = {}  # for tracebacks: files cores cannot read
 
 
 class Dependency(NamedTuple):
@@ -66,18 +71,31 @@ class Dependency(NamedTuple):
     payloads: tuple[Payload, ...]
 
 
-@dataclass(frozen=True, eq=False)
+class Plan(NamedTuple):
+    """What launches of one kernel on the same cores have in common; a unit is sent it once."""
+
+    number: int  # unique in the host process
+    image: Image
+    cores: tuple[int, ...]  # the launch's cores, in rank order
+    mapped: bool = False  # one call after another
+    report_begin: bool = False
+    log_level: int = 30
+
+
 class Work:
     """Everything a unit needs to run one shard."""
 
-    shard: ShardId
-    image: Image
-    args: Payload  # loads to (args, kwargs); for a mapped launch to a list of these
-    cores: tuple[int, ...]  # the launch's cores, in rank order
-    dependencies: tuple[Dependency, ...] = ()
-    mapped: bool = False  # one call per element of args
-    report_begin: bool = False
-    log_level: int = 30
+    __slots__ = ("args", "dependencies", "plan", "shard")
+
+    def __init__(
+        self, shard: ShardId, plan: Plan, args: Payload, dependencies: tuple[Dependency, ...] = ()
+    ) -> None:
+        self.shard = shard
+        self.plan = plan
+        # Loads to (args, kwargs); for a mapped launch to what all calls begin with, and then a list of
+        # what they get for each argument that follows.
+        self.args = args
+        self.dependencies = dependencies
 
 
 class PeerNotice(NamedTuple):

@@ -13,7 +13,6 @@ import copyreg
 import os
 import site
 import sys
-import sysconfig
 from functools import lru_cache
 from types import (
     BuiltinFunctionType,
@@ -117,6 +116,8 @@ def _is_installed_path(path: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _installed_folders() -> tuple[str, ...]:
+    import sysconfig
+
     paths = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     paths += [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     return tuple(os.path.join(os.path.abspath(path), "") for path in paths)

@@ -60,6 +60,11 @@ def _write(out: TextIO, text: str) -> None:
     out.flush()
 
 
+def line_is_open() -> bool:
+    """Tell whether the end of a shard may have to finish a line."""
+    return _unfinished is not None
+
+
 def end_line(unit: int) -> None:
     """Finish the line that a core left unfinished when its shard ended."""
     if _unfinished is not None and _unfinished[1][0] == unit:

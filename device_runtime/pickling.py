@@ -13,10 +13,12 @@ import importlib
 import io
 import pickle
 import weakref
+from collections import ChainMap
 from collections.abc import Callable
-from types import FunctionType
-from typing import Any, Protocol
+from types import CellType, FunctionType, ModuleType
+from typing import Any, ClassVar, Protocol
 
+from device_runtime import remaking
 from device_runtime.bytecode import visible_globals
 from device_runtime.origin import is_importable
 from device_runtime.reducing import LruCached, is_generic, reduce, reduce_cached, reduce_generic
@@ -84,7 +86,27 @@ def _by_value_pickler() -> Any:
     """Return cloudpickle's pickler, changed in what it takes for importable, and for our own objects."""
     from cloudpickle import cloudpickle
 
+    # Cores load functions without cloudpickle, whose import would be half of what they need to start.
+    instead = {
+        cloudpickle._make_function: remaking.make_function,
+        cloudpickle._builtin_type: remaking.builtin_type,
+        cloudpickle.subimport: remaking.imported,
+    }
+
+    def loaded_by_us(reduced: Any) -> Any:
+        if type(reduced) is not tuple or reduced[0] not in instead:
+            return reduced
+        return instead[reduced[0]], *reduced[1:]
+
     class ByValue(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {
+                CellType: remaking.reduce_cell,
+                ModuleType: lambda module: loaded_by_us(cloudpickle._module_reduce(module)),
+            },
+            cloudpickle.Pickler.dispatch_table,
+        )
+
         def __init__(
             self,
             file: io.BytesIO,
@@ -102,6 +124,7 @@ def _by_value_pickler() -> Any:
                 reduced = super().reducer_override(value)
                 if reduced is NotImplemented and not is_importable(value):
                     reduced = cloudpickle._dynamic_class_reduce(value)
+                reduced = loaded_by_us(reduced)
                 by_name = reduced is NotImplemented or len(reduced) < 6
                 if by_name and self._rules:
                     self._rules.reached(value)
@@ -126,7 +149,7 @@ def _by_value_pickler() -> Any:
             # cloudpickle overlooks the globals that the body of a nested class uses.
             known = rules.globals_of(function) if rules else visible_globals(function)
             reduced[2][1]["__globals__"] = known
-            return reduced
+            return *loaded_by_us(reduced)[:5], remaking.fill_function
 
     return ByValue
 

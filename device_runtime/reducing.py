@@ -10,13 +10,11 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
+from device_runtime.flat import OUT_OF_BAND
 from device_runtime.origin import is_importable
 
 if TYPE_CHECKING:
     import numpy as np
-
-# Smaller arrays travel inside the pickle: a buffer of their own would cost more than the copy.
-OUT_OF_BAND = 8192
 
 LruCached = type(functools.lru_cache(lambda: None))
 _generic: Any = functools.singledispatch(lambda _: None)

@@ -10,26 +10,37 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable, OptionError, UnknownDeviceError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "offload.devices"
 MAX_UNITS = 1024
 
 Factory = Callable[[str], Device]
 
+# Our own are found without looking through all that is installed, which takes longer than starting cores.
+_OURS = {"inline": "device_runtime.inline:open_inline", "local": "device_runtime.process.cores:open_local"}
+
 
 @cache
 def known() -> dict[str, EntryPoint]:
-    """Return the entry point of every kind of device that is installed, by name.
+    """Return the entry point of every kind of device there is, by name.
 
     Raises OSError where no file can be opened: importlib would take that for an
     empty folder, and remember it.
     """
+    from importlib.metadata import EntryPoint, entry_points
+
     os.listdir(os.path.dirname(__file__))
-    return {point.name: point for point in sorted(entry_points(group=GROUP))}
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    points.update((name, EntryPoint(name, value, GROUP)) for name, value in _OURS.items())
+    return dict(sorted(points.items()))
 
 
 def open_device(address: str) -> Device:
@@ -42,6 +53,20 @@ def open_device(address: str) -> Device:
         raise OptionError(f"device={address!r}: an address is a string such as 'local:4'")
     kind, _, rest = address.partition(":")
     try:
+        factory = _load(kind, address)
+    except (ImportError, OSError) as error:
+        raise DeviceUnavailable(f"device={address!r} cannot be opened here: {error}") from error
+    device = factory(rest)
+    device.address = address
+    return device
+
+
+def _load(kind: str, address: str) -> Factory:
+    if kind in _OURS:
+        module, _, name = _OURS[kind].partition(":")
+        ours: Factory = getattr(import_module(module), name)
+        return ours
+    try:
         point = known().get(kind)
     except OSError as error:
         raise DeviceUnavailable(f"device={address!r} cannot be looked up: {error}") from error
@@ -50,13 +75,8 @@ def open_device(address: str) -> Device:
             f"device={address!r}: no device of kind {kind!r} is installed; known are "
             f"{', '.join(repr(name) for name in known())} (an address is such as 'local:4' or 'inline')"
         )
-    try:
-        factory: Factory = point.load()
-    except (ImportError, OSError) as error:
-        raise DeviceUnavailable(f"device={address!r} cannot be opened here: {error}") from error
-    device = factory(rest)
-    device.address = address
-    return device
+    theirs: Factory = point.load()
+    return theirs
 
 
 def unit_count(kind: str, text: str, default: int) -> int:

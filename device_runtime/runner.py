@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import linecache
 import os
+import pickle
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from typing import Any
 from device_runtime import capture, codec, walk
 from device_runtime.context import Context, Mesh
 from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
-from device_runtime.launch import Image, Outcome, Payload, Place, Work
+from device_runtime.flat import OUT_OF_BAND, SCALARS
+from device_runtime.launch import Image, Outcome, Payload, Place, Plan, ShardId, Work
 from device_runtime.resident import Resident
 
 # The host keeps the same account of what each unit remembers: see `Remembered`.
@@ -40,6 +41,21 @@ class Remembered(OrderedDict[int, Any]):
         return found
 
 
+class Kept(dict[int, Any]):
+    """What was sent by number, the oldest forgotten. Host and core hold one each for a core, as above."""
+
+    def keep(self, number: int, value: Any) -> None:
+        """Hold a value under a number."""
+        self[number] = value
+        if len(self) > IMAGES_KEPT:
+            del self[next(iter(self))]
+
+
+def simple(plan: Plan) -> bool:
+    """Tell whether shards of a plan need nothing but their function to be called."""
+    return not (plan.mapped or plan.report_begin or plan.image.resident or plan.image.fresh)
+
+
 class Runner:
     """Run the shards of one core, one at a time.
 
@@ -54,7 +70,7 @@ class Runner:
         mesh: Mesh,
         place: Place,
         enter: Callable[[Context], AbstractContextManager[None]],
-        begin: Callable[[Work, float], None],
+        begin: Callable[[ShardId, float], None],
         depth: int = 0,
     ) -> None:
         self.core = core
@@ -67,54 +83,89 @@ class Runner:
         self._depth = depth
         self._functions: OrderedDict[int, Callable[..., Any]] = OrderedDict()
 
-    def run(self, work: Work) -> Outcome:
-        """Run one shard; whatever goes wrong in it becomes its outcome."""
+    def run_plain(self, plan: Plan, shard: ShardId, data: memoryview) -> tuple[bytes, float, float] | Outcome:
+        """Run one shard of a `simple` plan whose arguments are plain, as `run` does.
+
+        Return the pickle of a plain value, and when it began and ended; or else its outcome.
+        """
         begun = 0.0
         try:
-            function = self._load(work.image)
-            calls = self._arguments(work)
-            plain = walk.plain_function(function) if work.image.resident else None
-            shared = {} if plain is None else plain.__globals__
-            self._lend_resident(work, shared)
+            function = self._functions.get(plan.image.number)
+            if function is None:
+                function = self._load(plan.image)
+            args, kwargs = pickle.loads(data)
             context = Context(
-                self.core, self.numcores, work.shard, work.cores, self.mesh, self.resident, self._depth
+                self.core, self.numcores, shard, plan.cores, self.mesh, self.resident, self._depth
             )
             try:
                 with self._enter(context):
                     begun = time.monotonic()
-                    self._begin(work, begun)
-                    value = _run_all(function, calls) if work.mapped else function(*calls[0], **calls[1])
+                    self._begin(shard, begun)
+                    value = function(*args, **kwargs)
             finally:
-                self._take_resident(work, shared)
+                if context.nested is not None:
+                    context.nested.shutdown()
+            ended = time.monotonic()
+            if type(value) in SCALARS and len(pickled := pickle.dumps(value, 5)) < OUT_OF_BAND:
+                return pickled, begun, ended
+            del function, args, kwargs
+            return Outcome(self._encoded(plan.image, value), False, None, begun, ended)
+        except BaseException as error:
+            ended = time.monotonic()
+            _explain(error)
+            return Outcome(codec.encode_error(error, self._place), True, None, begun, ended)
+
+    def run(self, work: Work) -> Outcome:
+        """Run one shard; whatever goes wrong in it becomes its outcome."""
+        begun = 0.0
+        plan = work.plan
+        try:
+            function = self._functions.get(plan.image.number)
+            if function is None:
+                function = self._load(plan.image)
+            calls = self._arguments(work)
+            shared = self._lend_resident(plan.image, function) if plan.image.resident else None
+            context = Context(
+                self.core, self.numcores, work.shard, plan.cores, self.mesh, self.resident, self._depth
+            )
+            try:
+                with self._enter(context):
+                    begun = time.monotonic()
+                    self._begin(work.shard, begun)
+                    value = _run_all(function, *calls) if plan.mapped else function(*calls[0], **calls[1])
+            finally:
+                if shared is not None:
+                    self._take_resident(plan.image, shared)
                 if context.nested is not None:
                     context.nested.shutdown()
             ended = time.monotonic()
             del function, calls
-            return Outcome(self._encoded(work, value), False, None, begun, ended)
+            return Outcome(self._encoded(plan.image, value), False, None, begun, ended)
         except BaseException as error:
             ended = time.monotonic()
             _explain(error)
             return Outcome(codec.encode_error(error, self._place), True, None, begun, ended)
 
     def _load(self, image: Image) -> Callable[..., Any]:
-        function = self._functions.get(image.number)
-        if function is None:
-            for file, lines in image.sources.items():
-                linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
-            try:
-                function = capture.load_image(image.data)
-            except Exception as error:
-                raise ArgsDecodeError(
-                    f"kernel {image.name}, or a value it captures, did not load on core {self.core}: "
-                    f"{error!r}"
-                ) from error
-            if not image.fresh:
-                self._functions[image.number] = function
-                if len(self._functions) > IMAGES_KEPT:
-                    self._functions.popitem(last=False)
+        for file, lines in image.sources.items():
+            import linecache
+
+            linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+        try:
+            function: Callable[..., Any] = capture.load_image(image.data)
+        except Exception as error:
+            raise ArgsDecodeError(
+                f"kernel {image.name}, or a value it captures, did not load on core {self.core}: {error!r}"
+            ) from error
+        if not image.fresh:
+            self._functions[image.number] = function
+            if len(self._functions) > IMAGES_KEPT:
+                self._functions.popitem(last=False)
         return function
 
     def _arguments(self, work: Work) -> Any:
+        if work.args.plain:
+            return pickle.loads(work.args.data)  # type: ignore[arg-type]
         values = []
         for need in work.dependencies:
             found = [codec.decode(payload) for payload in need.payloads]
@@ -123,44 +174,65 @@ class Runner:
             return codec.decode(work.args, dependencies=values, error=ArgsDecodeError)
         except ArgsDecodeError as error:
             raise ArgsDecodeError(
-                f"kernel {work.image.name} on core {self.core}: {error}"
+                f"kernel {work.plan.image.name} on core {self.core}: {error}"
             ) from error.__cause__
 
-    def _encoded(self, work: Work, value: Any) -> Payload:
+    def _encoded(self, image: Image, value: Any) -> Payload:
         try:
             return codec.encode(value, self._place, error=ResultNotSerializable)
         except ResultNotSerializable as error:
-            told = f"the value of kernel {work.image.name} on core {self.core}: {error}"
+            told = f"the value of kernel {image.name} on core {self.core}: {error}"
             raise ResultNotSerializable(told) from error.__cause__
 
-    def _lend_resident(self, work: Work, shared: dict[str, Any]) -> None:
-        """Put resident values where the kernel reads them: among its globals."""
-        for name in work.image.resident:
-            shared[name] = self.resident[work.image.module, name]
+    def _lend_resident(self, image: Image, function: Callable[..., Any]) -> dict[str, Any]:
+        """Put resident values where the kernel reads them: among its globals, which are returned."""
+        plain = walk.plain_function(function)
+        shared = {} if plain is None else plain.__globals__
+        for name in image.resident:
+            shared[name] = self.resident[image.module, name]
+        return shared
 
-    def _take_resident(self, work: Work, shared: dict[str, Any]) -> None:
-        for name in work.image.resident:
+    def _take_resident(self, image: Image, shared: dict[str, Any]) -> None:
+        for name in image.resident:
             if name in shared:
-                self.resident[work.image.module, name] = shared[name]
+                self.resident[image.module, name] = shared[name]
             else:
-                self.resident.delete((work.image.module, name))
+                self.resident.delete((image.module, name))
 
 
-def _run_all(function: Callable[..., Any], calls: list[Any]) -> tuple[list[Any], Payload | None]:
+def _run_all(
+    function: Callable[..., Any], bound: tuple[Any, ...], columns: tuple[list[Any], ...]
+) -> tuple[list[Any], Payload | None]:
     """Return the values of one call after another, and the error that ended the row, encoded."""
     values: list[Any] = []
-    process = os.getpid()
-    for args, kwargs in calls:
+    before = forks()
+    for args in zip(*columns, strict=True):
         try:
-            values.append(function(*args, **kwargs))
-            if os.getpid() != process:
+            values.append(function(*bound, *args))
+            if forks() != before:
                 break  # a process that the call has forked: the other calls are not its business
         except BaseException as error:
-            if os.getpid() != process:
+            if forks() != before:
                 raise
             _explain(error)
             return values, codec.encode_error(error, bytes)
     return values, None
+
+
+_generation = 0  # how many forks this process is away from the one it was
+
+
+def forks() -> int:
+    """Return a number that is another one in a process that a kernel forks."""
+    return _generation
+
+
+def _after_fork() -> None:
+    global _generation
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _explain(error: BaseException) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import traceback
-from pathlib import Path
 from types import TracebackType
 
 from device_runtime.origin import OUR_PACKAGES
 
-_OUR_FOLDERS = tuple(os.path.join(Path(__file__).parent.parent, name, "") for name in sorted(OUR_PACKAGES))
+_HERE = os.path.dirname(os.path.dirname(__file__))
+_OUR_FOLDERS = tuple(os.path.join(_HERE, name, "") for name in sorted(OUR_PACKAGES))
 
 
 def name_of(thing: object) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import linecache
 import os
 import re
 import sys
@@ -152,6 +150,8 @@ class Walk:
     def sources(self) -> dict[str, list[str]]:
         """Return the lines of code that no file holds: notebook cells, doctests, the prompt."""
         found: dict[str, list[str]] = {}
+        import linecache
+
         for function, *_ in self._functions.values():
             file = function.__code__.co_filename
             if file not in found and not os.path.exists(file):
@@ -285,6 +285,8 @@ class Walk:
 def _prompted(function: FunctionType) -> list[str]:
     """Return what was typed at the prompt, which newer Pythons keep by code, not by file."""
     try:
+        import inspect
+
         return list(inspect.findsource(function)[0])
     except (OSError, IndexError):
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
@@ -121,6 +120,8 @@ class Handle(Shards[R]):
         return self._tickets[0].submitted
 
     def __await__(self) -> Generator[Any, None, R | list[R]]:
+        import asyncio  # whoever awaits has it; for the others it is half of what there is to load
+
         loop = asyncio.get_running_loop()
         settled = loop.create_future()
 

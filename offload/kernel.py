@@ -9,9 +9,6 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from offload.body import Body
-from offload.handle import Handle, SingleHandle
-from offload.launching import launch
-from offload.mapping import map_kernel
 from offload.options import LimitNames, OptionNames, Options, check
 from offload.session import Session, session
 
@@ -19,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Concatenate
 
     from typing_extensions import Self, Unpack
+
+    from offload.handle import Handle, SingleHandle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,8 +65,8 @@ class Kernel(Generic[P, R]):
             args = self._bound + args
         self._body.signature.check(args, kwargs)
         if options.async_:
-            return launch(here, self._body, args, kwargs, options)
-        return launch(here, self._body, args, kwargs, options, attended=True).wait()
+            return _launch(here, self._body, args, kwargs, options)
+        return _call(here, self._body, args, kwargs, options)
 
     def launch(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Start a launch and return its handle, whatever the option `async_` says."""
@@ -76,7 +75,7 @@ class Kernel(Generic[P, R]):
         options = self._options(here, named)
         full = self._bound + args
         self._body.signature.check(full, named)
-        return launch(here, self._body, full, named, options)
+        return _launch(here, self._body, full, named, options)
 
     @overload
     def options(self, *, async_: Literal[True], **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
@@ -104,6 +103,9 @@ class Kernel(Generic[P, R]):
         the iterator cancels what is queued.
         """
         here = session()
+        here.pool(self._options(here, {}).device)
+        from offload.mapping import map_kernel
+
         return map_kernel(
             here, self._body, self._bound, self._options(here, {}), iterables, chunksize, window
         )
@@ -203,6 +205,37 @@ class SingleKernel(AsyncKernel[P, R]):
         def options(self, **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
 
         def options(self, **options: Any) -> Any: ...  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+def _first_launch(
+    here: Session,
+    body: Body,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options,
+) -> Handle[Any]:
+    """Open the device, and load what launches take while its cores start."""
+    global _launch
+    here.pool(options.device)
+    from offload.launching import launch
+
+    _launch = launch
+    return launch(here, body, args, kwargs, options)
+
+
+def _first_call(
+    here: Session, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+) -> list[Any]:
+    """Do the same for the first call that waits."""
+    global _call
+    here.pool(options.device)
+    from offload.launching import call
+
+    _call = call
+    return call(here, body, args, kwargs, options)
+
+
+_launch, _call = _first_launch, _first_call
 
 
 def make(body: Body, layer: Mapping[str, Any], bound: tuple[Any, ...] = ()) -> Kernel[..., Any]:

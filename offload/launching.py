@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
 from device_runtime.errors import ArgsNotSerializable
+from device_runtime.launch import Payload
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
-from scheduler.ticket import Depends, Request
+from scheduler.ticket import Depends, Request, Route, Ticket
 
 if TYPE_CHECKING:
-    from device_runtime.launch import Payload
     from offload.body import Body
     from offload.options import Options
     from offload.session import Session
+    from scheduler.ticket import Pool
+
+
+_ROUTES = 1024  # that a pool keeps, one for each function
+
+
+def call(
+    session: Session, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+) -> list[Any]:
+    """Run a kernel and return its values, in core order.
+
+    Raises what `launch` and the `wait` of its handle raise.
+    """
+    if options.timeout is not None or _scatters(args, kwargs):
+        return launch(session, body, args, kwargs, options, attended=True).wait()
+    pool = session.pool(options.device)
+    route = route_of(pool, body, options)
+    image = body.capture.image(session.resident(pool, body.module))
+    handles: list[Handle[Any]] = []
+    data = codec.plain_call(args, kwargs)
+    payload = (
+        _encoded((args, kwargs), session, pool, body, handles) if data is None else Payload(data, (), True)
+    )
+    dispatcher = session.dispatcher
+    found = None if handles else dispatcher.call(route, image, payload)
+    if found is None:
+        ticket = dispatcher.submit(Request(route, image, (payload,), _depends(handles), attended=True))
+    elif isinstance(found, Ticket):
+        ticket = found
+    else:
+        values = []
+        for outcome in found:
+            if type(outcome) is not bytes:
+                break
+            values.append(pickle.loads(outcome))
+        else:
+            return values
+        ticket = dispatcher.settled(route, found)
+    return Handle[Any](dispatcher, ticket, route.bare).wait()
 
 
 def launch(
@@ -29,53 +70,68 @@ def launch(
 ) -> Handle[Any]:
     """Take a snapshot of a kernel and its arguments, and queue it.
 
-    `attended`: the caller waits at once. `mapped`: `args` holds a list of
-    calls to be made one after another.
+    `attended`: the caller waits at once. `mapped`: calls are made one after
+    another; `args` holds what all begin with, and a list for each argument
+    that follows.
 
     Raises, with nothing queued, OptionError, KernelNotSerializable,
     ArgsNotSerializable, SessionClosed, and what opening the device raises.
     """
     pool = session.pool(options.device)
-    units, count = options.place(pool.units, body.name)
+    route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
     handles: list[Handle[Any]] = []
-    try:
-        if mapped:
-            payloads: Sequence[Payload] = (codec.encode(args[0], pool.device.place, dependencies=handles),)
-        elif _scatters(args, kwargs):
-            memo: Any = {}
-            payloads = [
-                codec.encode(call, pool.device.place, memo=memo, dependencies=handles)
-                for call in _per_shard(args, kwargs, count, body.name)
-            ]
-        else:
-            payloads = (codec.encode((args, kwargs), pool.device.place, dependencies=handles),)
-    except ArgsNotSerializable as error:
-        raise ArgsNotSerializable(f"kernel {body.name}: {error}") from error.__cause__
-    request = Request(
-        pool,
-        image,
-        payloads,
-        units,
-        count,
-        body.name,
-        body.number,
-        options.priority,
-        options.retries,
-        options.timeout,
-        [Depends(tuple(handle._tickets), handle._bare) for handle in handles],
-        mapped,
-        attended,
-    )
+    if mapped:
+        payloads: Sequence[Payload] = (_encoded(args, session, pool, body, handles),)
+    elif _scatters(args, kwargs):
+        memo: Any = {}
+        payloads = [
+            _encoded(call, session, pool, body, handles, memo)
+            for call in _per_shard(args, kwargs, route.count, body.name)
+        ]
+    else:
+        payloads = (_encoded((args, kwargs), session, pool, body, handles),)
     dispatcher = session.dispatcher
-    ticket = dispatcher.submit(request)
-    if options.bare:
+    ticket = dispatcher.submit(Request(route, image, payloads, _depends(handles), mapped, attended))
+    if route.bare:
         return SingleHandle(dispatcher, ticket, True)
     return Handle(dispatcher, ticket)
 
 
+def route_of(pool: Pool, body: Body, options: Options) -> Route:
+    """Return the way that launches of a kernel with these options go.
+
+    Raises OptionError for a placement that the device cannot give.
+    """
+    last = pool.routes.get(body.number)
+    if last is not None and last[0] is options:
+        return last[1]
+    units, count = options.place(pool.units, body.name)
+    name, number = body.name, body.number
+    limits = options.priority, options.retries, options.timeout
+    route = Route(pool, units, count, name, number, *limits, options.bare)
+    if len(pool.routes) >= _ROUTES:
+        pool.routes.clear()
+    pool.routes[number] = options, route
+    return route
+
+
+def _encoded(
+    value: Any, session: Session, pool: Pool, body: Body, handles: list[Handle[Any]], memo: Any = None
+) -> Payload:
+    place = partial(session.dispatcher.place, pool.device)
+    try:
+        return codec.encode(value, place, memo=memo, dependencies=handles)
+    except ArgsNotSerializable as error:
+        raise ArgsNotSerializable(f"kernel {body.name}: {error}") from error.__cause__
+
+
+def _depends(handles: list[Handle[Any]]) -> Sequence[Depends]:
+    return [Depends(tuple(handle._tickets), handle._bare) for handle in handles] if handles else ()
+
+
 def _scatters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return Scatter in map(type, args) or (bool(kwargs) and Scatter in map(type, kwargs.values()))
+    return bool(args and Scatter in map(type, args)) or bool(kwargs and Scatter in map(type, kwargs.values()))
 
 
 def _per_shard(

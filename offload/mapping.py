@@ -7,9 +7,9 @@ import operator
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from device_runtime import codec
 from device_runtime.errors import OptionError
@@ -22,6 +22,9 @@ from offload.session import Session
 CHUNK_SECONDS = 0.002  # of work in a chunk: enough to make the cost of a launch small
 CHUNK_BYTES = 4 << 20  # of arguments
 CHUNK_MOST = 4096  # elements
+CHUNK_GROWTH = 8  # times that a chunk may be longer than the one before
+
+_NUMBERS = frozenset({int, float, bool, complex, type(None)})
 
 
 def map_kernel(
@@ -54,7 +57,6 @@ class _Elements:
     """Cut a stream of elements into chunks; how long they are follows how long they took."""
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], cores: int, chunksize: int | None) -> None:
-        self._source = zip(*iterables)
         self._left = min((operator.length_hint(i, sys.maxsize) for i in iterables), default=sys.maxsize)
         self._cores = cores
         self._fixed = chunksize
@@ -62,17 +64,49 @@ class _Elements:
         self.slow = False  # whether the source takes its time
         self.ended = False
         self.error: BaseException | None = None  # the source's own, due after the elements before it
+        self._sequences: tuple[Sequence[Any], ...] | None = None  # whose elements are there already
+        if all(type(i) in (list, tuple, range) for i in iterables):
+            self._sequences = cast("tuple[Sequence[Any], ...]", iterables)
+            self._at = 0
+        else:
+            self._source = zip(*iterables)
 
-    def chunk(self) -> list[tuple[Any, ...]]:
-        """Return the next elements; none when the source has ended or failed."""
+    def chunk(self) -> tuple[list[Any], ...]:
+        """Return the next elements, a list for each iterable; none when the source has ended or failed."""
+        # Shorter ones at the end, so that all cores end together; but not much shorter: each has its cost.
+        share = max(self._left // (2 * self._cores), self._size // 8)
+        size = self._fixed or max(1, min(self._size, share))
+        if self._sequences is not None:
+            columns = self._cut(self._sequences, size)
+        else:
+            columns = tuple([list(column) for column in zip(*self._take(size))])
+        self._left = max(0, self._left - (len(columns[0]) if columns else 0))
+        return columns
+
+    def _cut(self, sequences: tuple[Sequence[Any], ...], size: int) -> tuple[list[Any], ...]:
+        """Take the next elements out of sequences."""
+        columns = tuple([list(each[self._at : self._at + size]) for each in sequences])
+        count = min(map(len, columns))
+        self.ended = count < size
+        if self._fixed is None and not all([_NUMBERS.issuperset(map(type, column)) for column in columns]):
+            volume = 0
+            for place, element in enumerate(zip(*columns)):
+                volume += sum(map(_volume, element))
+                if volume > CHUNK_BYTES and place + 1 < count:
+                    count, self.ended = place + 1, False
+                    break
+        self._at += count
+        return tuple([column[:count] for column in columns]) if count else ()
+
+    def _take(self, size: int) -> list[tuple[Any, ...]]:
+        """Take the next elements as the source gives them."""
         found: list[tuple[Any, ...]] = []
-        size = self._fixed or max(1, min(self._size, self._left // (2 * self._cores)))
         volume, begun = 0, time.monotonic()
         try:
             while len(found) < size:
                 element = next(self._source)
                 found.append(element)
-                volume += sum(getattr(part, "nbytes", 0) or sys.getsizeof(part, 0) for part in element)
+                volume += sum(map(_volume, element))
                 self.slow = time.monotonic() - begun > CHUNK_SECONDS
                 if self._fixed is None and (self.slow or volume > CHUNK_BYTES):
                     break
@@ -80,13 +114,17 @@ class _Elements:
             self.ended = True
         except Exception as error:
             self.ended, self.error = True, error
-        self._left = max(0, self._left - len(found))
         return found
 
     def learn(self, count: int, seconds: float) -> None:
         """Take note of how long a chunk of `count` elements took."""
         wanted = CHUNK_SECONDS * count / max(seconds, 1e-9)
-        self._size = int(max(1, min(wanted, 2 * self._size, CHUNK_MOST)))
+        self._size = int(max(1, min(wanted, CHUNK_GROWTH * self._size, CHUNK_MOST)))
+
+
+def _volume(value: Any) -> int:
+    """Return about how many bytes a value has."""
+    return getattr(value, "nbytes", 0) or sys.getsizeof(value, 0)
 
 
 def _stream(
@@ -104,8 +142,7 @@ def _stream(
             while not elements.ended and len(pending) < window:
                 chunk = elements.chunk()
                 if chunk:
-                    calls: list[Any] = [((*bound, *element), {}) for element in chunk]
-                    pending.append(launch(here, body, (calls,), {}, next(turns), mapped=True))
+                    pending.append(launch(here, body, (bound, chunk), {}, next(turns), mapped=True))
                 if elements.slow and pending and pending[0].done():
                     break  # deliver what is there rather than wait for the source
             if not pending:

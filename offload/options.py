@@ -6,7 +6,6 @@ decorator says, what `.options()` or the call says.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import operator
 from collections.abc import Iterable, Mapping
@@ -114,6 +113,8 @@ def check(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for name, value in given.items():
         if name not in NAMES:
+            import difflib
+
             close = difflib.get_close_matches(name, NAMES, 1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(NAMES)}"
             raise OptionError(f"{where}: there is no option {name!r}{hint}")

@@ -12,12 +12,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from device_runtime.context import Context, current
 from device_runtime.errors import NestedDeadlockError, SessionClosed
+from device_runtime.interrupts import Shield, defer_interrupts
+from device_runtime.registry import open_device
 from offload import settings
 from offload.options import Options
 
@@ -31,30 +32,49 @@ MAX_DEPTH = 16  # of launches nested in kernels
 DRAIN_AT_EXIT = 5.0  # seconds
 
 
+class _Making(Generic[T]):
+    """A value that a thread is making; the others wait for its lock."""
+
+    value: T
+
+    def __init__(self) -> None:
+        self.maker = threading.get_ident()
+        self.over = False
+        self.error: BaseException | None = None
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+
 class Once(Generic[T]):
     """Hold values that are made once each, whichever threads ask for them."""
 
     def __init__(self) -> None:
         self.values: dict[str, T] = {}
-        self._making: dict[str, tuple[Future[T], int]] = {}  # and the thread that makes it
+        self._making: dict[str, _Making[T]] = {}
 
     def get(self, key: str, make: Callable[[], T]) -> T:
         """Return the value of `key`; make it if there is none, or wait for the thread that does."""
         if key in self.values:
             return self.values[key]
-        mine: Future[T] = Future()
-        first, maker = self._making.setdefault(key, (mine, threading.get_ident()))
-        if first is not mine and maker == threading.get_ident() and not first.done():
-            raise RuntimeError("a signal handler cannot use the device that it interrupted the opening of")
+        mine: _Making[T] = _Making()
+        first = self._making.setdefault(key, mine)
         if first is mine:
             try:
-                self.values[key] = value = make()
+                self.values[key] = mine.value = make()
             except BaseException as error:
                 del self._making[key]  # the next one tries again
-                mine.set_exception(error)
+                mine.error = error
                 raise
-            mine.set_result(value)
-        return first.result()
+            finally:
+                mine.over = True
+                mine.lock.release()
+        elif first.maker == mine.maker and not first.over:
+            raise RuntimeError("a signal handler cannot use the device that it interrupted the opening of")
+        with Shield(), first.lock:  # Ctrl-C must not leave it locked
+            pass
+        if first.error is not None:
+            raise first.error
+        return first.value
 
     def clear(self) -> None:
         """Forget all values."""
@@ -90,6 +110,7 @@ class Session:
 
     @property
     def dispatcher(self) -> Dispatcher:
+        """What runs the session's launches, made when it is first asked for."""
         return self._dispatchers.get("", self._start)
 
     def pool(self, address: str | None = None) -> Pool:
@@ -103,7 +124,8 @@ class Session:
         # Inside a kernel all launches stay on the core's own place.
         if address is None or self.nested_in is not None:
             address = self.device
-        return self._pools.get(address, lambda: self._open(address))
+        found = self._pools.values.get(address)
+        return found if found is not None else self._pools.get(address, lambda: self._open(address))
 
     def resident(self, pool: Pool, module: str) -> frozenset[str]:
         """Return the names that are defined on a device for a module."""
@@ -143,11 +165,18 @@ class Session:
         return f"<offload session on {self.device!r}{', shut down' if self.closed else ''}>"
 
     def _open(self, address: str) -> Pool:
-        dispatcher = self.dispatcher
-        if self.closed:  # since it was made; what was not there then, nobody would close
-            dispatcher.close()
-            raise SessionClosed("the session was shut down while a device was being opened")
-        return dispatcher.open(address)
+        defer_interrupts()
+        device = open_device(address)
+        units = device.open()  # before the scheduler is loaded: that takes as long as its cores to start
+        try:
+            dispatcher = self.dispatcher
+            if self.closed:  # since it was made; what was not there then, nobody would close
+                dispatcher.close()
+                raise SessionClosed("the session was shut down while a device was being opened")
+        except BaseException:
+            device.close()
+            raise
+        return dispatcher.add(device, units)
 
     def _start(self) -> Dispatcher:
         if self.closed:

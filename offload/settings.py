@@ -15,7 +15,6 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from device_runtime.errors import OptionError
@@ -50,9 +49,10 @@ def _number(text: str) -> Any:
 
 def _from_file(environment: Mapping[str, str]) -> dict[str, Any]:
     named = environment.get("OFFLOAD_CONFIG")
-    path = Path(named) if named else _user_file(environment)
+    path = named or _user_file(environment)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         if named:
             raise OptionError(f"OFFLOAD_CONFIG={named!r}: there is no such file") from None
@@ -63,17 +63,17 @@ def _from_file(environment: Mapping[str, str]) -> dict[str, Any]:
     for name in given:
         if name not in _SETTABLE:
             raise OptionError(f"{path}: {name!r} cannot be set there; {', '.join(_SETTABLE)} can")
-    return check(given, str(path))
+    return check(given, path)
 
 
-def _user_file(environment: Mapping[str, str]) -> Path:
+def _user_file(environment: Mapping[str, str]) -> str:
     # By the XDG specification a relative path here is to be ignored.
     folder = environment.get("XDG_CONFIG_HOME", "")
-    base = Path(folder) if os.path.isabs(folder) else Path(os.path.expanduser("~")) / ".config"
-    return base / "offload" / "config.toml"
+    base = folder if os.path.isabs(folder) else os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(base, "offload", "config.toml")
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
+def _parse(text: str, path: str) -> dict[str, Any]:
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
         toml = importlib.import_module(name)

@@ -47,6 +47,8 @@ class Shards(Generic[R]):
         if progress:
             watch(self, deadline)
         self._wait_done(deadline)
+        if len(self._tickets) == 1 and (values := self._tickets[0].plain_values()) is not None:
+            return values
         error = self._error()
         if error is not None:
             # Without the traceback of the last time it was raised, to which this one would be added.
@@ -131,13 +133,15 @@ class Shards(Generic[R]):
 
     def _check_process(self) -> None:
         """Raise ForkedHandleError in a forked child."""
-        self._dispatcher.outstanding(self._tickets[0])
+        if self._dispatcher.forked:
+            self._dispatcher.check()
 
     def _wait_done(self, deadline: Deadline) -> None:
         self._check_process()
         for ticket in self._tickets:
-            done = partial(getattr, ticket, "done")
-            if not ticket.done and not self._dispatcher.wait(done, deadline.left()):
+            if ticket.done:
+                continue
+            if not self._dispatcher.wait(partial(getattr, ticket, "done"), deadline.left()):
                 raise self._timed_out(deadline)
 
     def _timed_out(self, deadline: Deadline) -> TimeoutError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,6 +49,8 @@ class Signature:
             raise TypeError(f"{self._name}() {error}{self._hint(kwargs)}") from None
 
     def _hint(self, kwargs: Mapping[str, Any]) -> str:
+        import difflib
+
         assert self.shown is not None
         for name in kwargs:
             close = difflib.get_close_matches(name, self.options, 1, 0.75)

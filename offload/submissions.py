@@ -115,7 +115,7 @@ class Submissions:
         Raises BrokenExecutor once an initializer has failed, RuntimeError after
         `close`, and ForkedHandleError in a forked child.
         """
-        from scheduler.ticket import Request
+        from scheduler.ticket import Request, Route
 
         if self.broken is not None:
             raise _broken_by(self.broken)
@@ -126,7 +126,7 @@ class Submissions:
         try:
             capture = self._capture(function, chunked)
             image = capture.image()
-            payload = codec.encode((args, kwargs), pool.device.place)
+            payload = codec.encode((args, kwargs), partial(dispatcher.place, pool.device))
         except ArgsNotSerializable as error:
             told = ArgsNotSerializable(f"kernel {capture.name}: {error}")
             told.__cause__ = error.__cause__
@@ -136,7 +136,8 @@ class Submissions:
         except OffloadError as error:
             return _failed(error)
         estimate = hash((getattr(function, "__code__", capture.name), chunked))
-        ticket = dispatcher.submit(Request(pool, image, (payload,), None, 1, capture.name, estimate))
+        route = Route(pool, None, 1, capture.name, estimate, bare=True)
+        ticket = dispatcher.submit(Request(route, image, (payload,)))
         future = Submission(SingleHandle(dispatcher, ticket, True), self)
         self.pending[future] = None
         if future.done():  # perhaps before it was noted as pending
@@ -229,15 +230,17 @@ def run_chunk(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> tup
     Return their values up to the first that raised, and its error as
     `codec.decode_error` takes it, None if there is none.
     """
+    from device_runtime.runner import forks
+
     values: list[Any] = []
-    process = os.getpid()
+    before = forks()
     for args in calls:
         try:
             values.append(function(*args))
-            if os.getpid() != process:
+            if forks() != before:
                 break  # a process that the call has forked: the other calls are not its business
         except BaseException as error:
-            if os.getpid() != process:
+            if forks() != before:
                 raise
             return values, codec.encode_error(error, bytes)
     return values, None

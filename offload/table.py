@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +12,8 @@ _ROWS = 32  # a launch on a thousand cores must not flood a notebook
 
 def handle_table(handle: Handle[Any]) -> str:
     """Return a small HTML table: each core's state and times."""
+    from html import escape
+
     states = [_state(ticket, rank) for ticket in handle._tickets for rank in range(ticket.count)]
     rows = [
         f"<tr><td>{'–' if timing.core is None else timing.core}</td><td>{escape(state)}</td>"

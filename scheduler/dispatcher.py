@@ -14,12 +14,13 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from device_runtime.device import ImmediateDevice
+from device_runtime.device import Device, DirectDevice, ImmediateDevice, MemoryFull
 from device_runtime.errors import (
+    DeviceMemoryError,
     ForkedHandleError,
     OptionError,
     SessionClosed,
@@ -27,10 +28,12 @@ from device_runtime.errors import (
 from device_runtime.interrupts import Guard, Shield, Window, defer_interrupts
 from device_runtime.launch import (
     Begun,
+    Buffer,
     Dependency,
     Ended,
     Event,
     Gone,
+    Image,
     Logged,
     Lost,
     Message,
@@ -43,28 +46,20 @@ from device_runtime.launch import (
     Waiting,
     Work,
 )
-from device_runtime.output import show, wanted_log_level
+from device_runtime.output import line_is_open, show
 from device_runtime.registry import open_device
 from scheduler import events
 from scheduler.callbacks import Callbacks
+from scheduler.direct import Direct, Lone
+from scheduler.plans import Plans
 from scheduler.pump import Pump
 from scheduler.state import State
-from scheduler.ticket import Pool, Request, Ticket
+from scheduler.ticket import Pool, Request, Route, Ticket
 from scheduler.verdicts import dependency_error, verdict
 
 _log = logging.getLogger("offload")
+_PATIENCE = 1.0  # seconds to wait for room in a device's memory while no launch is under way
 _CLOSED = "the session is shut down; offload.connect() starts a new one"
-
-
-class _Launch:
-    """An unfinished launch: what was asked for, and who waits for messages of its shards."""
-
-    __slots__ = ("listeners", "request", "ticket")
-
-    def __init__(self, request: Request, ticket: Ticket) -> None:
-        self.request = request
-        self.ticket = ticket
-        self.listeners: list[tuple[int, ShardId, int]] = []  # unit, its shard, the core it waits for
 
 
 class Closed(NamedTuple):
@@ -83,15 +78,19 @@ class Dispatcher:
         self._pump = Pump(self._guard, self)
         self._pools: list[Pool] = []
         self._open: dict[int, Pool] = {}  # by the descriptor that tells of its events
-        self._launches: dict[int, _Launch] = {}
+        self._launches: dict[int, Ticket] = {}  # those that have not ended
         self._numbers = itertools.count(1)
         self._events: deque[tuple[int, Event]] = deque()  # received, not handled yet
         self._output: deque[Callable[[], None]] = deque()  # shows what was received
+        self._plans = Plans()
+        self._direct = Direct(self, self._guard, self._pump, self._plans)
+        self._unheard: set[int] = set()  # descriptors to be looked at even if they are not readable
         self._outbox: dict[tuple[int, int], list[Message]] = {}
         self._callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()
         self._users = Callbacks()
+        self._settled = 0  # shards
         self._closed = False
-        self._forked = False
+        self.forked = False
         _dispatchers.add(self)
 
     def open(self, address: str) -> Pool:
@@ -99,20 +98,48 @@ class Dispatcher:
 
         Raises SessionClosed, and what `registry.open_device` and `Device.open` raise.
         """
-        self._check()
+        self.check()
         defer_interrupts()
         device = open_device(address)
-        units = device.open()
+        return self.add(device, device.open())
+
+    def add(self, device: Device, units: int) -> Pool:
+        """Make the units of an open device available to launches; it is closed with the dispatcher.
+
+        Raises SessionClosed, with the device closed.
+        """
         with self._guard:
-            if self._closed:
+            if self._closed or self.forked:
                 device.close()
                 raise SessionClosed(_CLOSED)
-            pool = Pool(len(self._pools), address, units, device)
+            immediate = isinstance(device, ImmediateDevice)
+            pool = Pool(len(self._pools), device.address, units, device, immediate)
             self._pools.append(pool)
             self._open[device.fileno()] = pool
             self._step(events.PoolOpened(pool.index, units, device.depth))
             self._pump.watch(device.fileno())
         return pool
+
+    def place(self, device: Device, view: memoryview) -> Buffer:
+        """Copy bytes to where a device's units can read them; while it is full, wait for shards to end.
+
+        Raises DeviceMemoryError where nothing is under way that could make room.
+        """
+        while True:
+            seen = self._settled
+            try:
+                return device.place(view)
+            except MemoryFull as error:
+                if self._pump.is_mine():
+                    raise
+                told = str(error)
+            # While none is under way, another thread may be about to make a launch, its arguments placed.
+            more = self.wait(partial(self._has_settled, seen), None if self._launches else _PATIENCE)
+            if not more and not self._launches:
+                raise DeviceMemoryError(f"{told}; no launch is under way that will make room")
+
+    def _has_settled(self, seen: int) -> bool:
+        return self._settled != seen
 
     def submit(self, request: Request) -> Ticket:
         """Queue a launch and return at once.
@@ -120,36 +147,97 @@ class Dispatcher:
         Raises SessionClosed, ForkedHandleError, and OptionError for a
         dependency on a launch of another session.
         """
-        self._check()
+        if self.forked:
+            self.check()
+        if not request.route.pool.immediate:
+            return self._queue(request)
         with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
             ticket = self._queue(request)
-            if isinstance(request.pool.device, ImmediateDevice):
-                self._run_here(ticket, request.pool.device)
+            self._run_here(ticket)
+        return ticket
+
+    def call(self, route: Route, image: Image, args: Payload) -> Sequence[bytes | Outcome] | Ticket | None:
+        """Run a launch whose caller waits for it, without a timeout, the short way if it can go that.
+
+        Return its outcomes, in core order, plain values as their pickles; or its ticket if it takes longer.
+        Return None if it is to be submitted.
+
+        Raises SessionClosed and ForkedHandleError.
+        """
+        device = route.pool.device
+        if not isinstance(device, DirectDevice) or self._closed:
+            return None
+        if self.forked:
+            self.check()
+        return self._direct.run(device, route, image, args)
+
+    def settled(self, route: Route, outcomes: Sequence[bytes | Outcome]) -> Ticket:
+        """Return the ticket of a launch that has ended."""
+        ticket = Ticket(0, route, self._guard)
+        ticket.units = route.units or route.pool.first(route.count)
+        for rank, outcome in enumerate(outcomes):
+            if isinstance(outcome, bytes):
+                outcome = Outcome(Payload(outcome, (), True))
+            ticket.settle(rank, outcome)
+        return ticket
+
+    # ---- asked by `Direct` ---------------------------------------------------------
+
+    def idle(self) -> bool:
+        return not (self._launches or self._events or self._output or self._callbacks or self._closed)
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+    def adopt(self, lone: Lone, request: Request) -> Ticket:
+        route, plan = lone.route, lone.plan
+        ticket = self._launches[lone.number] = Ticket(lone.number, route, self._guard, request)
+        ticket.units = plan.cores
+        ticket.plan = plan
+        actions = self._state.step(
+            events.Submit(
+                lone.number,
+                route.pool.index,
+                plan.cores,
+                route.count,
+                route.kernel,
+                route.priority,
+                (),
+                route.retries,
+            )
+        )
+        sent = [
+            events.Send(route.pool.index, unit, ShardId(lone.number, rank))
+            for rank, unit in enumerate(plan.cores)
+        ]
+        assert actions == sent, "the state machine has another idea of where a launch is"
+        self._unheard.add(route.pool.device.fileno())
         return ticket
 
     def _queue(self, request: Request) -> Ticket:
         with self._guard:
             if self._closed:
                 raise SessionClosed(_CLOSED)
-            unfinished, failed = self._dependencies(request)
-            ticket = Ticket(next(self._numbers), request, self._guard)
-            self._launches[ticket.number] = _Launch(request, ticket)
+            unfinished, failed = self._dependencies(request) if request.depends else ((), False)
+            route = request.route
+            number = next(self._numbers)
+            ticket = self._launches[number] = Ticket(number, route, self._guard, request)
             if failed:
                 error = Outcome(error=dependency_error(request, ticket))
-                for rank in range(request.count):
+                for rank in range(route.count):
                     self._settle(ticket, rank, error)
             else:
                 self._step(
                     events.Submit(
-                        ticket.number,
-                        request.pool.index,
-                        request.units,
-                        request.count,
-                        request.kernel,
-                        request.priority,
+                        number,
+                        route.pool.index,
+                        route.units,
+                        route.count,
+                        route.kernel,
+                        route.priority,
                         unfinished,
-                        request.retries,
-                        request.timeout,
+                        route.retries,
+                        route.timeout,
                     )
                 )
                 self._flush()
@@ -160,9 +248,10 @@ class Dispatcher:
                 self._pump.ring()
         return ticket
 
-    def _run_here(self, ticket: Ticket, device: ImmediateDevice) -> None:
+    def _run_here(self, ticket: Ticket) -> None:
         """Run a launch in this thread, once all of it was sent and no other thread runs one."""
-        number = ticket.number
+        number, device = ticket.number, ticket.pool.device
+        assert isinstance(device, ImmediateDevice)
 
         def turn() -> bool:
             left = ticket.count - len(ticket.finished)
@@ -192,7 +281,7 @@ class Dispatcher:
 
     def cancel(self, ticket: Ticket, kill: bool = False) -> bool:
         """Cancel a launch that is queued; with `kill` also one that runs. Return whether it is cancelled."""
-        self._check()
+        self.check()
         with self._guard:
             if ticket.cancelled or ticket.done or not (kill or self._state.can_cancel(ticket.number)):
                 return ticket.cancelled
@@ -221,13 +310,13 @@ class Dispatcher:
 
     def running(self, ticket: Ticket) -> int:
         """Return how many shards of a launch are on a unit."""
-        self._check()
+        self.check()
         with self._guard:
             return 0 if ticket.done else self._state.running(ticket.number)
 
     def outstanding(self, ticket: Ticket) -> int:
         """Return how many shards of a launch are running or queued."""
-        self._check()
+        self.check()
         return ticket.count - len(ticket.finished)
 
     def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -235,7 +324,7 @@ class Dispatcher:
 
         `ready` is called often, and under the guard: it must be quick.
         """
-        self._check()
+        self.check()
         return self._pump.wait(ready, timeout)
 
     def close(self, drain: float | None = None) -> Closed:
@@ -244,7 +333,7 @@ class Dispatcher:
         Without `drain`, every launch is waited for. With it, queued launches
         are cancelled, and running ones given that many seconds.
         """
-        self._check()
+        self.check()
         self._pump.check()
         ended = 0
         with Shield():  # a Ctrl-C ends the wait, but leaves nothing behind
@@ -278,8 +367,9 @@ class Dispatcher:
         self._run_callbacks()
         return ended
 
-    def _check(self) -> None:
-        if self._forked:
+    def check(self) -> None:
+        """Raise ForkedHandleError in a forked child."""
+        if self.forked:
             raise ForkedHandleError(
                 "this process was forked from the one that made the launch; only that one can use its handles"
             )
@@ -290,15 +380,19 @@ class Dispatcher:
         return bool(self._launches or self._events or self._callbacks)
 
     def next_deadline(self) -> float | None:
-        return 0.0 if self._events else self._state.next_deadline()
+        return 0.0 if self._events or self._unheard else self._state.next_deadline()
 
     def receive(self, descriptors: set[int]) -> None:
-        for descriptor in descriptors:
+        unheard, self._unheard = self._unheard, set()
+        for descriptor in descriptors | unheard:
             pool = self._open.get(descriptor)
             if pool is None:
                 continue
             for event in pool.device.receive():
-                if isinstance(event, (Printed, Logged, Ended, Lost)):
+                if isinstance(event, Ended):
+                    if self._output or line_is_open():
+                        self._output.append(partial(show, event))
+                elif isinstance(event, (Printed, Logged, Lost)):
                     self._output.append(partial(show, event))
                 elif isinstance(event, Gone):
                     told = event.unit, pool.address, event.why
@@ -351,9 +445,11 @@ class Dispatcher:
         elif isinstance(event, Begun):
             self._step(events.ShardBegun(pool, event.unit, event.shard, event.at))
         elif isinstance(event, Lost):
+            self._pools[pool].down.add(event.unit)
             lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own)
             self._step(lost, lost=event)
         elif isinstance(event, Ready):
+            self._pools[pool].down.discard(event.unit)
             self._step(events.UnitReady(pool, event.unit))
         elif isinstance(event, Gone):
             self._step(events.UnitGone(pool, event.unit))
@@ -374,14 +470,16 @@ class Dispatcher:
             if isinstance(action, events.Send):
                 self._outbox.setdefault((action.pool, action.unit), []).append(self._work(action.shard))
             elif isinstance(action, events.Settle):
-                launch = self._launches[action.launch]
+                ticket = self._launches[action.launch]
                 if action.how != "ended":
-                    outcome = Outcome(error=verdict(launch.request, launch.ticket, action, lost))
+                    assert ticket.request is not None
+                    outcome = Outcome(error=verdict(ticket.request, ticket, action, lost))
                 assert outcome is not None
-                self._settle(launch.ticket, action.rank, outcome)
+                self._settle(ticket, action.rank, outcome)
             elif isinstance(action, events.Placed):
-                self._launches[action.launch].ticket.units = action.units
+                self._launches[action.launch].units = action.units
             else:
+                self._pools[action.pool].down.add(action.unit)
                 self._pools[action.pool].device.kill(action.unit, action.shard)
 
     def _flush(self) -> None:
@@ -395,49 +493,48 @@ class Dispatcher:
                     self._pump.ring()
 
     def _work(self, shard: ShardId) -> Work:
-        launch = self._launches[shard.launch]
-        request, units = launch.request, launch.ticket.units
-        assert units is not None
-        return Work(
-            shard,
-            request.image,
-            request.args[shard.rank if len(request.args) > 1 else 0],
-            units,
-            tuple(Dependency(need.bare, _payloads(need.tickets)) for need in request.depends),
-            request.mapped,
-            request.timeout is not None,
-            wanted_log_level(),
-        )
+        ticket = self._launches[shard.launch]
+        request, units = ticket.request, ticket.units
+        assert request is not None and units is not None
+        if ticket.plan is None:
+            timed = request.route.timeout is not None
+            ticket.plan = self._plans.get(request.image, units, request.mapped, timed)
+        args = request.args[shard.rank if len(request.args) > 1 else 0]
+        if not request.depends:
+            return Work(shard, ticket.plan, args)
+        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in request.depends]
+        return Work(shard, ticket.plan, args, tuple(needs))
 
     def _settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
-        launch = self._launches[ticket.number]
+        self._settled += 1
         if ticket.settle(rank, outcome):
             del self._launches[ticket.number]
-            self._callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())
-        if launch.listeners and ticket.units is not None:
+            if ticket.callbacks:
+                self._callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())
+        if ticket.listeners and ticket.units is not None:
             ended = ticket.units[rank]
             still = []
-            for unit, shard, core in launch.listeners:
+            for unit, shard, core in ticket.listeners:
                 if core == ended:
                     self._tell(ticket.pool.index, unit, PeerNotice(shard, core, "its shard has ended"))
                 else:
                     still.append((unit, shard, core))
-            launch.listeners = still
+            ticket.listeners = still
 
     def _listen(self, pool: int, event: Waiting) -> None:
         """Answer a shard that waits for a message, now or when its peer ends."""
-        launch = self._launches.get(event.shard.launch)
-        if launch is None or launch.ticket.units is None:
+        ticket = self._launches.get(event.shard.launch)
+        if ticket is None or ticket.units is None:
             return
-        units, why = launch.ticket.units, ""
+        units, why = ticket.units, ""
         if event.core not in units:
             why = "it is not in this launch"
-        elif launch.ticket.outcomes[units.index(event.core)] is not None:
+        elif ticket.outcomes[units.index(event.core)] is not None:
             why = "its shard has ended"
         if why:
             self._tell(pool, event.unit, PeerNotice(event.shard, event.core, why))
         else:
-            launch.listeners.append((event.unit, event.shard, event.core))
+            ticket.listeners = [*ticket.listeners, (event.unit, event.shard, event.core)]
 
     def _tell(self, pool: int, unit: int, notice: PeerNotice) -> None:
         self._outbox.setdefault((pool, unit), []).append(notice)
@@ -449,11 +546,11 @@ class Dispatcher:
         for ticket in (ticket for need in request.depends for ticket in need.tickets):
             if ticket.done:
                 failed = failed or not ticket.ok
-            elif ticket.number in self._launches and self._launches[ticket.number].ticket is ticket:
+            elif ticket.number in self._launches and self._launches[ticket.number] is ticket:
                 unfinished[ticket.number] = None
             else:
                 raise OptionError(
-                    f"kernel {request.name} was given a handle of another session ({ticket.name}); "
+                    f"kernel {request.route.name} was given a handle of another session ({ticket.name}); "
                     "wait for it and pass its result"
                 )
         return tuple(unfinished), failed
@@ -474,7 +571,7 @@ _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for dispatcher in _dispatchers:
-        dispatcher._forked = True
+        dispatcher.forked = True
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -4,9 +4,8 @@ A pool is the set of units of one open device; `unit` counts within its pool,
 `rank` within its launch. Times are seconds of one monotonic clock.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from device_runtime.launch import ShardId
@@ -28,14 +27,13 @@ class PoolClosed(NamedTuple):
     pool: int
 
 
-@dataclass(frozen=True)
-class Submit:
-    """A launch is made: on the named units, or on `count` units of the scheduler's choice."""
+class Submit(NamedTuple):
+    """A launch is made: on the named units, or on as many of the scheduler's choice as it has shards."""
 
     launch: int  # grows from launch to launch
     pool: int
     units: tuple[int, ...] | None  # ascending; None: choose
-    count: int  # number of shards
+    shards: int  # how many
     kernel: int = 0  # launches of one kernel share an estimate of its run time
     priority: int = 0
     depends: tuple[int, ...] = ()  # unfinished launches whose values it needs

@@ -10,36 +10,49 @@ such key that still sorts behind it.
 
 from __future__ import annotations
 
-import itertools
+from scheduler.launches import Key, Launch
 
-from scheduler.units import Key, Launch
+_PRIORITY = 1 << 60  # more than the number of any launch
 
 
 class Order:
     """Keep what the places of new launches depend on."""
 
-    __slots__ = ("_counts", "_frontier", "_levels", "_partial")
+    __slots__ = ("_frontier", "_levels", "_newest", "_partial")
 
     def __init__(self) -> None:
-        self._counts = itertools.count(1)
+        self._newest = -1  # the largest number of a launch that has a key
         self._partial: set[int] = set()  # launches with shards sent and shards unsent
         self._frontier: Key = ()  # the largest key among them since there last were none
-        self._levels: dict[int, tuple[int, Key]] = {}  # by priority: launches with a key, the last key
+        # By priority: launches with a key of several numbers, and the last such key. Others grow anyway.
+        self._levels: dict[int, tuple[int, Key]] = {}
 
-    def enter(self, launch: Launch, bound: Key) -> None:
+    def enter(self, launch: Launch, bound: Key = ()) -> None:
         """Give a launch its key, behind `bound`."""
-        entered, last = self._levels.get(launch.priority, (0, ()))
+        number, extra = launch.number, launch.extra
+        if extra is None and number > self._newest and not (bound or self._frontier or self._levels):
+            self._newest = number
+            launch.key = (number,)
+            return
+        priority = 0 if extra is None else extra.priority
+        own: Key = (number - priority * _PRIORITY,)
+        if number > self._newest:
+            self._newest = number
+        else:  # it has come when it had ended to wait, behind all that came till then
+            own = (self._newest - priority * _PRIORITY, number)
+        longer, last = self._levels.get(priority, (0, ()))
         bound = max(bound, self._frontier, last)
-        own = (-launch.priority, next(self._counts))
-        key: Key = own
-        while key <= bound:
-            key = bound[: len(key)] + own
-        launch.key = key
-        self._levels[launch.priority] = (entered + 1, key)
+        launch.key, length = own, 0
+        while launch.key <= bound:
+            length += 1
+            launch.key = bound[:length] + own
+        if len(launch.key) > 1:
+            self._levels[priority] = (longer + 1, launch.key)
 
     def mark(self, launch: Launch) -> None:
         """Note whether a launch has begun in part: some of its shards sent, and some not."""
-        if launch.key and launch.begun and launch.unsent:
+        extra = launch.extra
+        if extra is not None and extra.begun and extra.unsent and launch.key:
             self._partial.add(launch.number)
             self._frontier = max(self._frontier, launch.key)
         else:
@@ -47,13 +60,15 @@ class Order:
 
     def leave(self, launch: Launch) -> None:
         """Forget a launch that has ended."""
-        self._end_part(launch)
-        if launch.key:
-            entered, last = self._levels[launch.priority]
-            if entered == 1:
-                del self._levels[launch.priority]
+        if launch.count > 1:
+            self._end_part(launch)
+        if len(launch.key) > 1:
+            priority = 0 if launch.extra is None else launch.extra.priority
+            longer, last = self._levels[priority]
+            if longer == 1:
+                del self._levels[priority]
             else:
-                self._levels[launch.priority] = (entered - 1, last)
+                self._levels[priority] = (longer - 1, last)
 
     def _end_part(self, launch: Launch) -> None:
         self._partial.discard(launch.number)

@@ -4,17 +4,24 @@ Every launch has a place in the order (see `order`). A unit always takes the
 first among the shards it may run, and holds them in the order sent. As the
 order is the same on all units, kernels that talk to each other cannot deadlock
 on where they were placed.
+
+A unit is only looked at when it may take something that it could not before.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 from device_runtime.launch import ShardId
 from scheduler.events import Action, Kill, Placed, Send
+from scheduler.launches import Key, Launch
 from scheduler.order import Order
-from scheduler.pace import Pace
-from scheduler.units import Entry, Key, Launch, Pool, Unit
+from scheduler.pace import AHEAD, Pace
+from scheduler.pools import Pool
+from scheduler.units import Unit
+
+_make = tuple.__new__  # makes a named tuple in half the time
 
 
 class Placing:
@@ -24,28 +31,53 @@ class Placing:
         self.actions: list[Action] = []
         self.pools: dict[int, Pool] = {}
         self.pace = Pace()
-        self._order = Order()
-        self._dirty: deque[Unit] = deque()  # units that may take a shard
-        self._eager: dict[int, None] = {}  # pools with new auto launches
+        self._costs = self.pace.costs
+        self.order = Order()
+        self.dirty: deque[Unit] = deque()  # units that may take a shard
+        self.eager: dict[int, None] = {}  # pools with new auto launches
 
     # ---- queues ------------------------------------------------------------------
 
-    def queue(self, launch: Launch, bound: Key) -> list[int]:
-        """Queue the shards of a launch that names its units, behind `bound`.
+    def queue(self, launch: Launch) -> list[int]:
+        """Queue the shards of a launch whose units are known; send those that come first on units with room.
 
         Returns the ranks whose units are gone; these cannot be queued.
         """
-        self._order.enter(launch, bound)
-        return self._queue(launch)
+        assert launch.units is not None
+        pool, extra, gone = self.pools[launch.pool], launch.extra, []
+        behind = pool.autos.queued or (extra is not None and extra.waits)
+        for rank, number in enumerate(launch.units):
+            unit = pool.units[number]
+            if unit.gone:
+                gone.append(rank)
+                launch.more().unsent -= 1
+            elif behind or unit.queued or unit.resumed:
+                if unit.push(launch):
+                    self.touch(unit)
+            elif unit.up and unit.killed is None and (not unit.flight or self._has_room(pool, unit, launch)):
+                self._send(unit, launch, rank)
+            else:
+                unit.push(launch)
+        if gone:
+            self.order.mark(launch)  # all the others may have been sent
+        return gone
 
-    def queue_auto(self, launch: Launch) -> bool:
-        """Let a launch wait for the first unit that can take it; return whether there are enough of them."""
+    def queue_auto(self, launch: Launch, at_once: bool = False) -> bool:
+        """Let a launch wait for the first unit that can take it; return whether there are enough of them.
+
+        `at_once`: nothing else happens in this step that could go before it.
+        """
         pool = self.pools[launch.pool]
         if launch.count > pool.left:
             return False
-        self._order.enter(launch, ())
-        pool.push(launch)
-        self._eager[launch.pool] = None
+        self.order.enter(launch)
+        idle = pool.idle()
+        if at_once and idle is not None:  # so no others wait
+            self._place(pool, launch, idle)
+            return True
+        pool.autos.push(launch)
+        if idle is not None or pool.last_stalled() is not None:
+            self.eager[launch.pool] = None
         return True
 
     def queue_now(self, launch: Launch, bound: Key) -> bool:
@@ -53,51 +85,39 @@ class Placing:
         pool = self.pools[launch.pool]
         if launch.count > pool.left:
             return False
-        self._order.enter(launch, bound)
+        self.order.enter(launch, bound)
         self._place(pool, launch)
         return True
 
     def drop(self, launch: Launch, rank: int) -> None:
-        """Leave out a queued shard that is about to settle."""
-        if not launch.was_sent(rank):
-            launch.unsent -= 1
-            self._order.mark(launch)
+        """Leave out a queued shard that has just settled."""
+        if launch.count > 1 and not launch.was_sent(rank):
+            launch.more().unsent -= 1
+            self.order.mark(launch)
         pool = self.pools.get(launch.pool)
         if pool is not None and launch.key and launch.units is not None:
             unit = pool.units[launch.units[rank]]
             if not unit.gone:
-                unit.drop()
-                pool.rank(unit)
+                unit.leave_out(launch, rank)
+                pool.eased(unit)
                 self.touch(unit)
 
     def drop_auto(self, launch: Launch) -> None:
-        """Leave out a launch that is about to settle, if it waits for a unit."""
+        """Leave out a launch that has just settled, if it waited for a unit."""
         pool = self.pools.get(launch.pool)
-        if pool is not None and launch.key and launch.units is None and launch.left:
-            pool.drop()
-
-    def forget(self, launch: Launch) -> None:
-        """Give back the place of a launch that has ended."""
-        self._order.leave(launch)
-
-    def _queue(self, launch: Launch) -> list[int]:
-        assert launch.units is not None
-        units, gone = self.pools[launch.pool].units, []
-        for rank, number in enumerate(launch.units):
-            unit = units[number]
-            if unit.gone:
-                gone.append(rank)
-                launch.unsent -= 1
-            else:
-                unit.push(launch, rank)
-                self.touch(unit)
-        return gone
+        if pool is not None and launch.key and launch.units is None:
+            pool.autos.drop()
 
     def _place(self, pool: Pool, launch: Launch, first: Unit | None = None) -> None:
-        """Choose the units of an auto launch, and queue it there."""
-        launch.units = pool.choose(launch.count, first)
-        self.actions.append(Placed(launch.number, launch.units))
-        self._queue(launch)
+        """Choose the units of an auto launch, and queue it there; `first` can take it now."""
+        if first is None or launch.count > 1:
+            launch.units = pool.choose(launch.count, first)
+            self.actions.append(Placed(launch.number, launch.units))
+            self.queue(launch)
+            return
+        launch.units = first.alone
+        self.actions.append(_make(Placed, (launch.number, first.alone)))
+        self._send(first, launch, 0)
 
     # ---- units -------------------------------------------------------------------
 
@@ -105,19 +125,19 @@ class Placing:
         """Let a unit be looked at: it may take a shard now."""
         if not unit.dirty:
             unit.dirty = True
-            self._dirty.append(unit)
+            self.dirty.append(unit)
 
     def fill(self) -> None:
         """Send all units that may have room what they may take."""
-        while self._dirty or self._eager:
-            if self._dirty:
-                unit = self._dirty.popleft()
+        while self.dirty or self.eager:
+            if self.dirty:
+                unit = self.dirty.popleft()
                 unit.dirty = False
                 pool = self.pools.get(unit.pool)
                 if pool is not None:
                     self._fill(pool, unit)
             else:
-                pool = self.pools.get(self._eager.popitem()[0])
+                pool = self.pools.get(self.eager.popitem()[0])
                 if pool is not None:
                     self._draw(pool)
 
@@ -128,9 +148,9 @@ class Placing:
 
     def land(self, unit: Unit, shard: ShardId, launch: Launch) -> None:
         """Take a shard from its unit, however it ended."""
-        self.pace.remove(unit, shard)
+        unit.put_down(shard)
         launch.flying -= 1
-        self.pools[unit.pool].rank(unit)
+        self.pools[unit.pool].eased(unit)
         self.touch(unit)
 
     def kill(self, unit: Unit) -> None:
@@ -139,48 +159,70 @@ class Placing:
             unit.killed = next(iter(unit.flight))
             self.actions.append(Kill(unit.pool, unit.number, unit.killed))
 
-    def give_up(self, unit: Unit) -> tuple[list[Entry], list[Launch]]:
+    def give_up(self, unit: Unit) -> tuple[list[Launch], list[Launch]]:
         """Use a unit no more; return what was queued for it, and the auto launches that now are too large."""
         pool = self.pools[unit.pool]
         return pool.give_up(unit), pool.too_large()
 
+    def refill(self, pool: Pool, unit: Unit) -> None:
+        """Send a unit, of which a shard has just ended, what it may take."""
+        if pool.ranking or not (unit.flight or unit.queued):
+            pool.eased(unit)
+        if unit.queued or pool.autos.queued or unit.resumed:
+            self._fill(pool, unit)
+
+    def _has_room(self, pool: Pool, unit: Unit, launch: Launch) -> bool:
+        """Tell whether a unit that holds shards already may be sent one of a launch."""
+        return unit.load + self._costs.get(launch.kernel, inf) <= AHEAD and len(unit.flight) < pool.depth
+
     def _fill(self, pool: Pool, unit: Unit) -> None:
-        pool.unstall(unit)
-        while unit.up and unit.killed is None:  # what a unit is sent that is about to die would die with it
-            head, auto = unit.head(), pool.head()
-            if auto is not None and (head is None or auto.key < head[0]):
-                if not self.pace.has_room(unit, pool.depth, auto.kernel):
+        if unit.stalled:
+            pool.unstall(unit)
+        autos = pool.autos
+        # What a unit is sent that is about to die would die with it.
+        while unit.up and unit.killed is None:
+            head = unit.resumed[0] if unit.resumed else unit.head() if unit.queued else None
+            auto = autos.head() if autos.queued else None
+            if auto is not None and (head is None or (not unit.resumed and auto.key < head.key)):
+                if unit.flight and not self._has_room(pool, unit, auto):
                     return
+                autos.take()
                 self._place(pool, auto, pool.idle() or unit)
-                pool.drop()
                 continue
             if head is None:
                 return
-            key, rank, launch = head
-            if launch.waits:
+            if head.extra is not None and head.extra.waits:
                 if not unit.flight:
-                    pool.stall(unit, key)
+                    pool.stall(unit, head.key)
                 return
-            if not self.pace.has_room(unit, pool.depth, launch.kernel):
+            if unit.flight and not self._has_room(pool, unit, head):
                 return
-            unit.take()
-            self._send(unit, launch, rank)
+            if unit.resumed:
+                unit.resumed.popleft()
+            else:
+                unit.take()
+            self._send(unit, head, 0 if head.count == 1 else head.rank(unit.number))
 
     def _draw(self, pool: Pool) -> None:
         """Place the first auto launch, if a unit that does nothing can take it."""
-        auto, unit = pool.head(), pool.idle() or pool.last_stalled()
-        if auto is not None and unit is not None and not (unit.stalled and unit.stalled < auto.key):
+        auto, unit = pool.autos.head(), pool.idle() or pool.last_stalled()
+        if auto is not None and unit is not None and (not unit.stalled or auto.key < unit.stalled):
+            pool.autos.take()
             self._place(pool, auto, unit)
-            pool.drop()
-            self._eager[auto.pool] = None  # there may be more
+            self.touch(unit)  # it may have room for more
+            self.eager[auto.pool] = None  # and so may others
 
     def _send(self, unit: Unit, launch: Launch, rank: int) -> None:
-        shard = launch.shard(rank)
-        self.pace.add(unit, shard, launch.kernel)
+        if launch.extra is None:
+            shard = _make(ShardId, (launch.number, 0, 0))
+        else:
+            shard = launch.shard(rank)
+            if launch.count > 1 and not shard.attempt:
+                launch.extra.begun = True
+                launch.extra.unsent -= 1
+                self.order.mark(launch)
         launch.flying += 1
-        if not shard.attempt:
-            launch.begun = True
-            launch.unsent -= 1
-            if launch.count > 1:
-                self._order.mark(launch)
-        self.actions.append(Send(unit.pool, unit.number, shard))
+        cost = self._costs.get(launch.kernel, inf)
+        unit.load += cost
+        unit.flight[shard] = cost
+        self.actions.append(_make(Send, (unit.pool, unit.number, shard)))

@@ -66,7 +66,7 @@ class Pump:
         for end in self._bell:
             os.set_blocking(end, False)
         self._poll.register(self._bell[0], select.POLLIN)
-        self._pumper: int | None = None  # the thread that pumps
+        self.pumper: int | None = None  # the thread that receives events: here, or by itself
         self._waiters: list[_Waiter] = []
         self._background: threading.Thread | None = None
         self._parked: _Waiter | None = None  # the background thread's, while it has nothing to do
@@ -92,7 +92,7 @@ class Pump:
 
     def is_mine(self) -> bool:
         """Tell whether the calling thread is the one that receives events."""
-        return self._pumper == threading.get_ident()
+        return self.pumper == threading.get_ident()
 
     def check(self) -> None:
         """Raise RuntimeError if the calling thread is in a wait already."""
@@ -120,8 +120,8 @@ class Pump:
                             return True
                         if deadline is not None and time.monotonic() >= deadline:
                             return False
-                        if pumping or self._pumper is None:
-                            pumping, self._pumper = True, thread
+                        if pumping or self.pumper is None:
+                            pumping, self.pumper = True, thread
                             if me in self._waiters:
                                 self._waiters.remove(me)
                         elif me not in self._waiters:
@@ -137,12 +137,12 @@ class Pump:
                     if me in self._waiters:
                         self._waiters.remove(me)
                     if pumping:
-                        self._pumper = None
+                        self.pumper = None
                     self.attend()
 
     def attend(self) -> None:
         """See to it that somebody pumps if anything is under way; called under the guard."""
-        if self._pumper is not None:
+        if self.pumper is not None:
             return
         if self._waiters:
             self._waiters[0].rouse()

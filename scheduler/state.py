@@ -18,10 +18,13 @@ from device_runtime.launch import ShardId
 from scheduler import events
 from scheduler.deadlines import Deadlines
 from scheduler.events import Action, Event, Settle
+from scheduler.launches import Extra, Key, Launch
 from scheduler.placing import Placing
-from scheduler.units import Key, Launch, Pool, Unit
+from scheduler.pools import Pool
+from scheduler.units import Unit
 
 MAX_UNITS_LOST = 3  # units that one launch may lose before it is not tried again
+_make = tuple.__new__  # makes a named tuple in half the time
 _CRASHES, _CRASH_SPAN = 5, 10.0  # a unit that dies so often, within so many seconds, idle, is given up
 
 
@@ -34,7 +37,6 @@ class State:
         self._pools = self._placing.pools
         self._launches: dict[int, Launch] = {}
         self._deadlines = Deadlines()
-        self._actions: list[Action] = []
         self._finished: deque[Launch] = deque()
 
     # ---- questions ---------------------------------------------------------------
@@ -71,12 +73,14 @@ class State:
         Raises ValueError for a launch that is known already, has no shards,
         names units that the pool does not have, or depends on a later one.
         """
-        self._actions = self._placing.actions = []
+        placing = self._placing
+        actions = placing.actions = []
         _HANDLERS[type(event)](self, event)
         while self._finished:
             self._finish(self._finished.popleft())
-        self._placing.fill()
-        return self._actions
+        if placing.dirty or placing.eager:
+            placing.fill()
+        return actions
 
     def _open(self, event: events.PoolOpened) -> None:
         self._pools[event.pool] = Pool(event.pool, event.units, event.depth)
@@ -95,49 +99,66 @@ class State:
             self._settle_rest(launch, "closed")
 
     def _submit(self, event: events.Submit) -> None:
-        pool = self._pools.get(event.pool)
+        number, home, units, count, kernel, priority, needs, retries, timeout = event
+        pool = self._pools.get(home)
         _check(event, pool)
-        if event.launch in self._launches:
-            raise ValueError(f"launch {event.launch} is queued already")
-        launch = self._launches[event.launch] = Launch(event)
+        if number in self._launches:
+            raise ValueError(f"launch {number} is queued already")
+        extra = None
+        if count > 1 or needs or priority or retries or timeout is not None:
+            extra = Extra(count, priority, needs, retries, timeout)
+        launch = self._launches[number] = Launch(number, home, units, count, kernel, extra)
         if pool is None:
             self._settle_rest(launch, "closed")
             return
-        for needed in self._needed(launch):
-            if needed.dependants is None:
-                needed.dependants = {}
-            needed.dependants[launch.number] = launch
-            launch.waits += 1
-        if launch.units is not None:
-            if launch.waits:
-                self._place_needed(launch)
-            for rank in self._placing.queue(launch, self._bound(launch)):
+        if needs:
+            self._wait(launch)
+        if units is not None:
+            self._placing.order.enter(launch, self._bound(launch) if needs else ())
+            for rank in self._placing.queue(launch):
                 self._settle(launch, rank, "no units")
-        elif not launch.waits and not self._placing.queue_auto(launch):
+        elif not launch.waits() and not self._placing.queue_auto(launch, at_once=True):
             self._settle_rest(launch, "no units")
 
     def _begun(self, event: events.ShardBegun) -> None:
         launch = self._launches.get(event.shard.launch)
         if launch is None or not self._placing.holds(event.pool, event.unit, event.shard):
             self.stale += 1
-        elif launch.timeout is not None:
-            self._deadlines.set(event.shard, event.now + launch.timeout)
+        elif launch.extra is not None and launch.extra.timeout is not None:
+            self._deadlines.set(event.shard, event.now + launch.extra.timeout)
 
     def _ended(self, event: events.ShardEnded) -> None:
-        if not self._placing.holds(event.pool, event.unit, event.shard):
+        home, number, shard, ok, seconds = event
+        pool = self._pools.get(home)
+        if pool is None or shard not in (unit := pool.units[number]).flight:
             self.stale += 1
             return
-        unit = self._pools[event.pool].units[event.unit]
-        launch = self._launches[event.shard.launch]
-        unit.crashes.clear()
-        self._land(unit, event.shard, launch)
-        doomed = (launch.doomed or {}).get(event.shard.rank)
-        if event.seconds:  # else it never ran
-            self._placing.pace.learn(launch.kernel, event.seconds)
-        if doomed is None:
-            self._settle(launch, event.shard.rank, "ended", event.ok)
+        launch, placing = self._launches[shard.launch], self._placing
+        if unit.crashes:
+            unit.crashes.clear()
+        if seconds:  # else it never ran
+            placing.pace.learn(launch.kernel, seconds)
+        if launch.extra is None:  # nothing else follows from it: so this is `_end` in fewer steps
+            unit.put_down(shard)
+            launch.left = launch.flying = 0
+            placing.actions.append(_make(Settle, (launch.number, 0, "ended", -1, 0)))
+            del self._launches[launch.number]
+            if len(launch.key) > 1:
+                placing.order.leave(launch)
+            if unit.doomed:
+                self._kill_doomed(unit)
+            placing.refill(pool, unit)
+        else:
+            self._end(unit, launch, shard, ok)
+
+    def _end(self, unit: Unit, launch: Launch, shard: ShardId, ok: bool) -> None:
+        self._land(unit, shard, launch)
+        doom = launch.doom(shard.rank)
+        if doom is None:
+            self._settle(launch, shard.rank, "ended", ok)
         else:  # its end was decided before: what comes late does not count
-            self._settle(launch, event.shard.rank, doomed)
+            unit.doomed -= 1
+            self._settle(launch, shard.rank, doom)
         self._kill_doomed(unit)
 
     def _lost(self, event: events.UnitLost) -> None:
@@ -147,28 +168,32 @@ class State:
             return
         unit = pool.units[event.unit]
         crashed = event.begun is None and unit.killed is None
-        unit.up, unit.killed = False, None
+        unit.up, unit.killed, unit.doomed = False, None, 0
         again = []
         held = list(unit.flight)
         for place, shard in enumerate(held):
             launch, rank = self._launches[shard.launch], shard.rank
+            extra = launch.more()
             self._land(unit, shard, launch)
             begun = shard == event.begun
             # The first may have brought the unit down while it was being loaded.
             suspect = begun or (crashed and place == 0)
-            launch.lost += suspect
-            if launch.doomed and rank in launch.doomed:
-                self._settle(launch, rank, launch.doomed[rank])
-            elif begun and not self._may_retry(launch, rank):
-                tried = launch.retries and launch.lost >= MAX_UNITS_LOST
+            extra.lost += suspect
+            doom = launch.doom(rank)
+            if doom is not None:
+                self._settle(launch, rank, doom)
+            elif begun and not _may_retry(extra, rank):
+                tried = extra.retries and extra.lost >= MAX_UNITS_LOST
                 self._settle(launch, rank, "poisoned" if tried else "died")
-            elif suspect and launch.lost >= MAX_UNITS_LOST:
+            elif suspect and extra.lost >= MAX_UNITS_LOST:
                 self._settle(launch, rank, "poisoned")
             else:
-                launch.attempts = launch.attempts or {}
-                launch.attempts[rank] = shard.attempt + 1
-                again.append((rank, launch))
-        unit.resume(again)
+                extra.attempts = extra.attempts or {}
+                extra.attempts[rank] = shard.attempt + 1
+                again.append(launch)
+        # These stay before all others, as if they had never left the unit:
+        # others of their launches may run already, and wait for them.
+        unit.resumed.extendleft(reversed(again))
         pool.unstall(unit)
         if crashed and event.own and not held:  # else what it held may be to blame
             unit.crashes.append(event.now)
@@ -182,7 +207,7 @@ class State:
             killed, unit.up, unit.killed = unit.killed, True, None
             if killed not in unit.flight:  # else the device cannot end it
                 self._kill_doomed(unit)
-            pool.rank(unit)
+            pool.eased(unit)
             self._placing.touch(unit)
 
     def _gone(self, event: events.UnitGone) -> None:
@@ -192,7 +217,7 @@ class State:
             for shard in list(unit.flight):
                 launch = self._launches[shard.launch]
                 self._land(unit, shard, launch)
-                self._settle(launch, shard.rank, (launch.doomed or {}).get(shard.rank, "no units"))
+                self._settle(launch, shard.rank, launch.doom(shard.rank) or "no units")
             self._give_up(unit)
 
     def _cancel(self, event: events.Cancel) -> None:
@@ -205,7 +230,7 @@ class State:
             for rank, number in enumerate(launch.units):
                 unit, shard = units[number], launch.shard(rank)
                 if shard in unit.flight:
-                    launch.doom(rank, "cancelled")
+                    _doom(launch, rank, "cancelled", unit)
                     if next(iter(unit.flight)) == shard:
                         self._placing.kill(unit)
                 elif not launch.has_settled(rank):
@@ -216,29 +241,41 @@ class State:
     def _tick(self, event: events.Tick) -> None:
         for shard in self._deadlines.take(event.now):
             launch = self._launches[shard.launch]
-            launch.doom(shard.rank, "timeout")
             assert launch.units is not None
-            self._placing.kill(self._pools[launch.pool].units[launch.units[shard.rank]])
+            unit = self._pools[launch.pool].units[launch.units[shard.rank]]
+            _doom(launch, shard.rank, "timeout", unit)
+            self._placing.kill(unit)
 
     def _kill_doomed(self, unit: Unit) -> None:
         """Kill a unit if the shard that it runs now has been given up."""
-        if unit.flight:
+        if unit.doomed:
             first = next(iter(unit.flight))
-            doomed = self._launches[first.launch].doomed
-            if doomed and first.rank in doomed:
+            if self._launches[first.launch].doom(first.rank) is not None:
                 self._placing.kill(unit)
 
     # ---- dependencies ------------------------------------------------------------------
 
     def _needed(self, launch: Launch) -> list[Launch]:
         """Return the unfinished launches that a launch depends on."""
-        if not launch.needs:
+        if launch.extra is None or not launch.extra.needs:
             return []
-        return [self._launches[number] for number in launch.needs if number in self._launches]
+        return [self._launches[number] for number in launch.extra.needs if number in self._launches]
 
     def _bound(self, launch: Launch) -> Key:
         """Return the largest key among the launches that a launch depends on."""
-        return max((needed.key for needed in self._needed(launch)), default=()) if launch.waits else ()
+        return max((needed.key for needed in self._needed(launch)), default=())
+
+    def _wait(self, launch: Launch) -> None:
+        """Let a launch wait for those that it depends on."""
+        extra = launch.more()
+        for needed in self._needed(launch):
+            other = needed.more()
+            if other.dependants is None:
+                other.dependants = {}
+            other.dependants[launch.number] = launch
+            extra.waits += 1
+        if extra.waits and launch.units is not None:
+            self._place_needed(launch)
 
     def _place_needed(self, launch: Launch) -> None:
         """Place the auto launches that a launch depends on and that wait themselves, now.
@@ -268,52 +305,56 @@ class State:
     def _give_up(self, unit: Unit) -> None:
         """Use a unit no more; end what only it could run."""
         queued, too_large = self._placing.give_up(unit)
-        for _, rank, launch in queued:
-            self._settle_queued(launch, rank, "no units")
+        for launch in queued:
+            self._settle_queued(launch, launch.rank(unit.number), "no units")
         for launch in too_large:
             self._settle_rest(launch, "no units")
 
-    def _may_retry(self, launch: Launch, rank: int) -> bool:
-        """Count that a unit died while it ran a shard; tell whether the shard may run again."""
-        launch.deaths = launch.deaths or {}
-        launch.deaths[rank] = launch.deaths.get(rank, 0) + 1
-        return launch.deaths[rank] <= launch.retries
-
     def _settle(self, launch: Launch, rank: int, how: str, ok: bool = False) -> None:
-        launch.settled |= 1 << rank
         launch.left -= 1
-        launch.ok = launch.ok and ok
-        deaths = launch.deaths.get(rank, 0) if launch.deaths else 0
-        self._actions.append(Settle(launch.number, rank, how, launch.cause, deaths))
+        cause, deaths, extra = -1, 0, launch.extra
+        if extra is not None:
+            extra.settled |= 1 << rank
+            extra.ok = extra.ok and ok
+            cause = extra.cause
+            deaths = extra.deaths.get(rank, 0) if extra.deaths else 0
+        self._placing.actions.append(Settle(launch.number, rank, how, cause, deaths))
         if not launch.left:
             self._finished.append(launch)
 
     def _settle_queued(self, launch: Launch, rank: int, how: str) -> None:
         """End a shard that is on no unit."""
-        self._placing.drop(launch, rank)
         self._settle(launch, rank, how)
+        self._placing.drop(launch, rank)
 
     def _settle_rest(self, launch: Launch, how: str) -> None:
         """End all shards that have not ended; none of them is on a unit."""
-        self._placing.drop_auto(launch)
+        if not launch.left:
+            return
         for rank in range(launch.count):
             if not launch.has_settled(rank):
                 self._settle_queued(launch, rank, how)
+        self._placing.drop_auto(launch)
 
     def _finish(self, launch: Launch) -> None:
         del self._launches[launch.number]
-        self._placing.forget(launch)
+        self._placing.order.leave(launch)
         for needed in self._needed(launch):
-            if needed.dependants:
-                needed.dependants.pop(launch.number, None)
-        for dependant in (launch.dependants or {}).values():
+            dependants = needed.more().dependants
+            if dependants:
+                dependants.pop(launch.number, None)
+        extra = launch.extra
+        if extra is None or not extra.dependants:
+            return
+        for dependant in extra.dependants.values():
             if not dependant.left:
                 continue  # it has ended in this very step
-            dependant.waits -= 1
-            if not launch.ok:
-                dependant.cause = launch.number if launch.cause < 0 else launch.cause
+            other = dependant.more()
+            other.waits -= 1
+            if not extra.ok:
+                other.cause = launch.number if extra.cause < 0 else extra.cause
                 self._settle_rest(dependant, "dependency")
-            elif not dependant.waits:
+            elif not other.waits:
                 if dependant.units is not None:
                     for number in dependant.units:
                         self._placing.touch(self._pools[dependant.pool].units[number])
@@ -324,14 +365,31 @@ class State:
 def _check(asked: events.Submit, pool: Pool | None) -> None:
     """Raise ValueError for a launch that cannot be meant."""
     units, needs = asked.units, asked.depends
-    right = asked.count > 0
+    right = asked.shards > 0
     if needs:
         right = right and len(set(needs)) == len(needs) and max(needs) < asked.launch
     if right and units is not None and pool is not None:
-        right = len(units) == asked.count and units[0] >= 0 and units[-1] < len(pool.units)
+        right = len(units) == asked.shards and units[0] >= 0 and units[-1] < len(pool.units)
         right = right and (len(units) == 1 or all(a < b for a, b in pairwise(units)))
     if not right:
         raise ValueError(f"launch {asked.launch} cannot be queued: {asked}")
+
+
+def _doom(launch: Launch, rank: int, how: str, unit: Unit) -> None:
+    """Note how a shard ends that a unit holds, whatever comes of it."""
+    extra = launch.more()
+    if extra.doomed is None:
+        extra.doomed = {}
+    if rank not in extra.doomed:
+        extra.doomed[rank] = how
+        unit.doomed += 1
+
+
+def _may_retry(extra: Extra, rank: int) -> bool:
+    """Count that a unit died while it ran a shard; tell whether the shard may run again."""
+    extra.deaths = extra.deaths or {}
+    extra.deaths[rank] = extra.deaths.get(rank, 0) + 1
+    return extra.deaths[rank] <= extra.retries
 
 
 _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {

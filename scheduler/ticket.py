@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from device_runtime import codec
 from device_runtime.device import Device
 from device_runtime.errors import DependencyError, ResultDecodeError
 from device_runtime.interrupts import Guard
-from device_runtime.launch import Image, Outcome, Payload
+from device_runtime.launch import Image, Outcome, Payload, Plan, ShardId
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """An open device as the scheduler sees it."""
+    """An open device as the scheduler sees it.
+
+    `down` are the units that cannot be sent anything now. `routes` keeps, by
+    kernel, the way that its last launch went, and what asked for it.
+    """
 
     index: int
     address: str
     units: int
     device: Device
+    immediate: bool = False  # its kernels run in the thread that makes the launch
+    down: set[int] = field(default_factory=set)
+    routes: dict[int, tuple[object, Route]] = field(default_factory=dict)
+    _firsts: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def first(self, count: int) -> tuple[int, ...]:
+        """Return the first `count` units."""
+        found = self._firsts.get(count)
+        if found is None:
+            found = self._firsts[count] = tuple(range(count))
+        return found
 
 
 class Depends(NamedTuple):
@@ -33,18 +49,13 @@ class Depends(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
-    """Everything that is asked for by one launch.
+class Route:
+    """Where launches go, and how: what those of one kernel with the same options have in common.
 
-    `args` holds one payload for all shards or one for each. `units` are
-    ascending; None leaves the choice of `count` units to the scheduler.
-    `attended`: the caller waits for it at once, so that no thread need be
-    woken to look after it.
+    `units` are ascending; None leaves the choice of `count` units to the scheduler.
     """
 
     pool: Pool
-    image: Image
-    args: Sequence[Payload]
     units: tuple[int, ...] | None
     count: int
     name: str
@@ -52,9 +63,33 @@ class Request:
     priority: int = 0
     retries: int = 0
     timeout: float | None = None
-    depends: Sequence[Depends] = ()
-    mapped: bool = False
-    attended: bool = False
+    bare: bool = False  # it is asked for one unit
+
+
+class Request:
+    """Everything that is asked for by one launch.
+
+    `args` holds one payload for all shards or one for each. `attended`: the
+    caller waits for it at once, so that no thread need be woken to look after it.
+    """
+
+    __slots__ = ("args", "attended", "depends", "image", "mapped", "route")
+
+    def __init__(
+        self,
+        route: Route,
+        image: Image,
+        args: Sequence[Payload],
+        depends: Sequence[Depends] = (),
+        mapped: bool = False,
+        attended: bool = False,
+    ) -> None:
+        self.route = route
+        self.image = image
+        self.args = args
+        self.depends = depends
+        self.mapped = mapped
+        self.attended = attended
 
 
 class Feed:
@@ -96,41 +131,49 @@ class Ticket:
     """
 
     __slots__ = (
-        "_callbacks",
         "_feeds",
         "_guard",
         "_values",
+        "callbacks",
         "cancelled",
         "cause",
         "count",
         "done",
         "finished",
+        "listeners",
         "name",
         "number",
         "ok",
         "outcomes",
+        "plan",
         "pool",
+        "request",
         "submitted",
         "units",
     )
 
-    def __init__(self, number: int, request: Request, guard: Guard) -> None:
+    def __init__(self, number: int, route: Route, guard: Guard, request: Request | None = None) -> None:
         self._guard = guard
         self.number = number
-        self.name = request.name
-        self.pool = request.pool
-        self.count = request.count
-        self.units = request.units
-        self.outcomes: list[Outcome | None] = [None] * request.count
+        self.name = route.name
+        self.pool = route.pool
+        self.count = route.count
+        self.units = route.units
+        self.outcomes: list[Outcome | None] = [None] * route.count
         self.finished: list[int] = []  # ranks, in order of completion
         self.submitted = time.monotonic()
         self.done = False
         self.ok = True
         self.cancelled = False  # somebody has cancelled it, and it has ended so, or will
         self.cause: Ticket | None = None  # the launch that failed, and because of which it did
-        self._values: dict[int, tuple[Any, BaseException | None]] = {}
-        self._callbacks: list[Callable[[Ticket], None]] = []
-        self._feeds: list[deque[tuple[Ticket, int]]] = []
+        # The dispatcher's, until it is done:
+        self.request = request
+        self.plan: Plan | None = None  # once a shard was sent
+        self.listeners: Sequence[tuple[int, ShardId, int]] = ()  # units, their shards, cores they wait for
+        # Made when they are needed:
+        self._values: dict[int, tuple[Any, BaseException | None]] | None = None
+        self.callbacks: list[Callable[[Ticket], None]] | None = None
+        self._feeds: list[deque[tuple[Ticket, int]]] | None = None
 
     def value(self, rank: int) -> Any:
         """Return the value of a shard that has ended, or raise its error."""
@@ -138,6 +181,18 @@ class Ticket:
         if error is not None:
             raise error
         return value
+
+    def plain_values(self) -> list[Any] | None:
+        """Return the values in core order, if all are plain; None if there is anything else."""
+        if not self.ok:
+            return None
+        values = []
+        for outcome in self.outcomes:
+            payload = None if outcome is None else outcome.payload
+            if payload is None or not payload.plain:
+                return None
+            values.append(pickle.loads(payload.data))  # type: ignore[arg-type]
+        return values
 
     def error(self, rank: int) -> BaseException | None:
         """Return the error of a shard that has ended, None if it gave a value."""
@@ -151,7 +206,7 @@ class Ticket:
         """
         with self._guard:
             if not self.done:
-                self._callbacks.append(callback)
+                self.callbacks = [*(self.callbacks or ()), callback]
                 return
         callback(self)
 
@@ -160,31 +215,34 @@ class Ticket:
         with self._guard:
             queue.extend((self, rank) for rank in self.finished)
             if not self.done:
-                self._feeds.append(queue)
+                self._feeds = [*(self._feeds or ()), queue]
 
     def unfeed(self, queue: deque[tuple[Ticket, int]]) -> None:
         """Undo `feed`."""
         with self._guard:
-            self._feeds = [one for one in self._feeds if one is not queue]
+            self._feeds = [one for one in self._feeds or () if one is not queue]
 
     def settle(self, rank: int, outcome: Outcome) -> bool:
         """Write down how a shard ended; return whether it was the last one."""
         self.outcomes[rank] = outcome
         self.finished.append(rank)
         self.ok = self.ok and outcome.error is None and not outcome.failed
-        for queue in self._feeds:
-            queue.append((self, rank))
+        if self._feeds:
+            for queue in self._feeds:
+                queue.append((self, rank))
         if len(self.finished) == self.count:
-            self._feeds.clear()
+            self._feeds = self.plan = self.request = None  # what it was sent may be freed
             self.done = True
         return self.done
 
     def take_callbacks(self) -> list[Callable[[Ticket], None]]:
         """Return the callbacks to be called now that the launch is done."""
-        callbacks, self._callbacks = self._callbacks, []
-        return callbacks
+        callbacks, self.callbacks = self.callbacks, None
+        return callbacks or []
 
     def _decoded(self, rank: int) -> tuple[Any, BaseException | None]:
+        if self._values is None:
+            self._values = {}
         found = self._values.get(rank)
         if found is None:
             outcome = self.outcomes[rank]

@@ -15,20 +15,20 @@ from device_runtime.errors import (
 from device_runtime.launch import Lost
 from scheduler.events import Settle
 from scheduler.state import MAX_UNITS_LOST
-from scheduler.ticket import Request, Ticket
+from scheduler.ticket import Request, Route, Ticket
 
 
 def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
     """Make the error of a shard that the state machine ended without an outcome."""
-    how = action.how
+    how, route = action.how, request.route
     core = None if ticket.units is None else ticket.units[action.rank]
-    where = f"kernel {request.name} on core {core}" if core is not None else f"kernel {request.name}"
+    where = f"kernel {route.name} on core {core}" if core is not None else f"kernel {route.name}"
     if how in ("died", "poisoned"):
         assert lost is not None
         begun = lost.begun is not None and lost.begun.launch == ticket.number
         told = f"; its last output was:\n{lost.output}" if lost.output else ""
         if how == "died":
-            attempt = _attempt(request, action.deaths)
+            attempt = _attempt(route, action.deaths)
             return WorkerDied(
                 f"{where}: the core's process ended ({lost.why}) while it ran the kernel{attempt}; "
                 f"the core is being restarted, without its resident data{told}",
@@ -44,23 +44,23 @@ def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None)
             lost.output,
         )
     if how == "timeout":
-        assert request.timeout is not None
-        attempt = _attempt(request, action.deaths + 1)
+        assert route.timeout is not None
+        attempt = _attempt(route, action.deaths + 1)
         return LaunchTimeout(
-            f"{where} ran longer than its timeout, {request.timeout:g} s{attempt}, and was ended"
+            f"{where} ran longer than its timeout, {route.timeout:g} s{attempt}, and was ended"
         )
     if how == "dependency":
         return dependency_error(request, ticket)
     if how == "no units":
-        return NoUnitsError(f"{where}: no core of {request.pool.address} is left to run it")
+        return NoUnitsError(f"{where}: no core of {route.pool.address} is left to run it")
     if how == "closed":
         return SessionClosed(f"{where}: the session was shut down before the launch had ended")
-    return CancelledError(f"the launch of {request.name} was cancelled")
+    return CancelledError(f"the launch of {route.name} was cancelled")
 
 
-def _attempt(request: Request, attempt: int) -> str:
+def _attempt(route: Route, attempt: int) -> str:
     """Say in which attempt it was, where there may be several."""
-    return f", in attempt {attempt} of {request.retries + 1}" if request.retries else ""
+    return f", in attempt {attempt} of {route.retries + 1}" if route.retries else ""
 
 
 def dependency_error(request: Request, ticket: Ticket) -> DependencyError:
@@ -72,5 +72,6 @@ def dependency_error(request: Request, ticket: Ticket) -> DependencyError:
     failed = next(t for need in request.depends for t in need.tickets if t.done and not t.ok)
     ticket.cause = failed.cause or failed
     return DependencyError(
-        f"kernel {request.name} was not run: a handle among its arguments, of kernel {failed.name}, failed"
+        f"kernel {request.route.name} was not run: "
+        f"a handle among its arguments, of kernel {failed.name}, failed"
     )

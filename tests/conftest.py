@@ -21,10 +21,14 @@ DEVICES = ("local:2", "inline:2")
 
 @pytest.fixture(autouse=True, scope="session")
 def no_settings_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hide OFFLOAD_* variables and the user's configuration file from the tests."""
+    """Hide OFFLOAD_* variables and the user's configuration file from the tests.
+
+    But for those that choose between ways of doing the same: all tests hold for each of them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("OFFLOAD_")]:
-            patch.delenv(name)
+            if name not in ("OFFLOAD_SPIN", "OFFLOAD_CHANNEL"):
+                patch.delenv(name)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 

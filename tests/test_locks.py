@@ -36,6 +36,7 @@ def test_there_is_one_lock() -> None:
     }
     assert found == {
         "scheduler/dispatcher.py": ["Guard"],
+        "device_runtime/process/arena.py": ["Guard"],  # around single additions; nothing is called inside
         "device_runtime/interrupts.py": ["Lock", "Lock"],  # what a Guard and a ShieldedLock are made of
         "scheduler/pump.py": ["Lock"],  # on which one thread sleeps; it guards nothing
         "device_runtime/inline.py": ["Lock"],  # the same, for kernels that take turns
@@ -43,5 +44,10 @@ def test_there_is_one_lock() -> None:
             "Condition",
             "ShieldedLock",
         ],  # each future's own; the standard library locks it
+        # Fences: taken and released at once, for the order of stores in memory.
+        "device_runtime/process/channel.py": ["Lock"],
+        "device_runtime/process/lines.py": ["Lock"],
+        "device_runtime/process/worker.py": ["Lock"],  # the core's: who has it sends, nobody waits for it
+        "offload/session.py": ["Lock"],  # by which threads wait for the one that opens a device
         "offload/submissions.py": ["Event"],  # by which a thread waits for the end of another
     }

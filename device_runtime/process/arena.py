@@ -1,241 +1,231 @@
 """Memory that a host and a core share: written by one side, read by the other.
 
-Touching fresh shared memory costs nine times a copy, so blocks are kept and
-used again, the last one freed first. The memory is an anonymous file passed
-as a descriptor: it has no name that another user could open or that could be
-left behind. The file is sparse. Each size class has a range of addresses of
-its own, so that giving out a block needs no lock: it is one atomic `pop` of
-the free list, or one atomic `next` of a counter.
+Memory that was never touched costs several times a copy, so blocks are kept
+and used again, the last one freed first; what was free for a second is given
+back. Giving out a block that was used before needs no lock: it is one atomic
+`pop`. Only the account of how much memory there is has one.
 """
 
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
 import sys
+import time
 import weakref
 from collections import deque
-from typing import Any
 
+from device_runtime.device import MemoryFull
 from device_runtime.errors import DeviceMemoryError, ForkedHandleError
-from device_runtime.interrupts import uninterrupted
+from device_runtime.flat import OUT_OF_BAND
+from device_runtime.interrupts import Guard, Shield, uninterrupted
 from device_runtime.launch import Buffer, view_of
+from device_runtime.process import memory
+from device_runtime.process.janitor import IDLE, Janitor
+from device_runtime.process.mapping import (
+    LARGEST,
+    Mapping,
+    class_of,
+    copy,
+    kind_at,
+    offset_of,
+    size_of,
+    whole_pages,
+)
 
-SMALL = 8192  # bytes; what is smaller travels inside messages
-_SMALLEST = 14  # log2 of the smallest block
-_RANGE = 38  # log2 of the addresses of one class
-_WINDOW = 1 << 26  # bytes mapped at once, at least
-_KEEP = 1 << 30  # bytes of free blocks that stay in memory
+FLOOR = 1 << 24  # bytes that are kept all the same
+CHECKED = 1 << 26  # bytes for which memory is asked whether it has them
 
-
-def _class_of(nbytes: int) -> int:
-    """Return the size class of a block: four classes to each power of two."""
-    scaled = max(nbytes - 1, (1 << _SMALLEST) - 1)
-    power = scaled.bit_length() - 1
-    return (power - _SMALLEST) * 4 + (scaled >> (power - 2)) - 3
-
-
-def _size_of(kind: int) -> int:
-    """Return the size of the blocks of a class."""
-    return (4 + kind % 4) << (_SMALLEST + kind // 4 - 2)
-
-
-def create() -> int:
-    """Make the anonymous file of an arena and return its descriptor."""
-    return os.memfd_create("offload", os.MFD_CLOEXEC)
-
-
-class _Mapping:
-    """An arena's file in this process's memory, mapped where it is first used."""
-
-    def __init__(self, descriptor: int, writable: bool) -> None:
-        self._descriptor = descriptor
-        self._access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        self._windows: dict[int, mmap.mmap] = {}
-
-    def locate(self, offset: int) -> tuple[mmap.mmap, int]:
-        """Return the memory that holds the block at `offset`, and where in it the block begins.
-
-        Raises DeviceMemoryError where the process may have no more addresses.
-        """
-        size = _size_of(offset >> _RANGE)
-        window = size * max(1, _WINDOW // size)
-        base = offset & ~((1 << _RANGE) - 1)
-        start = base + (offset - base) // window * window
-        found = self._windows.get(start)
-        if found is None:
-            try:
-                made = mmap.mmap(self._descriptor, window, offset=start, access=self._access)
-            except OSError as error:
-                raise DeviceMemoryError(
-                    f"{window:,} bytes of memory that host and cores share cannot be mapped: "
-                    f"{error.strerror}; the limit may be the process's own (ulimit -v)"
-                ) from error
-            # Another thread may map the same window at once; one of the two is kept.
-            found = self._windows.setdefault(start, made)
-        return found, offset - start
+# A free block: when it was freed, its offset, how many of its bytes have memory, and all of it.
+Free = tuple[float, int, int, memoryview]
 
 
 class Block:
-    """One piece of an arena; free again when the last reference to it goes."""
+    """One piece of an arena; free again when the last reference to it goes.
 
-    __slots__ = ("_free", "nbytes", "offset", "view")
+    `touched` is how many of its bytes have memory, from its beginning.
+    """
 
-    def __init__(self, offset: int, nbytes: int, view: memoryview, free: deque[int]) -> None:
+    __slots__ = ("_arena", "_whole", "nbytes", "offset", "touched", "view")
+
+    @uninterrupted
+    def __init__(self, arena: Arena, offset: int, nbytes: int, touched: int, whole: memoryview) -> None:
+        self._arena = arena
+        self._whole = whole
         self.offset = offset
         self.nbytes = nbytes
-        self.view = view
-        self._free = free
+        self.touched = touched
+        self.view = whole[:nbytes]
 
     @uninterrupted
     def __del__(self) -> None:
         # Runs in whichever thread, and in the middle of anything: so it takes no lock.
-        self._free.append(self.offset)
+        arena, whole = self._arena, self._whole
+        arena.free[whole.nbytes].append((time.monotonic(), self.offset, self.touched, whole))
+        if arena.resident > FLOOR and arena.janitor is not None:
+            arena.janitor.ring()
 
 
 class Arena:
-    """The writing side: gives out blocks. Any thread may call it."""
+    """The writing side: gives out blocks. Any thread may call it.
 
-    def __init__(self, descriptor: int) -> None:
-        os.ftruncate(descriptor, (_class_of(1 << (_RANGE - 1)) + 1) << _RANGE)
-        self._memory = _Mapping(descriptor, writable=True)
-        self._freed: deque[int] = deque()
-        self._free: dict[int, list[int]] = {}
-        self._fresh: dict[int, itertools.count[int]] = {}
-        self._kept = 0  # bytes of free blocks; an estimate, for it is changed without a lock
+    It takes `bound` bytes of memory at most, but for what cannot wait.
+    """
+
+    def __init__(self, descriptor: int, bound: int = sys.maxsize, janitor: Janitor | None = None) -> None:
+        self.free: dict[int, deque[Free]] = {}  # by size: blocks that have memory, the last one freed last
+        self.resident = 0  # bytes of blocks that have memory, free or not
+        self.janitor = janitor
+        # Its own: a thread may still be writing when the device is closed, and its number another file's.
+        descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, descriptor).atexit = False
+        self._memory = Mapping(descriptor, writable=True)
+        self._memory.make_room()
+        self._account = Guard()  # of `resident`
+        self._bare: dict[int, list[int]] = {}  # by class: offsets of free blocks without memory
+        self._unused: dict[int, itertools.count[int]] = {}  # by class: indices never given out
+        self._bound = bound
         self._abandoned = False
+        if janitor is not None:
+            janitor.watch(self)
+
+    @property
+    def lent(self) -> bool:
+        """Tell that what is lent here needs no janitor once the device is closed."""
+        return False
 
     def abandon(self) -> None:
         """Give out no more blocks: in a forked child, which shares the memory but not the account of it."""
         self._abandoned = True
 
-    def store(self, data: memoryview) -> Block:
-        """Copy bytes into a block.
+    def store(self, data: memoryview, beyond: bool = True) -> Block:
+        """Copy bytes, at least one, into a block; `beyond` the bound if need be.
 
-        Raises DeviceMemoryError if there is not that much memory.
-        """
-        block = self.allocate(data.nbytes)
-        copy(data, block.view)
-        return block
-
-    def allocate(self, nbytes: int) -> Block:
-        """Return a block of at least one byte.
-
-        Raises ForkedHandleError after `abandon`.
+        Raises ForkedHandleError after `abandon`, DeviceMemoryError if there is
+        not that much memory, and MemoryFull if there will be.
         """
         if self._abandoned:
             raise ForkedHandleError(
                 "this process was forked from the one that opened the device; only that one can use it"
             )
-        self._recycle()
-        kind = _class_of(nbytes)
-        size = _size_of(kind)
-        if size > 1 << (_RANGE - 1):
-            raise DeviceMemoryError(
-                f"{nbytes:,} bytes are more than one array may have ({1 << (_RANGE - 1):,})"
-            )
-        try:
-            offset = self._free.setdefault(kind, []).pop()
-            self._kept -= size
-        except IndexError:
-            if size > _WINDOW:
-                _check_memory(nbytes)
-            offset = (kind << _RANGE) + next(self._fresh.setdefault(kind, itertools.count())) * size
-        try:
-            memory, start = self._memory.locate(offset)
-        except DeviceMemoryError:
-            self._free[kind].append(offset)
-            self._kept += size
-            raise
-        return Block(offset, nbytes, memoryview(memory)[start : start + nbytes], self._freed)
+        nbytes = data.nbytes
+        kind = class_of(nbytes)
+        block = self._take_warm(size_of(kind), nbytes) or self._take_bare(kind, nbytes)
+        warm = block.touched
+        if warm:
+            self._memory.populate(block.offset, warm)
+        if warm >= nbytes:
+            copy(data, block.view)
+            return block
+        with Shield():  # Ctrl-C must not part memory from the account of it
+            self._reserve(block, nbytes, beyond)
+            self._write_bare(block, data, warm)
+        if warm:
+            copy(data[:warm], block.view[:warm])
+        return block
 
-    def _recycle(self) -> None:
-        while self._freed:
+    @uninterrupted
+    def _take_warm(self, size: int, nbytes: int) -> Block | None:
+        try:
+            _, offset, touched, whole = self.free[size].pop()
+        except (KeyError, IndexError):
+            return None
+        return Block(self, offset, nbytes, touched, whole)
+
+    def _take_bare(self, kind: int, nbytes: int) -> Block:
+        size = size_of(kind)
+        if size > LARGEST:
+            raise DeviceMemoryError(f"{nbytes:,} bytes are more than one array may have ({LARGEST:,})")
+        self.free.setdefault(size, deque())
+        bare = self._bare.setdefault(kind, [])
+        with Shield():
             try:
-                offset = self._freed.popleft()
+                offset = bare.pop()
             except IndexError:
-                return  # another thread took it
-            kind = offset >> _RANGE
-            size = _size_of(kind)
-            if self._kept + size > _KEEP:
+                offset = offset_of(kind, next(self._unused.setdefault(kind, itertools.count())))
+            try:
                 memory, start = self._memory.locate(offset)
-                memory.madvise(mmap.MADV_REMOVE, start, size)
-            else:
-                self._kept += size
-            self._free.setdefault(kind, []).append(offset)
+            except DeviceMemoryError:
+                bare.append(offset)
+                raise
+            return Block(self, offset, nbytes, 0, memoryview(memory)[start : start + size])
 
+    def _reserve(self, block: Block, nbytes: int, beyond: bool) -> None:
+        """Enter into the account that a block will have memory for `nbytes`."""
+        end = whole_pages(nbytes)
+        more = end - block.touched
+        if not beyond and end > self._bound:
+            raise DeviceMemoryError(
+                f"{nbytes:,} bytes are more than host and cores may share ({self._bound:,}); "
+                "OFFLOAD_ARENA, such as 4G, sets how much that is"
+            )
+        if self.resident + more > self._bound:
+            self.trim(0.0, self._bound - more)
+        if more > CHECKED:
+            try:
+                memory.check(more)
+            except DeviceMemoryError:
+                self.trim(0.0, 0)
+                memory.check(more)
+        with self._account:
+            if self.resident + more > self._bound and not beyond:
+                raise MemoryFull(
+                    f"there is no room for {nbytes:,} bytes: arguments on their way to cores take "
+                    f"{self.resident:,} bytes, and may take {self._bound:,}; OFFLOAD_ARENA=4G allows more"
+                )
+            self.resident += more
+        if self.janitor is not None and self.resident > FLOOR:
+            self.janitor.start()
 
-class Reader:
-    """The reading side: makes views of blocks, and notes in `returned` those no longer looked at."""
-
-    def __init__(self, descriptor: int, writable: bool) -> None:
-        self._memory = _Mapping(descriptor, writable)
-        self._leases: dict[int, _Lease] = {}
-        self.returned: deque[int] = deque()
-
-    def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return a view of a block; its offset goes to `returned` when nothing refers to the view."""
-        import numpy as np  # an exporter of memory that can be watched; nothing else here needs it
-
-        memory, start = self._locate(offset)
-        exporter = np.frombuffer(memory, np.uint8, nbytes, start)
-        lease = _Lease(exporter, _end)
-        lease.reader, lease.offset = self, offset
-        self._leases[id(lease)] = lease
-        return exporter.data
-
-    def copy(self, offset: int, nbytes: int) -> bytes:
-        """Return a copy of a block's bytes, and note the block as returned."""
-        memory, start = self._locate(offset)
-        data = memory[start : start + nbytes]
-        self.returned.append(offset)
-        return data
-
-    def _locate(self, offset: int) -> tuple[mmap.mmap, int]:
+    def _write_bare(self, block: Block, data: memoryview, begin: int) -> None:
+        """Copy bytes from `begin` on to where a block has no memory yet, all of which is in the account."""
+        end = whole_pages(data.nbytes)
         try:
-            return self._memory.locate(offset)
-        except DeviceMemoryError:
-            self.returned.append(offset)  # it cannot be looked at, ever
-            raise
+            self._memory.write(block.offset, data, begin)
+        except OSError as error:
+            block.touched = 0
+            self._give_up(block.offset, end)
+            raise DeviceMemoryError(
+                f"{data.nbytes:,} bytes do not fit in memory: {error.strerror}"
+            ) from error
+        block.touched = end
 
+    def trim(self, idle: float = IDLE, floor: int = FLOOR) -> float | None:
+        """Give back memory beyond `floor` bytes that was free for a while.
 
-class _Lease(weakref.ref[Any]):
-    """Refers to what a view of a block is kept alive by."""
+        Return in how many seconds to look again, None if there is nothing to look for.
+        """
+        if self.resident <= floor or self._abandoned:
+            return None
+        before = time.monotonic() - idle
+        left = False
+        for size in sorted(self.free, reverse=True):
+            free = self.free[size]
+            while free and self.resident > floor:
+                try:
+                    entry = free.popleft()  # the one that has been free for longest
+                except IndexError:
+                    break
+                if entry[0] > before or not self._give_up(entry[1], entry[2]):
+                    free.appendleft(entry)
+                    left = True
+                    break
+                self._bare[kind_at(entry[1])].append(entry[1])
+        return idle if left else None
 
-    __slots__ = ("offset", "reader")
-    reader: Reader
-    offset: int
-
-
-@uninterrupted
-def _end(lease: _Lease) -> None:
-    """Note that a block is no longer looked at."""
-    del lease.reader._leases[id(lease)]
-    lease.reader.returned.append(lease.offset)
-
-
-class Viewed:
-    """A block of the other side's arena, as a buffer of a payload."""
-
-    __slots__ = ("view",)
-
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
-
-
-def copy(source: memoryview, target: memoryview) -> None:
-    """Copy bytes; with NumPy loaded, other threads run meanwhile."""
-    np = sys.modules.get("numpy")
-    if np is None or source.nbytes < SMALL:
-        target[:] = source
-    else:
-        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
+    def _give_up(self, offset: int, touched: int) -> bool:
+        try:
+            self._memory.give_up(offset, touched)
+        except OSError:
+            return False
+        with self._account:
+            self.resident -= touched
+        return True
 
 
 def place(arena: Arena, data: memoryview) -> Buffer:
     """Copy bytes to where the other side can read them: a block, or the message if they are few."""
-    return bytes(data) if data.nbytes < SMALL else arena.store(data)
+    return bytes(data) if data.nbytes < OUT_OF_BAND else arena.store(data, beyond=False)
 
 
 def on_wire(buffer: Buffer) -> bytes | tuple[int, int]:
@@ -243,17 +233,3 @@ def on_wire(buffer: Buffer) -> bytes | tuple[int, int]:
     if isinstance(buffer, Block):
         return buffer.offset, buffer.nbytes
     return buffer if isinstance(buffer, bytes) else bytes(view_of(buffer))
-
-
-def _check_memory(nbytes: int) -> None:
-    """Refuse what would make the kernel kill processes: it gives no error of its own."""
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/proc/meminfo") as file:
-            available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass  # free pages are the lower estimate
-    if nbytes > available:
-        raise DeviceMemoryError(
-            f"{nbytes:,} bytes do not fit in memory: {available:,} bytes are available on this machine"
-        )

@@ -11,10 +11,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from device_runtime.process.cpus import available
+
 # Run by the fresh interpreter. Its first entry of sys.path, the current
 # directory, goes before anything is imported from there.
 _BOOT = """
-import sys
+import gc, sys
+gc.disable()  # what is being imported is not garbage
 sys.path[:] = [entry for entry in sys.path if entry]
 import marshal, socket
 control = socket.socket(fileno=int(sys.argv[1]))
@@ -92,15 +95,20 @@ class Control:
         self._end.close()
 
 
-def start_zygote(end: socket.socket) -> subprocess.Popen[bytes]:
+def start_zygote(end: socket.socket, units: int) -> subprocess.Popen[bytes]:
     """Start the process that cores are forked from; it is told what to do through `end`, and ends with it."""
-    environment = dict(os.environ)
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment.setdefault(variable, "1")  # one core, one thread: cores share the CPUs already
+    # The libraries that have threads of their own (OpenMP, OpenBLAS, MKL, BLIS) all read this variable
+    # where their own one is not set; so whichever of them the user has set wins.
+    share = {"OMP_NUM_THREADS": str(max(1, available() // units))}
     return subprocess.Popen(
         [sys.executable, "-c", _BOOT, str(end.fileno())],
         stdin=subprocess.DEVNULL,
         pass_fds=[end.fileno()],
-        env=environment,
+        env=share | os.environ,
         start_new_session=True,
     )
+
+
+def search_path() -> list[str]:
+    """Return where the host looks for modules; cores look in the same places."""
+    return [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 import os
+import pickle
 import select
 import socket
-import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -22,24 +22,32 @@ from device_runtime.launch import (
     Message,
     Outcome,
     PeerNotice,
+    Plan,
     Printed,
     ShardId,
     Waiting,
     Work,
 )
 from device_runtime.process import wire
-from device_runtime.process.arena import Arena, Block, Reader, Viewed, create
-from device_runtime.runner import Remembered
+from device_runtime.process.arena import Arena, Block
+from device_runtime.process.channel import LARGEST, Channel
+from device_runtime.process.control import search_path
+from device_runtime.process.mapping import create
+from device_runtime.process.reader import Reader, Viewed
+from device_runtime.runner import Kept, Remembered
 
 _TAIL = 2000  # characters of output kept, to be told when the core dies
 _READ = 65536
+_RETURNED = 500  # blocks that one record returns at most
 _MOST = 1 << 20  # bytes of output taken in at once: printing without an end must not hold up the rest
 
 
 class Core:
     """The host's side of one core, from its start to its end."""
 
-    def __init__(self, unit: int, epoch: int, arena: Arena) -> None:
+    def __init__(
+        self, unit: int, epoch: int, arena: Arena, connect: Callable[[socket.socket], Channel]
+    ) -> None:
         self.unit = unit
         self.epoch = epoch
         self.stillborn = 0  # predecessors in a row that died by themselves before they could do anything
@@ -47,10 +55,10 @@ class Core:
         self._arena = arena
         self._streams: dict[int, str] = {}
         with ExitStack() as ours, ExitStack() as theirs:
-            self.channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            ours.callback(self.channel.close)
+            end, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.callback(end.close)
             theirs.callback(their_channel.close)
-            self.channel.setblocking(False)
+            end.setblocking(False)
             self.birthright = [their_channel.fileno()]  # the descriptors the core is born with
             for name in ("stdout", "stderr"):
                 our_end, their_end = os.pipe()
@@ -62,15 +70,16 @@ class Core:
             self._arena_descriptor = create()
             ours.callback(os.close, self._arena_descriptor)
             self.birthright.append(self._arena_descriptor)
+            self.channel = connect(end)
             self._ours, self._theirs = ours.pop_all(), theirs.pop_all()
         self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
         self._text = dict.fromkeys(self._streams, "")  # text read, not told yet
-        self._reader = Reader(self._arena_descriptor, writable=True)
+        self._reader = Reader(self._arena_descriptor, writable=True, janitor=arena.janitor)
         self._lent: dict[int, list[Block]] = {}  # by offset: blocks the core looks at, once for each look
         self._images = Remembered()
+        self.plans = Kept()
         self._path: list[str] = []
-        self._backlog: deque[bytes] = deque()  # frames that the socket had no room for
-        self._held: deque[ShardId] = deque()  # what it was sent and has not reported ended
+        self.held: deque[ShardId] = deque()  # what it was sent and has not reported ended
         self._ended = 0
         self._tail = ""
         self._told_last = -1  # the descriptor whose output the tail ends with
@@ -87,81 +96,124 @@ class Core:
         """Close what only the core is to have of its birthright, which it was sent."""
         self._theirs.close()
 
-    @property
-    def blocked(self) -> bool:
-        """Tell whether frames wait for room in the socket."""
-        return bool(self._backlog)
-
     def send(self, messages: Sequence[Message]) -> list[Ended]:
-        """Send messages, in order, in one frame; return the ends of shards that memory cannot hold."""
-        entries: list[wire.Entry] = []
+        """Send messages, in order; return the ends of shards that memory cannot hold."""
         unsent: list[Ended] = []
-        sent: list[ShardId] = []
-        lent: list[Block] = []
         for message in messages:
             if isinstance(message, PeerNotice):
-                entries.append(("notice", tuple(message.shard), message.core, message.why))
+                self.channel.put(wire.pack(("notice", tuple(message.shard), message.core, message.why)))
                 continue
-            reached: list[Block] = []
             try:
-                work = wire.work_out(message, partial(self._reach, reached))
+                self.put_work(message)
             except DeviceMemoryError as error:
-                unsent.append(self._unsent(message.shard, error))
-                continue
-            self._send_image(message, entries)
-            entries.append(work)
-            sent.append(message.shard)
-            lent += reached
-        returned = []
-        while self._reader.returned:
-            returned.append(self._reader.returned.popleft())
-        try:
-            frame, block = wire.pack(entries, returned, self._arena)
-        except DeviceMemoryError as error:
-            unsent += [self._unsent(shard, error) for shard in sent]
-            sent, lent = [], []
-            self._images, self._path = Remembered(), []  # some of both was to go with this frame
-            notices = [entry for entry in entries if entry[0] == "notice"]
-            frame, block = wire.pack([("forget",), *notices], returned, self._arena)
-        self._held.extend(sent)
-        for each in lent if block is None else [*lent, block]:
-            self._lent.setdefault(each.offset, []).append(each)
-        self._backlog.append(frame)
-        self.flush()
+                told = f"the arguments of a launch could not be handed to core {self.unit}: {error}"
+                unsent.append(Ended(self.unit, message.shard, Outcome(error=DeviceMemoryError(told))))
+        self.channel.flush()
         return unsent
 
-    def flush(self) -> bool:
-        """Send what has been waiting for room; return whether all is sent."""
-        while self._backlog:
-            try:
-                self.channel.send(self._backlog[0])
-            except BlockingIOError:
-                return False
-            except (BrokenPipeError, ConnectionResetError):
-                self._backlog.clear()  # it is dead; its end is about to be reported
-                return True
-            self._backlog.popleft()
-        return True
-
-    def read(self, events: list[Event]) -> bool:
-        """Take in what the core said; return False when it will say no more."""
+    def read(self) -> list[Event]:
+        """Return what the core said."""
+        events: list[Event] = []
         while True:
-            try:
-                frame = self.channel.recv(wire.RECEIVE)
-            except BlockingIOError:
-                return True
-            except ConnectionResetError:
-                return False
-            if not frame:
-                return False
-            entries, returned = wire.unpack(frame, self._reader)
-            for offset in returned:
-                looks = self._lent[offset]
-                looks.pop()
-                if not looks:
-                    del self._lent[offset]
-            for entry in entries:
-                events.append(self._event(entry))
+            record = self.channel.take()
+            if record is None:
+                return events
+            if record[0] == wire.LARGE:
+                record = wire.unfit(record, self._reader)
+            if record[0] == wire.ENDED:
+                shard = self.held[0]
+                events.append(Ended(self.unit, shard, self.outcome(record)))
+                continue
+            entry = pickle.loads(record)
+            word: str = entry[0]
+            if word == "begun":
+                events.append(Begun(self.unit, ShardId(*entry[1]), entry[2]))
+            elif word == "waiting":
+                events.append(Waiting(self.unit, ShardId(*entry[1]), entry[2]))
+            else:
+                events.append(Logged(self.unit, entry[1]))
+
+    def end(self) -> bytes | Outcome:
+        """Take the next record, an outcome; return the pickle of a plain value, else the outcome."""
+        record = self.channel.take()
+        assert record is not None
+        if record[1] != wire.PLAIN:
+            return self.outcome(record)
+        self._tail = ""
+        self.held.popleft()
+        self._ended += 1
+        return record[wire.ENDED_HEAD.size :]
+
+    def outcome(self, record: bytes) -> Outcome:
+        """Take note that the first of the shards held has ended, and return how."""
+        outcome, returned = wire.outcome_in(record, self._reader, self.unit)
+        if returned:
+            self._take_back(returned)
+        self._tail = ""
+        self.held.popleft()
+        self._ended += 1
+        return outcome
+
+    @property
+    def owes(self) -> bool:
+        """Whether the core is to be told of blocks that nobody looks at any more."""
+        return bool(self._reader.returned)
+
+    def prepare(self, plan: Plan) -> None:
+        """See to it that the core knows a plan.
+
+        Raises DeviceMemoryError if its image cannot be handed over.
+        """
+        if plan.number in self.plans:
+            return
+        image = plan.image
+        if self._images.use(image.number) is None:
+            path = search_path()
+            if path != self._path:
+                self._put(wire.pack(("path", path)))
+                self._path = path
+            self._put(wire.pack(wire.image_out(image)))
+            self._images.use(image.number, True)
+        self._put(wire.pack(wire.plan_out(plan)))
+        self.plans.keep(plan.number, plan)
+
+    def put_work(self, work: Work) -> None:
+        """Put a work, and what the core must know before it, into the channel."""
+        reached: list[Block] = []
+        returned = self._returned()
+        try:
+            self.prepare(work.plan)
+            self._put(wire.work_out(work, partial(self._reach, reached), returned))
+        except DeviceMemoryError:
+            self._reader.returned.extendleft(reversed(returned))
+            raise
+        self.held.append(work.shard)
+        for block in reached:
+            self._lend(block)
+
+    def _put(self, record: bytes) -> None:
+        if len(record) > LARGEST:
+            record, block = wire.fit(record, self._arena)
+            assert block is not None
+            self._lend(block)
+        self.channel.put(record)
+
+    def _lend(self, block: Block) -> None:
+        self._lent.setdefault(block.offset, []).append(block)
+
+    def _take_back(self, returned: Sequence[int]) -> None:
+        for offset in returned:
+            looks = self._lent[offset]
+            looks.pop()
+            if not looks:
+                del self._lent[offset]
+
+    def _returned(self) -> list[int]:
+        """Take out the offsets of the core's blocks that nobody looks at any more."""
+        found: list[int] = []
+        while self._reader.returned and len(found) < _RETURNED:
+            found.append(self._reader.returned.popleft())
+        return found
 
     def read_output(self, descriptor: int, events: list[Event]) -> bool:
         """Take in what the core printed; return False when the stream is closed."""
@@ -194,11 +246,11 @@ class Core:
 
     def position(self, shard: ShardId) -> int:
         """Return which of the core's works a shard is, counted from 0; -1 if it has ended."""
-        return self._ended + self._held.index(shard) if shard in self._held else -1
+        return self._ended + self.held.index(shard) if shard in self.held else -1
 
     def shard(self, work: int | None) -> ShardId | None:
         """Return the shard that is one of the core's works; None if it has ended."""
-        return None if work is None or work < self._ended else self._held[work - self._ended]
+        return None if work is None or work < self._ended else self.held[work - self._ended]
 
     def _keep(self, descriptor: int, text: str) -> None:
         """Keep the end of what the core wrote, and one character more, to see whether a line begins there."""
@@ -220,34 +272,7 @@ class Core:
         self._ours.close()
         self._streams.clear()
         self._lent.clear()
-
-    def _event(self, entry: wire.Entry) -> Event:
-        word: str = entry[0]
-        if word == "ended":
-            _, shard, failed, described, begun, ended = entry
-            try:
-                outcome = Outcome(wire.payload_in(described, self._reader), failed, None, begun, ended)
-            except DeviceMemoryError as error:
-                told = DeviceMemoryError(f"the value of core {self.unit}: {error}")
-                outcome = Outcome(error=told, begun=begun, ended=ended)
-            self._tail = ""
-            self._held.popleft()
-            self._ended += 1
-            return Ended(self.unit, ShardId(*shard), outcome)
-        if word == "begun":
-            return Begun(self.unit, ShardId(*entry[1]), entry[2])
-        if word == "waiting":
-            return Waiting(self.unit, ShardId(*entry[1]), entry[2])
-        return Logged(self.unit, entry[1])
-
-    def _send_image(self, work: Work, entries: list[wire.Entry]) -> None:
-        if self._images.use(work.image.number) is None:
-            path = search_path()
-            if path != self._path:
-                self._path = path
-                entries.append(("path", path))
-            self._images.use(work.image.number, True)
-            entries.append(wire.image_out(work.image))
+        self._reader.close()
 
     def _reach(self, reached: list[Block], buffer: Buffer) -> Buffer:
         """Return a buffer whose bytes the core can read, noted in `reached` if it is to be lent."""
@@ -256,12 +281,3 @@ class Core:
         if isinstance(buffer, Block):
             reached.append(buffer)
         return buffer
-
-    def _unsent(self, shard: ShardId, error: DeviceMemoryError) -> Ended:
-        told = f"the arguments of a launch could not be handed to core {self.unit}: {error}"
-        return Ended(self.unit, shard, Outcome(error=DeviceMemoryError(told)))
-
-
-def search_path() -> list[str]:
-    """Return where the host looks for modules; cores look in the same places."""
-    return [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]

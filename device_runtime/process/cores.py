@@ -11,26 +11,46 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from device_runtime.device import Device
-from device_runtime.errors import DeviceUnavailable
-from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
-from device_runtime.process import arena
-from device_runtime.process.control import Control, start_zygote
-from device_runtime.process.core import Core, search_path
+from device_runtime.device import DirectDevice
+from device_runtime.errors import DeviceMemoryError, DeviceUnavailable
+from device_runtime.launch import (
+    Buffer,
+    Ended,
+    Event,
+    Gone,
+    Lost,
+    Message,
+    Outcome,
+    Payload,
+    Plan,
+    Ready,
+    ShardId,
+    Work,
+)
+from device_runtime.process import arena, memory, wire
+from device_runtime.process.control import Control, search_path, start_zygote
+from device_runtime.process.cpus import available
 from device_runtime.process.deaths import count_oom_kills, describe
+from device_runtime.process.janitor import Janitor
 from device_runtime.process.limits import allow_descriptors
+from device_runtime.process.mapping import create
+from device_runtime.process.settled import settle
 from device_runtime.process.status import StatusPage
 from device_runtime.registry import unit_count
 
+if TYPE_CHECKING:
+    from device_runtime.process.core import Core
+
 _NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
-_RESERVE = 3  # descriptors that a core takes when it is made, and gives back at once
+_RESERVE = 5  # descriptors that a core, or the page of all of them, takes before the old ones are given back
 _MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
 
 
-class ProcessDevice(Device):
+class ProcessDevice(DirectDevice):
     """Cores that are processes of this machine, forked from one zygote."""
 
     depth = 32
@@ -41,14 +61,18 @@ class ProcessDevice(Device):
         self._cores: list[Core] = []
         self._gone: set[int] = set()  # the units that will not come back
         self._by_descriptor: dict[int, Core] = {}
+        self._active: dict[int, Core] = {}  # those that hold shards, and so have something to say
         self._events: list[Event] = []
+        self._janitor = Janitor()  # gives back memory of the arena, and of results
         self._started = False  # the zygote has said so
         self._descriptors = ExitStack()  # closes those of the device itself
+        self._page = ExitStack()  # closes that of the status page
         self._reserve: list[int] = []  # descriptors to be closed when others are needed
 
     def open(self) -> int:
         if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
             raise DeviceUnavailable(f"{self.address}: process cores need Linux; use the device 'inline' here")
+        self._settled, bound = settle(), memory.bound()
         try:
             needed, allowed = allow_descriptors(_NOFILE_PER_CORE * self._units + _SPARE)
             if needed > allowed:
@@ -56,10 +80,8 @@ class ProcessDevice(Device):
                     f"{self.address} needs {needed} open files, and this process may have {allowed}; "
                     "see `ulimit -Hn`, or ask for fewer cores"
                 )
-            self._arena_descriptor = self._own(arena.create())
-            self._status_descriptor = self._own(arena.create())
-            self._arena = arena.Arena(self._arena_descriptor)
-            self._status = StatusPage(self._status_descriptor, self._units)
+            self._arena_descriptor = self._own(create())
+            self._arena = arena.Arena(self._arena_descriptor, bound, self._janitor)
             self._epoll = select.epoll()
             self._descriptors.callback(self._epoll.close)
             self._oom_kills = count_oom_kills()
@@ -78,15 +100,30 @@ class ProcessDevice(Device):
         return descriptor
 
     def _start_zygote(self) -> None:
+        # Cores of a zygote that died may live a moment longer: they keep the page they have.
+        self._page.close()
+        self._status_descriptor = create()
+        self._page.callback(os.close, self._status_descriptor)
+        self._status = StatusPage(self._status_descriptor, self._units)
+        self._status.settle(self._settled)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = Control(ours)
         with theirs:
-            self._zygote = start_zygote(theirs)
+            self._zygote = start_zygote(theirs, self._units)
         self._epoll.register(self._control, select.EPOLLIN)
         self._control.send(marshal.dumps(search_path()))
-        # What the host has imported, kernels are likely to need.
-        preload = ["cloudpickle", *(name for name in ("numpy",) if name in sys.modules)]
+        # What the host has imported, kernels are likely to need. Where cores have to share CPUs, to import
+        # in each of them what few kernels need takes longer than to do so once, before.
+        preload = [name for name in ("cloudpickle", "numpy") if name in sys.modules]
+        if self._units > available() and "cloudpickle" not in preload:
+            preload.append("cloudpickle")
         self._order(("open", self._units, preload), [self._arena_descriptor, self._status_descriptor])
+        # While the zygote starts:
+        from device_runtime.process.lines import Lines
+        from device_runtime.process.quick import Watch
+
+        self._lines = Lines(self._settled, self._status)
+        self._watch = Watch(self._epoll, 4 * self._units + 1)
 
     def _order(
         self,
@@ -99,17 +136,66 @@ class ProcessDevice(Device):
             self._epoll.modify(self._control, select.EPOLLIN | select.EPOLLOUT)
 
     def _spawn(self, unit: int, epoch: int) -> Core:
-        core = Core(unit, epoch, self._arena)
+        from device_runtime.process.core import Core  # while the zygote starts
+
+        core = Core(unit, epoch, self._arena, partial(self._lines.connect, unit))
         for descriptor in core.descriptors():
             self._by_descriptor[descriptor] = core
             self._epoll.register(descriptor, select.EPOLLIN)
         self._order(("spawn", unit, epoch), core.birthright, core.give_away)
         return core
 
+    def post(self, plan: Plan, launch: int, args: Payload) -> bool:
+        number, units = plan.number, plan.cores
+        if not self._lines.looking(len(units)):
+            return False
+        record = wire.plain_work(plan, launch, args)
+        if record is None and not wire.is_short(args):
+            return False
+        cores = [self._cores[unit] for unit in units]
+        try:
+            for core in cores:
+                if core.channel.blocked:
+                    return False
+                if number not in core.plans:
+                    core.prepare(plan)
+        except DeviceMemoryError:
+            return False  # the ordinary way will say so
+        self._lines.sleeps.set(False)
+        for rank, core in enumerate(cores):
+            self._active[core.unit] = core
+            if record is None or core.owes:
+                core.put_work(Work(ShardId(launch, rank), plan, args))
+                core.channel.flush()
+            else:
+                core.held.append(ShardId(launch, rank))
+                core.channel.post(record)
+        return True
+
+    def look(self, plan: Plan) -> bool:
+        return self._lines.look([self._cores[unit].channel for unit in plan.cores])
+
+    def collect(self, plan: Plan) -> Sequence[bytes | Outcome] | None:
+        if self._watch.stirs():
+            return None
+        cores = [self._cores[unit] for unit in plan.cores]
+        for core in cores:
+            if core.channel.kind() != wire.ENDED:
+                return None
+        outcomes: list[bytes | Outcome] = []
+        for core in cores:
+            outcomes.append(core.end())
+            del self._active[core.unit]
+        return outcomes
+
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
         core = self._cores[unit]
+        if not self._active:  # else they ring already, or have rung
+            self._lines.sleeps.set(True)
         unsent = core.send(messages)
-        if core.blocked:
+        if core.held:
+            self._active[unit] = core
+        if core.channel.blocked and core.channel.polled:
             self._epoll.modify(core.channel, select.EPOLLIN | select.EPOLLOUT)
         return unsent
 
@@ -117,28 +203,42 @@ class ProcessDevice(Device):
         return self._epoll.fileno()
 
     def receive(self) -> list[Event]:
-        ready = dict(self._epoll.poll(0, 4 * len(self._cores) + 1))
-        control = ready.pop(self._control.fileno(), 0)
-        channels = []
+        while True:
+            # Those first: what a kernel printed before it ended is then there when we look for output.
+            said = [(core, core.read()) for core in list(self._active.values()) if core.channel.ready()]
+            ready = self._watch.reports()
+            control = ready.pop(self._control.fileno(), 0)
+            rung = self._hear(ready)
+            for core, events in said:
+                self._note(core, events)
+            for core in rung:
+                self._listen(core)
+            if control & select.EPOLLOUT and self._control.flush():
+                self._epoll.modify(self._control, select.EPOLLIN)
+            if control:
+                self._hear_zygote()
+            if self._lines.arm(self._active.values()):
+                break
+        events, self._events = self._events, []
+        return events
+
+    def _hear(self, ready: dict[int, int]) -> list[Core]:
+        """Take in output; return the cores whose channels have something to say."""
+        rung = []
         for descriptor, mask in ready.items():
             core = self._by_descriptor.get(descriptor)
             if core is None:
                 continue
-            if descriptor == core.channel.fileno():
-                channels.append((core, mask))
-            elif not core.read_output(descriptor, self._events):
-                self._forget(descriptor)
-        # Output goes first: what a kernel printed was there before its outcome.
-        for core, mask in channels:
-            if mask & select.EPOLLOUT and core.flush():
+            if descriptor != core.channel.fileno():
+                if not core.read_output(descriptor, self._events):
+                    self._forget(descriptor)
+                continue
+            core.channel.hear()
+            room = mask & select.EPOLLOUT
+            if (room or core.channel.blocked) and core.channel.flush() and room:
                 self._epoll.modify(core.channel, select.EPOLLIN)
-            self._listen(core)
-        if control & select.EPOLLOUT and self._control.flush():
-            self._epoll.modify(self._control, select.EPOLLIN)
-        if control:
-            self._hear_zygote()
-        events, self._events = self._events, []
-        return events
+            rung.append(core)
+        return rung
 
     def kill(self, unit: int, shard: ShardId) -> None:
         self._cores[unit].doomed = True
@@ -147,6 +247,8 @@ class ProcessDevice(Device):
     def close(self) -> None:
         _devices.discard(self)
         self._close_descriptors()
+        if hasattr(self, "_arena"):
+            self._arena.trim(0.0, 0)
         if hasattr(self, "_zygote"):
             self._zygote.wait()
 
@@ -167,7 +269,9 @@ class ProcessDevice(Device):
             self._control.close()
         for core in self._cores:
             core.close()
+        self._janitor.close()
         self._free_reserve()
+        self._page.close()
         self._descriptors.close()
 
     def _keep_reserve(self) -> None:
@@ -239,20 +343,29 @@ class ProcessDevice(Device):
 
     def _listen(self, core: Core) -> None:
         """Take in what a core said, behind what it printed before it said so."""
-        said: list[Event] = []
-        descriptor = core.channel.fileno()
-        if descriptor in self._by_descriptor and not core.read(said):
-            self._forget(descriptor)
+        events = core.read()
         for descriptor in core.streams():
             if descriptor in self._by_descriptor and not core.read_output(descriptor, self._events):
                 self._forget(descriptor)
-        if any(isinstance(event, Ended) for event in said):
+        self._note(core, events)
+
+    def _note(self, core: Core, events: list[Event]) -> None:
+        """Report what a core said."""
+        ended = [event.outcome for event in events if isinstance(event, Ended)]
+        if ended:
             core.finish_output(self._events)
-        self._events += said
+            self._lines.learn(ended[-1].ended - ended[-1].begun)
+        self._events += events
+        if not core.held:
+            self._active.pop(core.unit, None)
+        if core.channel.ended and core.channel.fileno() in self._by_descriptor:
+            self._forget(core.channel.fileno())
 
     def _bury(self, core: Core) -> None:
         """Take in what a dead core still said, and forget it."""
+        core.channel.hear()
         self._listen(core)
+        self._active.pop(core.unit, None)
         core.finish_output(self._events)
         for descriptor in core.descriptors():
             if descriptor in self._by_descriptor:
@@ -289,7 +402,7 @@ class ProcessDevice(Device):
 
 def open_local(rest: str) -> ProcessDevice:
     """Make the device of an address: `local` has one core for each CPU, `local:4` has four."""
-    return ProcessDevice(unit_count("local", rest, len(os.sched_getaffinity(0))))
+    return ProcessDevice(unit_count("local", rest, available()))
 
 
 _devices: weakref.WeakSet[ProcessDevice] = weakref.WeakSet()

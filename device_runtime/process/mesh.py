@@ -18,16 +18,19 @@ when nobody will take what is sent.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from device_runtime import codec
 from device_runtime.errors import PeerEnded, SerializationError
 from device_runtime.launch import Payload, ShardId, view_of
+from device_runtime.process.patience import Patience
 from device_runtime.process.status import StatusPage
 
 # Launch, size of the message, place of the chunk in it, number of out-of-band
@@ -58,8 +61,9 @@ class ProcessMesh:
     """The mesh of one process core.
 
     `report` tells the host that the running shard waits for a core;
-    `channel` becomes readable when the host may have answered, and
-    `hear` then takes in what it said.
+    `channel` becomes readable when the host may have answered, if `arm`, called
+    before, gave True; `hear` then takes in what it said. `patience` says how long to
+    look on before sleeping.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class ProcessMesh:
         status: StatusPage,
         channel: int,
         report: Callable[[ShardId, int], None],
+        arm: Callable[[], bool],
         hear: Callable[[], object],
+        patience: Patience,
     ) -> None:
         self._core = core
         self._inbox = inbox
@@ -78,7 +84,9 @@ class ProcessMesh:
         self._status = status
         self._channel = channel
         self._report = report
+        self._arm = arm
         self._hear = hear
+        self._patience = patience
         self._receiving = self._poll()
         self._shard = _IDLE
         self._cores: tuple[int, ...] = ()
@@ -197,7 +205,10 @@ class ProcessMesh:
                 self._check(other)  # it may wait for what is lost, and this core, through others, for it
             if ended:
                 raise self._in_vain(core, ended)
-            if not poll.poll(None if peer.asked else _GRACE) and not peer.asked:
+            if self._patience.pays() and self._patience.until(partial(poll.poll, 0), os.sched_yield):
+                self._hear()
+                continue
+            if self._arm() and not poll.poll(None if peer.asked else _GRACE) and not peer.asked:
                 peer.asked = True
                 self._report(self._shard, core)
             self._hear()

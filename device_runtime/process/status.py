@@ -8,6 +8,9 @@ half of it.
 For those that send it messages a core also marks which shard it runs, or ran
 last; and who waits until it begins a certain one leaves a mark that it is to be
 told.
+
+Behind the cores' slots is the host's, with its own mark and what it has
+settled for all cores; behind the page are the areas of the cores' rings.
 """
 
 from __future__ import annotations
@@ -15,19 +18,53 @@ from __future__ import annotations
 import mmap
 import os
 
+from device_runtime.process.ring import AREA
+from device_runtime.process.settled import Settled
+
 _SLOT = 8  # words a core, 64 bytes: one cache line, so that cores do not disturb each other
 _PROGRESS, _ARRIVED, _SHARD, _AWAITED = range(4)  # words of a slot
 _ATTEMPT = 16  # bits of the attempt, in the word that names a shard
+_HOST_SLEEPS, _RINGS, _SPIN, _CPUS, _HOST_CPU = range(5)  # words of the host's slot
 
 
 class StatusPage:
     """One slot for each core."""
 
     def __init__(self, descriptor: int, units: int) -> None:
-        size = max(units * _SLOT * 8, mmap.PAGESIZE)
-        if os.fstat(descriptor).st_size < size:
-            os.ftruncate(descriptor, size)
-        self._words = memoryview(mmap.mmap(descriptor, size)).cast("Q")
+        size = -((units + 1) * _SLOT * 8 // -mmap.PAGESIZE) * mmap.PAGESIZE
+        if os.fstat(descriptor).st_size < size + units * AREA:
+            os.ftruncate(descriptor, size + units * AREA)
+        self._size = size  # of the page; the areas follow
+        self._memory = memoryview(mmap.mmap(descriptor, size + units * AREA))
+        self.words = self._words = self._memory[:size].cast("Q")
+        self.host_sleeps = units * _SLOT + _HOST_SLEEPS  # the word that says that the host must be woken
+        self._units = units
+
+    def area(self, unit: int) -> memoryview:
+        """Return the memory of a core's rings."""
+        return self._memory[self._size + unit * AREA :][:AREA]
+
+    def settle(self, settled: Settled) -> None:
+        """Tell the cores what is settled."""
+        host = self._units * _SLOT
+        self._words[host + _RINGS], self._words[host + _SPIN], self._words[host + _CPUS] = settled
+
+    def settled(self) -> Settled:
+        """Return what the host has settled."""
+        rings, spin, cpus = self._words[self._units * _SLOT + _RINGS :][: len(Settled._fields)]
+        return Settled(bool(rings), spin, cpus)
+
+    def host_runs_on(self, cpu: int) -> None:
+        """Mark on which CPU the host has just been running."""
+        self._words[self._units * _SLOT + _HOST_CPU] = cpu + 1
+
+    def shares_cpu(self, cpu: int) -> bool:
+        """Tell whether the host has last been running on this CPU, as far as it has marked that."""
+        return bool(self._words[self._units * _SLOT + _HOST_CPU] == cpu + 1)
+
+    def busy(self) -> int:
+        """Return how many cores run user code."""
+        return sum(word & 1 for word in self._words[_PROGRESS : self._units * _SLOT : _SLOT].tolist())
 
     def arrive(self, unit: int) -> None:
         """Mark that a core waits for its first work."""

@@ -1,49 +1,61 @@
-"""What host and core say to each other, as frames on a socket that keeps their bounds.
+"""What host and core say to each other, record by record.
 
-A frame is a pickle of `(entries, returned)`: tuples that begin with a word,
-and the offsets of the receiver's blocks that the sender no longer looks at. A
-frame too large for the socket is put in a block, and a pickle of its offset
-and size is sent in its place.
+Works and outcomes have forms of their own, a fixed head and a pickle; what
+else there is to say is a pickled tuple that begins with a word. A record too
+large for the channel is put in a block, and its place is sent.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from device_runtime.launch import Buffer, Dependency, Image, Payload, ShardId, Work
-from device_runtime.process.arena import Arena, Block, Reader, Viewed, on_wire
+from device_runtime.errors import DeviceMemoryError
+from device_runtime.launch import Buffer, Dependency, Image, Outcome, Payload, Plan, Work
+from device_runtime.process.arena import Arena, Block, on_wire
+from device_runtime.process.channel import LARGEST
+from device_runtime.process.reader import Reader, Viewed
 
-LARGEST = 32768  # bytes of a frame on the socket
-RECEIVE = LARGEST + 4096
+WORK, ENDED, LARGE = b"W"[0], b"E"[0], b"L"[0]  # first bytes of records; a pickle begins with another
+# What the flags of works and outcomes say.
+PLAIN = 1  # the rest loads to scalars
+MORE = 2  # the rest is a pickle of the payload's description and of what else there is to say
+FAILED = 4  # the payload is an exception
+
+WORK_HEAD = struct.Struct("<BBHIQ")  # first byte, flags, attempt, plan, launch
+ENDED_HEAD = struct.Struct("<BBxxxxxxdd")  # first byte, flags, begun, ended
+_SHORT = LARGEST - 10_000  # bytes of arguments with which a work is no large record, whatever else it tells
+_LARGE = struct.Struct("<BxxxxxxxQQ")  # first byte, offset and size of the block
 
 Entry = tuple[Any, ...]
 
 
-def pack(entries: list[Entry], returned: list[int], arena: Arena) -> tuple[bytes, Block | None]:
-    """Return the frame to be sent, and the block to be kept until the other side has returned it."""
-    frame = pickle.dumps((entries, returned), 5)
-    if len(frame) <= LARGEST:
-        return frame, None
-    block = arena.store(memoryview(frame))
-    return pickle.dumps((block.offset, block.nbytes, None), 5), block
+def pack(entry: Entry) -> bytes:
+    """Return the record of an entry that is neither a work nor an outcome."""
+    return pickle.dumps(entry, 5)
 
 
-def unpack(frame: bytes, reader: Reader) -> tuple[list[Entry], list[int]]:
-    """Return the entries of a frame, and the returned offsets."""
-    content = pickle.loads(frame)
-    if len(content) == 3:
-        content = pickle.loads(reader.copy(content[0], content[1]))
-    entries: list[Entry]
-    returned: list[int]
-    entries, returned = content
-    return entries, returned
+def fit(record: bytes, arena: Arena) -> tuple[bytes, Block | None]:
+    """Return the record to be sent, and the block to be kept until the other side has returned it."""
+    if len(record) <= LARGEST:
+        return record, None
+    block = arena.store(memoryview(record))
+    return _LARGE.pack(LARGE, block.offset, block.nbytes), block
+
+
+def unfit(record: bytes, reader: Reader) -> bytes:
+    """Return the record that was put in a block, or is here."""
+    if record[0] != LARGE:
+        return record
+    _, offset, nbytes = _LARGE.unpack(record)
+    return reader.copy(offset, nbytes)
 
 
 def payload_out(payload: Payload, reach: Callable[[Buffer], Buffer]) -> Entry:
     """Describe a payload; `reach` gives a buffer that the other side can read."""
-    return on_wire(reach(payload.data)), tuple(on_wire(reach(buffer)) for buffer in payload.buffers)
+    return on_wire(reach(payload.data)), tuple([on_wire(reach(buffer)) for buffer in payload.buffers])
 
 
 def payload_in(entry: Entry, reader: Reader) -> Payload:
@@ -51,12 +63,12 @@ def payload_in(entry: Entry, reader: Reader) -> Payload:
     data, buffers = entry
     return Payload(
         reader.copy(*data) if isinstance(data, tuple) else data,
-        tuple(Viewed(reader.view(*b)) if isinstance(b, tuple) else b for b in buffers),
+        tuple([Viewed(reader.view(*b)) if isinstance(b, tuple) else b for b in buffers]),
     )
 
 
 def image_out(image: Image) -> Entry:
-    """Describe an image; it is sent before the first work that needs it."""
+    """Describe an image; it is sent before the first plan that needs it."""
     return (
         "image",
         image.number,
@@ -69,35 +81,70 @@ def image_out(image: Image) -> Entry:
     )
 
 
-def work_out(work: Work, reach: Callable[[Buffer], Buffer]) -> Entry:
-    """Describe a work, but for its image."""
-    return (
-        "work",
-        tuple(work.shard),
-        work.image.number,
-        payload_out(work.args, reach),
-        work.cores,
-        [(need.bare, [payload_out(p, reach) for p in need.payloads]) for need in work.dependencies],
-        work.mapped,
-        work.report_begin,
-        work.log_level,
-    )
+def plan_out(plan: Plan) -> Entry:
+    """Describe a plan; it is sent before the first work that needs it."""
+    return "plan", plan.number, plan.image.number, plan.cores, plan.mapped, plan.report_begin, plan.log_level
 
 
-def work_in(entry: Entry, image: Image, reader: Reader) -> Work:
-    """Rebuild a work."""
-    _, shard, _, args, cores, needs, mapped, report_begin, log_level = entry
-    return Work(
-        ShardId(*shard),
-        image,
-        payload_in(args, reader),
-        cores,
-        tuple(_dependency_in(bare, payloads, reader) for bare, payloads in needs),
-        mapped,
-        report_begin,
-        log_level,
-    )
+def work_out(work: Work, reach: Callable[[Buffer], Buffer], returned: Sequence[int]) -> bytes:
+    """Return the record of a work; `returned` are offsets of blocks no longer looked at."""
+    payload, shard = work.args, work.shard
+    data = payload.data
+    if isinstance(data, bytes) and not (payload.buffers or work.dependencies or returned):
+        return WORK_HEAD.pack(WORK, payload.plain, shard.attempt, work.plan.number, shard.launch) + data
+    needs = [(need.bare, [payload_out(p, reach) for p in need.payloads]) for need in work.dependencies]
+    more = pickle.dumps((payload_out(payload, reach), needs, returned), 5)
+    return WORK_HEAD.pack(WORK, MORE, shard.attempt, work.plan.number, shard.launch) + more
 
 
-def _dependency_in(bare: bool, payloads: Iterable[Entry], reader: Reader) -> Dependency:
-    return Dependency(bare, tuple(payload_in(payload, reader) for payload in payloads))
+def is_short(args: Payload) -> bool:
+    """Tell whether a work with these arguments surely fits the channel."""
+    parts = (args.data, *args.buffers)
+    return sum([len(part) + 64 if isinstance(part, bytes) else 64 for part in parts]) <= _SHORT
+
+
+def plain_work(plan: Plan, launch: int, args: Payload) -> bytes | None:
+    """Return the record of the first attempt at any shard of a launch; None if there is more to tell."""
+    data = args.data
+    if args.buffers or not isinstance(data, bytes) or len(data) > _SHORT:
+        return None
+    return WORK_HEAD.pack(WORK, args.plain, 0, plan.number, launch) + data
+
+
+def more_of_work(record: bytes) -> tuple[Entry, list[tuple[bool, list[Entry]]], Sequence[int]]:
+    """Return descriptions of arguments and dependencies, and returned offsets, of a work flagged MORE."""
+    args, needs, returned = pickle.loads(memoryview(record)[WORK_HEAD.size :])
+    return args, needs, returned
+
+
+def dependency_in(need: tuple[bool, list[Entry]], reader: Reader) -> Dependency:
+    """Rebuild the value of a handle among the arguments."""
+    bare, payloads = need
+    return Dependency(bare, tuple([payload_in(payload, reader) for payload in payloads]))
+
+
+def outcome_out(outcome: Outcome, reach: Callable[[Buffer], Buffer], returned: Sequence[int]) -> bytes:
+    """Return the record of an outcome, which has a payload."""
+    payload = outcome.payload
+    assert payload is not None
+    data = payload.data
+    failed = FAILED if outcome.failed else 0
+    if isinstance(data, bytes) and not (payload.buffers or returned):
+        return ENDED_HEAD.pack(ENDED, failed | payload.plain, outcome.begun, outcome.ended) + data
+    more = pickle.dumps((payload_out(payload, reach), returned), 5)
+    return ENDED_HEAD.pack(ENDED, failed | MORE, outcome.begun, outcome.ended) + more
+
+
+def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Sequence[int]]:
+    """Rebuild an outcome; return also the offsets that were returned with it."""
+    _, flags, begun, ended = ENDED_HEAD.unpack_from(record)
+    rest = record[ENDED_HEAD.size :]
+    failed = bool(flags & FAILED)
+    if not flags & MORE:
+        return Outcome(Payload(rest, (), bool(flags & PLAIN)), failed, None, begun, ended), ()
+    described, returned = pickle.loads(rest)
+    try:
+        return Outcome(payload_in(described, reader), failed, None, begun, ended), returned
+    except DeviceMemoryError as error:
+        told = DeviceMemoryError(f"the value of core {unit}: {error}")
+        return Outcome(error=told, begun=begun, ended=ended), returned

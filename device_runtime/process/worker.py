@@ -6,9 +6,12 @@ import faulthandler
 import io
 import logging
 import os
+import pickle
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 import types
 from collections import deque
@@ -19,12 +22,17 @@ from typing import Any, NamedTuple, NoReturn
 from device_runtime import codec, context
 from device_runtime.context import Context
 from device_runtime.errors import DeviceMemoryError, NotOnDevice
-from device_runtime.launch import Buffer, Image, Outcome, ShardId, Work
+from device_runtime.launch import Buffer, Image, Outcome, Payload, Plan, ShardId, Work
 from device_runtime.process import wire
-from device_runtime.process.arena import Arena, Block, Reader, place
+from device_runtime.process.arena import Arena, Block, place
+from device_runtime.process.channel import LARGEST
+from device_runtime.process.lines import core_channel
 from device_runtime.process.mesh import ProcessMesh
+from device_runtime.process.patience import Patience
+from device_runtime.process.quick import this_cpu
+from device_runtime.process.reader import Reader
 from device_runtime.process.status import StatusPage
-from device_runtime.runner import Remembered, Runner
+from device_runtime.runner import Kept, Remembered, Runner, simple
 
 
 class Seat(NamedTuple):
@@ -42,6 +50,17 @@ class Seat(NamedTuple):
     outs: Sequence[socket.socket]
 
 
+_OFTEN = 32  # of so many waits that look on, one sees whether host and core share a CPU
+
+
+class _Place(NamedTuple):
+    """A plan, and this core's place in it."""
+
+    plan: Plan
+    rank: int
+    simple: bool
+
+
 class KernelStream(io.TextIOWrapper):
     """Standard output or error of kernels, which they cannot close for those that come after."""
 
@@ -51,6 +70,26 @@ class KernelStream(io.TextIOWrapper):
             io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True
         )
 
+        self.written = False  # since it was last flushed
+
+    def write(self, text: str) -> int:
+        self.written = True
+        return super().write(text)
+
+    @property
+    def buffer(self) -> Any:
+        """What is below; whoever has it may write there at any time."""
+        self.written = self._lent = True
+        return super().buffer
+
+    _lent = False
+
+    def finish(self) -> None:
+        """Hand on what was written."""
+        if self.written and not self.closed:
+            self.flush()
+            self.written = self._lent
+
     def close(self) -> None:
         if not self.closed:
             self.flush()
@@ -59,7 +98,7 @@ class KernelStream(io.TextIOWrapper):
 class LogForwarder(logging.Handler):
     """Send log records to the host, where the logger of the same name takes them up."""
 
-    def __init__(self, send: Callable[[wire.Entry], None]) -> None:
+    def __init__(self, send: Callable[[bytes], None]) -> None:
         super().__init__(level=1)
         self._post = send
 
@@ -70,23 +109,27 @@ class LogForwarder(logging.Handler):
         if record.exc_info:
             fields["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
             fields["exc_info"] = None
-        self._post(("log", {k: v if _is_plain(v) else repr(v) for k, v in fields.items()}))
+        self._post(wire.pack(("log", {k: v if _is_plain(v) else repr(v) for k, v in fields.items()})))
 
 
 class _Entered:
     """Within the block, a shard is what this process runs; a process that a kernel forked ends with it."""
 
-    def __init__(self, entered: Context) -> None:
-        self._context = entered
-        self._process = os.getpid()
+    def __init__(self) -> None:
+        self.context: Context | None = None  # of the last shard
+        self.forked = False  # this is a process that a kernel forked
+
+    def __call__(self, entered: Context) -> _Entered:
+        self.context = entered
+        return self
 
     def __enter__(self) -> None:
-        context.enter_process(self._context)
+        context.enter_process(self.context)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._process:
+        if self.forked:
             _end_child(error)
         context.enter_process(None)
 
@@ -112,14 +155,24 @@ class Worker:
 
     def __init__(self, seat: Seat) -> None:
         self._core = seat.core
-        self._channel = socket.socket(fileno=seat.channel)
+        self._status = StatusPage(seat.status, seat.cores)
+        end = socket.socket(fileno=seat.channel)
+        self._channel = core_channel(self._status, seat.core, end)
+        settled = self._status.settled()
+        self._patience = Patience(settled.spin if settled.rings else 0)
+        self._settled_cpus = settled.cpus
+        self._alone = False  # host and cores of the last launch were no more than there are CPUs
+        self._looks = 0
+        self._cpus = settled.cpus if settled.cpus < seat.cores else 0  # 0: cores cannot be more than CPUs
+        self._out: deque[bytes] = deque()  # records to be sent
+        self._sending = threading.Lock()
         self._reader = Reader(seat.host_arena, writable=False)
         self._arena = Arena(seat.arena)
         self._lent: dict[int, Block] = {}  # by offset: blocks that the host looks at
-        self._status = StatusPage(seat.status, seat.cores)
-        self._works: deque[tuple[wire.Entry, Image]] = deque()
+        self._works: deque[tuple[bytes, _Place, Any]] = deque()  # record, place, and what more it told
         self._work = 0  # the number of works that have ended
         self._images = Remembered()
+        self._plans = Kept()
         self._streams = (KernelStream(seat.stdout), KernelStream(seat.stderr))
         self._mesh = ProcessMesh(
             seat.core,
@@ -128,17 +181,19 @@ class Worker:
             self._status,
             seat.channel,
             self._report_waiting,
-            lambda: self._receive(False),
+            self._channel.arm,
+            self._hear,
+            Patience(settled.spin),
         )
+        self._entered = _Entered()
         self._runner = Runner(
             seat.core,
             seat.cores,
             self._mesh,
             lambda data: place(self._arena, data),
-            self._enter,
+            self._entered,
             self._begin,
         )
-        self._context: Context | None = None  # of the last shard
         self._root = logging.getLogger()
         self._forwarder = LogForwarder(self._post)
         self._root.addHandler(self._forwarder)
@@ -146,46 +201,105 @@ class Worker:
 
     def serve(self) -> None:
         """Run shards until the host is gone."""
-        self._install_streams()
+        self._mend_streams()
         self._status.arrive(self._core)
+        works, take = self._works, self._channel.take
         while True:
-            while not self._works:
-                if not self._receive(True):
-                    return
-            self._run(*self._works.popleft())
+            while works:
+                self._run(*works.popleft())
+            record = take()
+            if record is not None:
+                self._take(record)
+            elif not self._wait():
+                return
 
-    def _run(self, entry: wire.Entry, image: Image) -> None:
-        try:
-            work = wire.work_in(entry, image, self._reader)
-        except DeviceMemoryError as error:
-            self._end(entry[1], Outcome(codec.encode_error(error, bytes), True))
-            return
-        if self._root.level != work.log_level:
-            self._root.setLevel(work.log_level)
-        if work.report_begin:  # loading the arguments counts, too
-            self._post(("begun", tuple(work.shard), time.monotonic()))
-        self._mesh.begin(work.shard, work.cores)
-        outcome = self._runner.run(work)
-        shard = tuple(work.shard)
-        del entry, work  # the host's blocks go back to it with this outcome
+    def _wait(self) -> bool:
+        """Wait for the next record; return False when the host is gone."""
+        channel = self._channel
+        if channel.ended:
+            return False
+        patience = self._patience
+        if patience.pays() and not (self._cpus and self._status.busy() >= self._cpus):
+            self._looks += 1
+            if not self._looks % _OFTEN:
+                self._keep_apart()
+            if patience.until(channel.ready, os.sched_yield, self._alone):
+                return True
+        begun = time.monotonic_ns()
+        while channel.arm():
+            pause = self._arena.trim()  # gives back memory of results
+            if pause is not None and not select.select([channel], [], [], pause)[0]:
+                continue
+            channel.sleep()
+            if channel.ended:
+                return True  # what it said before is still to be taken
+        patience.learn(time.monotonic_ns() - begun)
+        return True
+
+    def _keep_apart(self) -> None:
+        """Leave the CPU to the host if it runs on the same one.
+
+        The system tends to leave them together, and each then waits for the
+        other to give way. The last of the CPUs' cores stays where it is.
+        """
+        cpu = this_cpu()
+        if self._core < self._settled_cpus - 1 and self._status.shares_cpu(cpu):
+            allowed = os.sched_getaffinity(0)
+            if len(allowed) > 1:
+                os.sched_setaffinity(0, allowed - {cpu})
+                os.sched_setaffinity(0, allowed)  # for it is no rule
+
+    def _run(self, record: bytes, place: _Place, more: Any) -> None:
+        _, flags, attempt, _, launch = wire.WORK_HEAD.unpack_from(record)
+        plan = place.plan
+        self._alone = len(plan.cores) < self._settled_cpus
+        shard = ShardId(launch, place.rank, attempt)
+        if self._root.level != plan.log_level:
+            self._root.setLevel(plan.log_level)
+        self._mesh.begin(shard, plan.cores)
+        if flags == wire.PLAIN and place.simple:
+            ended = self._runner.run_plain(plan, shard, memoryview(record)[wire.WORK_HEAD.size :])
+        else:
+            ended = self._run_work(shard, plan, flags, record, more)
+            del more
         self._mesh.end()
-        self._install_streams()
-        self._end(shard, outcome)
+        for stream in self._streams:
+            if stream.written:
+                stream.finish()
+        self._end(ended)
+        self._mend_streams()
 
-    def _end(self, shard: tuple[int, ...], outcome: Outcome) -> None:
-        payload = None if outcome.payload is None else wire.payload_out(outcome.payload, self._lend)
-        self._post(("ended", shard, outcome.failed, payload, outcome.begun, outcome.ended))
+    def _run_work(self, shard: ShardId, plan: Plan, flags: int, record: bytes, more: Any) -> Outcome:
+        """Run a shard whose arguments, or whatever else, need care."""
+        if plan.report_begin:  # loading the arguments counts, too
+            self._post(wire.pack(("begun", tuple(shard), time.monotonic())))
+        if more is None:
+            work = Work(shard, plan, Payload(record[wire.WORK_HEAD.size :], (), bool(flags & wire.PLAIN)))
+        else:
+            try:
+                needs = tuple([wire.dependency_in(need, self._reader) for need in more[1]])
+                work = Work(shard, plan, wire.payload_in(more[0], self._reader), needs)
+            except DeviceMemoryError as error:
+                return Outcome(codec.encode_error(error, bytes), True)
+        return self._runner.run(work)
+
+    def _end(self, ended: tuple[bytes, float, float] | Outcome) -> None:
+        if not isinstance(ended, Outcome) and not self._reader.returned:
+            value, begun, end = ended
+            self._post(wire.ENDED_HEAD.pack(wire.ENDED, wire.PLAIN, begun, end) + value)
+        else:
+            if not isinstance(ended, Outcome):
+                ended = Outcome(Payload(ended[0], (), True), False, None, *ended[1:])
+            returned = []
+            while self._reader.returned:
+                returned.append(self._reader.returned.popleft())
+            self._post(wire.outcome_out(ended, self._lend, returned))
         self._status.end(self._core, self._work)
         self._work += 1
 
-    def _enter(self, entered: Context) -> _Entered:
-        self._context = entered
-        return _Entered(entered)
-
     def _flush(self) -> None:
         for stream in self._streams:
-            if not stream.closed:
-                stream.flush()
+            stream.finish()
 
     def _let_go(self) -> None:
         """Leave the core's ways to host and cores to the core; called in a process that a kernel forked.
@@ -195,73 +309,83 @@ class Worker:
         self._root.removeHandler(self._forwarder)
         self._channel.close()
         self._arena.abandon()
-        if self._context is not None:
-            self._context.mesh = _NoMesh()
-            self._context.nested = None  # its own launches make a session of its own
+        self._entered.forked = True
+        running = self._entered.context
+        if running is not None:
+            running.mesh = _NoMesh()
+            running.nested = None  # its own launches make a session of its own
 
-    def _begin(self, work: Work, at: float) -> None:
+    def _begin(self, shard: ShardId, at: float) -> None:
         self._status.begin(self._core, self._work)
         self._mesh.open()
 
     def _report_waiting(self, shard: ShardId, core: int) -> None:
-        self._post(("waiting", tuple(shard), core))
+        self._post(wire.pack(("waiting", tuple(shard), core)))
 
     def _lend(self, buffer: Buffer) -> Buffer:
         if isinstance(buffer, Block):
             self._lent[buffer.offset] = buffer
         return buffer
 
-    def _post(self, entry: wire.Entry) -> None:
-        """Send one entry to the host."""
-        returned = []
-        while self._reader.returned:
-            returned.append(self._reader.returned.popleft())
-        frame, block = wire.pack([entry], returned, self._arena)
-        if block is not None:
+    def _post(self, record: bytes) -> None:
+        """Send a record to the host. Any thread may, and a signal handler in the midst of it."""
+        if len(record) > LARGEST:
+            record, block = wire.fit(record, self._arena)
+            assert block is not None
             self._lend(block)
-        try:
-            self._channel.send(frame)
-        except (BrokenPipeError, ConnectionResetError):
-            os._exit(0)  # the host is gone
-
-    def _receive(self, wait: bool) -> bool:
-        """Take in what the host sent; return False when it is gone."""
-        while True:
+        self._out.append(record)
+        while self._out and self._sending.acquire(blocking=False):  # else who holds it sends this one, too
             try:
-                frame = self._channel.recv(wire.RECEIVE, 0 if wait else socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return True
-            except ConnectionResetError:
-                return False
-            if not frame:
-                return False
-            wait = False
-            entries, returned = wire.unpack(frame, self._reader)
-            for offset in returned:
-                del self._lent[offset]
-            for entry in entries:
-                self._take(entry)
+                self._send()
+            finally:
+                self._sending.release()
 
-    def _take(self, entry: wire.Entry) -> None:
+    def _send(self) -> None:
+        channel, out = self._channel, self._out
+        while out:
+            channel.put(out.popleft())
+        while not channel.flush():
+            channel.sleep()
+            if channel.ended:
+                os._exit(0)  # the host is gone
+
+    def _hear(self) -> None:
+        """Take in what the host sent, in the midst of a shard."""
+        self._channel.hear()
+        while (record := self._channel.take()) is not None:
+            self._take(record)
+
+    def _take(self, record: bytes) -> None:
+        if record[0] == wire.LARGE:
+            record = wire.unfit(record, self._reader)
+        if record[0] == wire.WORK:
+            _, flags, _, number, _ = wire.WORK_HEAD.unpack_from(record)
+            more = None
+            if flags & wire.MORE:
+                more = wire.more_of_work(record)
+                for offset in more[2]:
+                    del self._lent[offset]
+            self._works.append((record, self._plans[number], more))
+            return
+        entry = pickle.loads(record)
         word: str = entry[0]
-        if word == "work":
-            self._works.append((entry, self._images.use(entry[2])))
+        if word == "plan":
+            _, number, image, cores, mapped, report_begin, level = entry
+            plan = Plan(number, self._images.use(image), cores, mapped, report_begin, level)
+            self._plans.keep(number, _Place(plan, cores.index(self._core), simple(plan)))
         elif word == "image":
             number, name, module, data, fresh, resident, sources = entry[1:]
             self._images.use(number, Image(number, name, module, data, fresh, resident, sources))
         elif word == "notice":
             self._mesh.notice(ShardId(*entry[1]), entry[2], entry[3])
-        elif word == "forget":
-            self._images = Remembered()
         elif word == "path":
             sys.path[:] = entry[1]
 
-    def _install_streams(self) -> None:
+    def _mend_streams(self) -> None:
         """Give the next kernel its streams, whatever the last one did to them."""
-        self._flush()
         for number, stream in enumerate(self._streams, 1):
             try:
-                os.fstat(number)
+                os.get_blocking(number)
             except OSError:
                 os.dup2(stream.fileno(), number)
         sys.stdout, sys.stderr = self._streams

@@ -62,8 +62,8 @@ class Zygote:
         self._prctl = ctypes.CDLL(None).prctl
         # What kernels started and left behind becomes this process's child; so it can be ended with it.
         self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        gc.collect()
         gc.freeze()  # cores share these objects' memory; a collection must not touch it
+        gc.enable()
 
     def serve(self) -> None:
         """Obey the host until it is gone."""

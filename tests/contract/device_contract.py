@@ -34,6 +34,7 @@ from device_runtime.launch import (
     Message,
     Outcome,
     PeerNotice,
+    Plan,
     Ready,
     ShardId,
     Waiting,
@@ -52,6 +53,7 @@ class Driver:
         self.units = device.open()
         self.events: list[Event] = []
         self._launches = itertools.count(1)
+        self._plans = itertools.count(1)
         self._sent: list[int] = []
 
     def work(
@@ -66,9 +68,11 @@ class Driver:
     ) -> Work:
         """Make the work of one shard."""
         image = (fn if isinstance(fn, Capture) else Capture(fn)).image()
-        payload = codec.encode((args, {}) if calls is None else calls, self.device.place)
+        value = (args, {}) if calls is None else ((), tuple(map(list, zip(*calls, strict=True))))
+        payload = codec.encode(value, self.device.place)
         shard = shard or ShardId(next(self._launches), 0)
-        return Work(shard, image, payload, cores, dependencies, calls is not None, report_begin)
+        plan = Plan(next(self._plans), image, cores, calls is not None, report_begin)
+        return Work(shard, plan, payload, dependencies)
 
     def send(self, unit: int, *messages: Message) -> None:
         """Hand messages to a unit."""
@@ -255,12 +259,12 @@ class DeviceContract(_Driven):
         assert seen == []
 
     def test_a_mapped_work_makes_one_call_after_another(self, driver: Driver) -> None:
-        work = driver.work(add, calls=[((1, 2), {}), ((3, 4), {})])
+        work = driver.work(add, calls=[(1, 2), (3, 4)])
         driver.send(0, work)
         assert driver.value(work) == ([3, 7], None)
 
     def test_the_first_call_that_fails_ends_a_mapped_work(self, driver: Driver) -> None:
-        work = driver.work(lambda x: 1 // x, calls=[((1,), {}), ((0,), {}), ((2,), {})])
+        work = driver.work(lambda x: 1 // x, calls=[(1,), (0,), (2,)])
         driver.send(0, work)
         values, error = driver.value(work)
         assert values == [1]
@@ -280,7 +284,7 @@ class DeviceContract(_Driven):
         handles: list[Any] = []
         args = codec.encode(((Stands(), 1), {}), driver.device.place, dependencies=handles)
         work = driver.work(add, cores=(1,), dependencies=(Dependency(True, (payload,)),))
-        work = Work(work.shard, work.image, args, work.cores, work.dependencies)
+        work = Work(work.shard, work.plan, args, work.dependencies)
         driver.send(1, work)
         assert driver.value(work).sum() == 200_000
 

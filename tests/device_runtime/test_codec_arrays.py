@@ -120,14 +120,14 @@ def test_what_all_shards_get_is_placed_once() -> None:
         placed.append(view.nbytes)
         return bytes(view)
 
-    shared, whole, memo = np.arange(10_000), np.arange(8000), {}  # type: ignore[var-annotated]
+    shared, whole, memo = np.arange(10_000), np.arange(16_000), {}  # type: ignore[var-annotated]
     payloads = [
-        codec.encode(((shared, whole[i * 2000 : i * 2000 + 2000]), {}), place, memo=memo) for i in range(4)
+        codec.encode(((shared, whole[i * 4000 : i * 4000 + 4000]), {}), place, memo=memo) for i in range(4)
     ]
-    assert placed == [80_000, 16_000, 16_000, 16_000, 16_000]
+    assert placed == [80_000, 32_000, 32_000, 32_000, 32_000]
     for i, payload in enumerate(payloads):
         args, _ = codec.decode(payload)
-        assert (args[0] == shared).all() and args[1][0] == 2000 * i
+        assert (args[0] == shared).all() and args[1][0] == 4000 * i
 
 
 def test_copies_made_for_one_shard_are_not_taken_for_anothers() -> None:

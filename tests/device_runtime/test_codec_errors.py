@@ -145,7 +145,7 @@ def test_frames_above_the_kernel_are_left_out() -> None:
         raise ValueError("from below")
 
     with pytest.raises(ValueError) as caught:
-        codec.encode("x" * 10_000, user_code)
+        codec.encode("x" * 20_000, user_code)
     assert caught.value.__traceback__ is not None
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)
     text = str(codec.decode_error(codec.encode_error(error, bytes)).__cause__)

@@ -12,6 +12,7 @@ import pytest
 from device_runtime.errors import PeerEnded
 from device_runtime.launch import ShardId
 from device_runtime.process.mesh import ProcessMesh
+from device_runtime.process.patience import Patience
 from device_runtime.process.status import StatusPage
 
 
@@ -48,7 +49,9 @@ class Wires:
             self._status,
             self._channel.fileno(),
             wait or die,
+            lambda: True,
             lambda: None,
+            Patience(0),
         )
 
 

@@ -19,7 +19,7 @@ from gates import Gate
 from device_runtime import codec
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceUnavailable
-from device_runtime.launch import Ended, Event, Gone, Lost, Ready, ShardId, Work
+from device_runtime.launch import Ended, Event, Gone, Lost, Plan, Ready, ShardId, Work
 from device_runtime.process.cores import ProcessDevice
 from device_runtime.process.status import StatusPage
 
@@ -42,7 +42,7 @@ class Opened:
         self._sent += 1
         shard = ShardId(self._sent, 0)
         payload = codec.encode((args, {}), self.device.place)
-        self.device.send(unit, [Work(shard, Capture(function).image(), payload, (unit,))])
+        self.device.send(unit, [Work(shard, Plan(self._sent, Capture(function).image(), (unit,)), payload)])
         return shard
 
     def next(self, *kinds: type[Kind]) -> Kind:
@@ -105,15 +105,16 @@ def test_orders_for_which_the_zygote_has_no_room_wait(opened: Callable[[int], Op
 
 
 def test_a_channel_with_nothing_to_send_is_not_watched_for_room(
-    opened: Callable[[int], Opened], gate: Gate
+    opened: Callable[[int], Opened], gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the pump would never rest."""
+    monkeypatch.setenv("OFFLOAD_CHANNEL", "socket")
     used = opened(1)
     used.send(0, gate.pass_through)
     gate.wait()
     core = used.device._cores[0]
     sent = 1
-    while not core.blocked:
+    while not core.channel.blocked:
         used.send(0, os.getpid)
         sent += 1
     gate.let_on()
@@ -121,7 +122,7 @@ def test_a_channel_with_nothing_to_send_is_not_watched_for_room(
     room.register(core.channel, select.POLLOUT)
     assert room.poll(PATIENCE * 1000)
     used.send(0, os.getpid)
-    assert not core.blocked
+    assert not core.channel.blocked
     for _ in range(sent + 1):
         used.next(Ended)
     assert not select.select([used.device.fileno()], [], [], 0)[0]

@@ -22,7 +22,7 @@ import offload as of
 from device_runtime import registry
 from device_runtime.device import Device
 from device_runtime.launch import Event, Gone, Message
-from device_runtime.process import arena
+from device_runtime.process import arena, memory
 from offload import offload, offload_single
 from offload.core import coreid, probe, recv, send
 
@@ -254,10 +254,10 @@ def test_a_value_that_memory_cannot_hand_on(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(nbytes: int) -> None:
         raise of.DeviceMemoryError(f"no {nbytes} bytes")
 
-    size = arena._WINDOW + 1
+    size = arena.CHECKED + 1
     made = offload_single(lambda: bytearray(size)).launch(target=0)
     made.wait()
-    monkeypatch.setattr(arena, "_check_memory", refuse)
+    monkeypatch.setattr(memory, "check", refuse)
     handed_on = offload_single(len).launch(made, target=1)
     with pytest.raises(of.DeviceMemoryError, match="handed to core 1"):
         handed_on.result()

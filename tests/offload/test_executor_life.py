@@ -15,6 +15,7 @@ from gates import Gate, gated
 from programs import Program
 
 from device_runtime.errors import OptionError, UnknownDeviceError, WorkerDied
+from device_runtime.process.cpus import available
 from offload.executor import Executor
 
 INITIALIZED = "not yet"
@@ -285,7 +286,7 @@ class TestHowMany:
 
     def test_default_is_one_per_cpu(self) -> None:
         with Executor() as executor:
-            assert executor._max_workers == len(os.sched_getaffinity(0))
+            assert executor._max_workers == available()
 
     def test_environment_says_which_kind_the_script_how_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OFFLOAD_DEVICE", "inline:2")

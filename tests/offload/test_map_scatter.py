@@ -51,6 +51,15 @@ def test_map_gives_the_values_in_input_order(device: str) -> None:
     assert list(double.options(async_=True, auto=2, timeout=50).map([1])) == [2]
 
 
+def test_map_of_sequences(device: str) -> None:
+    numbers, words = list(range(1000)), tuple(str(x) for x in range(700))
+    assert list(add.map(numbers, range(900))) == [2 * x for x in range(900)]
+    assert list(double.map(words)) == [word + word for word in words]
+    assert list(double.map(["x" * 3_000_000] * 3)) == ["x" * 6_000_000] * 3
+    assert list(add.map(["a", "b"], ["c", "d"], chunksize=1)) == ["ac", "bd"]
+    assert list(double.map(())) == []
+
+
 def test_map_takes_its_input_as_it_goes(device: str) -> None:
     taken = []
 

@@ -10,7 +10,8 @@ from programs import Program
 
 import offload
 from device_runtime.device import Device
-from scheduler import dispatcher
+from device_runtime.process.cpus import available
+from offload import session
 
 KERNEL = """
 import os, sys
@@ -34,7 +35,7 @@ def test_the_device_is_the_environments_unless_connected(program: Callable[..., 
 
 
 def test_without_any_choice_there_is_a_core_for_each_cpu(program: Callable[..., Program]) -> None:
-    code = "print(set(where()) == {len(os.sched_getaffinity(0))}, numcores() == len(where()))"
+    code = f"print(set(where()) == {{{available()}}}, numcores() == len(where()))"
     assert run(program, code, device=None).out == "True True\n"  # type: ignore[attr-defined, arg-type]
 
 
@@ -66,7 +67,7 @@ def test_what_is_opened_while_the_session_is_shut_down_is_closed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, over = threading.Event(), threading.Event()
-    real = dispatcher.open_device
+    real = session.open_device
 
     def slow(address: str) -> Device:
         made = real(address)
@@ -82,7 +83,7 @@ def test_what_is_opened_while_the_session_is_shut_down_is_closed_again(
 
     errors: list[offload.SessionClosed] = []
     with offload.connect("inline"):
-        monkeypatch.setattr(dispatcher, "open_device", slow)
+        monkeypatch.setattr(session, "open_device", slow)
         thread = threading.Thread(target=first_launch)
         thread.start()
         going.wait()

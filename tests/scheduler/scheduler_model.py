@@ -24,7 +24,7 @@ class LaunchModel:
     """What is known of a launch that has not ended."""
 
     def __init__(self, asked: events.Submit) -> None:
-        self.number, self.pool, self.count = asked.launch, asked.pool, asked.count
+        self.number, self.pool, self.count = asked.launch, asked.pool, asked.shards
         self.asked = asked
         self.units = asked.units
         self.needs: set[int] = set()  # unfinished launches it depends on
@@ -418,6 +418,8 @@ class Model:
     def _check_questions(self) -> None:
         state = self.state
         assert state.pending == len(self.launches)
+        partial = {number for number, one in self.launches.items() if one.partial and one.entered >= 0}
+        assert state._placing.order._partial == partial
         assert state.stale == self.stale
         assert state.next_deadline() == min(self.deadlines.values(), default=None)
         for number, launch in self.launches.items():
@@ -428,8 +430,12 @@ class Model:
             inner = state._pools[pool]
             for number, unit in enumerate(units):
                 assert list(inner.units[number].flight) == unit.held
-                assert inner.units[number].queued == self._queued(pool, number)
-            assert inner.waiting == sum(
+                assert inner.units[number].queued + len(inner.units[number].resumed) == self._queued(
+                    pool, number
+                )
+            for line in (*inner.units, inner.autos):
+                assert line._dropped == len(line._fifo) + len(line._heap) - line.queued
+            assert inner.autos.queued == sum(
                 launch.units is None and launch.entered >= 0 and launch.pool == pool
                 for launch in self.launches.values()
             )
@@ -439,13 +445,13 @@ class Model:
         state = self.state
         assert not self.launches and not self.pools
         assert state.pending == 0 and state.next_deadline() is None
-        placing, order = state._placing, state._placing._order
+        placing, order = state._placing, state._placing.order
         for left in (state._launches, state._pools, state._finished, state._deadlines._heap):
             assert not left
         for left in (
             state._deadlines._due,
-            placing._dirty,
-            placing._eager,
+            placing.dirty,
+            placing.eager,
             order._partial,
             order._frontier,
             order._levels,

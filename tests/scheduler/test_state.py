@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -113,6 +114,21 @@ def test_a_unit_runs_its_launches_in_the_order_they_were_made() -> None:
     assert seen == [[first], [second], [third]]
 
 
+def test_launches_run_in_the_order_they_were_made_whatever_their_numbers() -> None:
+    bench = Bench(units=1)
+    bench.launches = 10
+    bench.submit(0)
+    first = bench.submit(0)
+    bench.launches = 2
+    second = bench.submit(0)
+
+    bench.end(0)
+    assert bench.runs(0) == [first]
+    bench.end(0)
+
+    assert bench.runs(0) == [second]
+
+
 def test_a_launch_does_not_wait_behind_launches_on_other_units() -> None:
     bench = Bench(units=2)
     bench.submit(0)
@@ -177,6 +193,19 @@ def test_auto_takes_the_rest_from_the_units_with_the_least_to_do() -> None:
     launch = bench.submit(auto=2)
 
     assert bench.placed == {launch: (1, 3)}
+
+
+def test_auto_sees_that_units_have_less_to_do_than_before() -> None:
+    bench = Bench(units=3)
+    for unit in (1, 1, 1, 1, 1, 2, 2, 2):
+        bench.submit(unit)
+    bench.submit(auto=2)
+    for unit in (1, 1, 1, 1, 0):
+        bench.end(unit)
+
+    launch = bench.submit(auto=2)
+
+    assert bench.placed == {launch: (0, 1)}
 
 
 def test_auto_waits_for_the_first_unit_that_is_free() -> None:
@@ -363,6 +392,18 @@ def test_a_unit_is_not_fed_ahead_with_kernels_that_are_long_or_unknown(seconds: 
     assert bench.runs(0) == [launch]
 
 
+def test_a_long_kernel_is_not_sent_ahead_though_all_would_take_little() -> None:
+    bench = Bench(units=1, depth=4)
+    for kernel, seconds in ((1, SHORT), (2, 260e-6)):
+        bench.submit(0, kernel=kernel)
+        bench.end(0, seconds=seconds)
+
+    launch = bench.submit(0, kernel=1)
+    bench.submit(0, kernel=2)
+
+    assert bench.runs(0) == [launch]
+
+
 def test_a_short_kernel_does_not_wait_on_a_unit_behind_a_long_one() -> None:
     bench = Bench(units=1, depth=4)
     bench.submit(0, kernel=1)
@@ -469,6 +510,25 @@ def test_what_comes_back_to_a_unit_goes_before_a_later_launch_of_higher_priority
     bench.ready(1)
 
     assert bench.runs(0) == bench.runs(1) == [gang]
+
+
+def test_what_comes_back_to_a_unit_is_not_overtaken_by_a_shorter_kernel() -> None:
+    bench = Bench(units=2, depth=4)
+    for kernel in (1, 2):
+        bench.submit(0, kernel=kernel)
+        bench.end(0, seconds=SHORT)
+    first, second = bench.submit(0, kernel=1), bench.submit(0, kernel=2)
+    bench.lose(0, begun=False)
+    bench.submit(1, kernel=2)
+    bench.end(1, seconds=LONG)
+    bench.ready(0)
+    assert bench.runs(0) == [first]
+
+    bench.submit(0, kernel=1)
+    assert bench.runs(0) == [first]
+    bench.end(0, seconds=SHORT)
+
+    assert bench.runs(0) == [second]
 
 
 def test_the_outcome_of_an_earlier_attempt_is_dropped_and_counted() -> None:
@@ -813,10 +873,28 @@ def test_cancelled_launches_leave_nothing_behind_a_long_one() -> None:
 
     pool = state._pools[0]
     assert state.pending == 1
-    assert len(pool.units[0].queue) < 200
-    assert len(pool._autos) < 200
-    assert len(pool._ranking) < 200
-    assert not state._launches[0].dependants
+    for line in (pool.units[0], pool.autos):
+        assert line.queued <= len(line._fifo) + len(line._heap) == line.queued + line._dropped < 200
+    assert len(pool.ranking) < 200
+    assert not state._launches[0].more().dependants
+
+
+def test_what_is_known_of_kernels_and_units_does_not_add_up() -> None:
+    state = State()
+    state.step(events.PoolOpened(0, 2))
+    state.step(events.Submit(0, 0, (0,), 1))
+    state.step(events.Submit(1, 0, None, 2))  # now the units are ranked
+    for number in range(2, 10_000):
+        state.step(events.Submit(number, 0, (1,), 1, kernel=number))
+        state.step(events.ShardEnded(0, 1, ShardId(number - (number > 2), 0), True, LONG))
+    state.step(events.PoolOpened(1, 1))
+    for number in range(10_000, 20_000):
+        state.step(events.Submit(number, 1, (0,), 1, kernel=number))
+        state.step(events.ShardEnded(1, 0, ShardId(number, 0), True, LONG))
+
+    pace = state._placing.pace
+    assert len(pace._estimates) == len(pace.costs) <= 4096
+    assert len(state._pools[0].ranking) < 200
 
 
 def test_deadlines_of_shards_that_have_ended_are_forgotten() -> None:
@@ -891,6 +969,22 @@ def cost(units: int, queued: int) -> int:
 
 def test_an_event_costs_the_same_however_many_launches_are_queued() -> None:
     assert cost(units=4, queued=10_000) < 1.2 * cost(units=4, queued=1000)
+
+
+@pytest.mark.parametrize("units", [(0,), None])
+def test_a_queued_launch_takes_little_memory(units: tuple[int, ...] | None) -> None:
+    state = State()
+    state.step(events.PoolOpened(0, 1))
+    launches = list(range(1000, 6000))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+
+    for number in launches:
+        state.step(events.Submit(number, 0, units, 1))
+
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert taken / len(launches) < 260, "bytes, without what its handle keeps, too"
 
 
 def test_an_event_costs_at_most_the_logarithm_of_the_number_of_units() -> None:

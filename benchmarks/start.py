@@ -1,0 +1,165 @@
+"""What a program pays before its first value, and while it has nothing to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from benchmarks.declare import MEGABYTES, MILLISECONDS, PERCENT, Benchmark, Measure, Open, Setting, Subject
+from benchmarks.peers import PEERS
+from benchmarks.processes import family, processor_seconds, proportional_bytes
+from benchmarks.reach import at_most
+
+Program = subprocess.Popen[bytes]
+
+
+def imported(module: str) -> Open:
+    """Measure what an import adds to the run of an interpreter."""
+
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Measure]:
+        yield lambda: _interpreter(f"import {module}") - _interpreter("pass")
+
+    return opened
+
+
+def first_result(system: str, kernel: str) -> Open:
+    """Measure the time from a program's start to the value of its first call."""
+
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Measure]:
+        def measure() -> float:
+            begun = perf_counter()
+            with _program(system, kernel):
+                return perf_counter() - begun
+
+        yield measure
+
+    return opened
+
+
+def at_rest(system: str, look: Callable[[Program, Setting], float], seconds: float) -> Open:
+    """Measure something of a program, and all it has started, some time after its first call."""
+
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Measure]:
+        def measure() -> float:
+            with _program(system, "pure") as program:
+                time.sleep(setting.pick(seconds, 0.01))
+                return look(program, setting)
+
+        yield measure
+
+    return opened
+
+
+def share_used(program: Program, setting: Setting) -> float:
+    """Return how much of one CPU it uses, over two seconds."""
+    members = family(program.pid)
+    begun, before = perf_counter(), processor_seconds(members)
+    time.sleep(setting.pick(2.0, 0.02))
+    return (processor_seconds(members) - before) / (perf_counter() - begun)
+
+
+def memory(program: Program, setting: Setting) -> float:
+    """Return its proportional set size."""
+    return proportional_bytes(family(program.pid))
+
+
+def _interpreter(code: str) -> float:
+    begun = perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return perf_counter() - begun
+
+
+@contextmanager
+def _program(system: str, kernel: str) -> Iterator[Program]:
+    """Run a small script; it has printed the value of its first call."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.program", system, kernel],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert program.stdin is not None and program.stdout is not None
+    try:
+        if not program.stdout.readline().strip():
+            raise RuntimeError(f"a program with {system} ended without a value")
+        yield program
+    finally:
+        program.stdin.close()
+        program.wait()
+        program.stdout.close()
+
+
+def _subjects(make: Callable[[str], Open], *names: str) -> tuple[Subject, ...]:
+    """Return offload and peers as subjects, all peers if none is named."""
+    return (
+        Subject("offload", make("offload")),
+        *(
+            Subject(PEERS[name].title, make(name), "peer", name, PEERS[name].heavy, PEERS[name].package)
+            for name in names or PEERS
+        ),
+    )
+
+
+def _import(name: str) -> Open:
+    return imported("offload" if name == "offload" else PEERS[name].module)
+
+
+BENCHMARKS = (
+    Benchmark(
+        "import",
+        "import",
+        MILLISECONDS,
+        _subjects(_import),
+        (at_most(0.030, MILLISECONDS),),
+        rounds=15,
+    ),
+    Benchmark(
+        "first",
+        "from process start to the first result, pure-Python kernel",
+        MILLISECONDS,
+        _subjects(lambda name: first_result(name, "pure")),
+        (at_most(0.100, MILLISECONDS),),
+        rounds=8,
+        heavy_rounds=2,
+    ),
+    Benchmark(
+        "firstnumpy",
+        "from process start to the first result, NumPy kernel",
+        MILLISECONDS,
+        _subjects(
+            lambda name: first_result(name, "numpy"),
+            "pool",
+            "processpool",
+            "joblib",
+            "loky",
+            "mpire",
+            "pebble",
+        ),
+        (at_most(0.250, MILLISECONDS),),
+        rounds=8,
+    ),
+    Benchmark(
+        "idle",
+        "processor time in host and cores, idle for 1 s",
+        PERCENT,
+        _subjects(lambda name: at_rest(name, share_used, 1.0)),
+        (at_most(0.0005, PERCENT),),
+        rounds=3,
+        heavy_rounds=1,
+    ),
+    Benchmark(
+        "memory",
+        "memory of host and 2 cores at idle, before NumPy (proportional set size)",
+        MEGABYTES,
+        _subjects(lambda name: at_rest(name, memory, 0.2)),
+        (at_most(32e6, MEGABYTES),),
+        rounds=3,
+        heavy_rounds=1,
+    ),
+)

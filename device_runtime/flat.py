@@ -1,0 +1,90 @@
+"""Encode scalars and plain arrays, alone or as arguments, without a pickler's hooks.
+
+These cost more than a small array itself. An array is written down as a tuple
+of dtype, shape, order and, if it is small, its bytes; nothing else that is
+encoded here is a tuple.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+SCALARS = frozenset({int, float, str, bool, type(None), complex, bytes})
+# Smaller arrays travel inside the pickle: a buffer of their own would cost more than the copy.
+OUT_OF_BAND = 1 << 14
+_ARRAY, _CALL = b"A", b"C"  # what an encoded value begins with; a pickle begins with another byte
+_MARKS = _ARRAY + _CALL
+
+
+def flatten(value: Any, views: list[memoryview]) -> bytes | None:
+    """Encode an array, or a call's arguments, its large buffers to `views`; None for anything else."""
+    numpy = sys.modules.get("numpy")
+    kind = getattr(numpy, "ndarray", None)
+    if kind is None:
+        return None
+    if type(value) is kind:
+        described = _describe(value, views)
+        return None if described is None else _ARRAY + pickle.dumps(described, 5)
+    if type(value) is not tuple or len(value) != 2:
+        return None
+    args, kwargs = value
+    if type(args) is not tuple or type(kwargs) is not dict:
+        return None
+    seen: list[Any] = []
+    flat: list[Any] = []
+    for each in (*args, *kwargs.values()) if kwargs else args:
+        if type(each) is kind:
+            if any(each is other for other in seen):
+                break  # it is to arrive as one
+            seen.append(each)
+            each = _describe(each, views)
+            if each is None:
+                break
+        elif type(each) not in SCALARS:
+            break
+        flat.append(each)
+    else:
+        return _CALL + pickle.dumps((flat, len(args), tuple(kwargs)), 5)
+    views.clear()
+    return None
+
+
+def is_flat(data: memoryview) -> bool:
+    """Tell whether `flatten` made this."""
+    return data[0] in _MARKS
+
+
+def unflatten(data: memoryview, buffers: Sequence[Any], writable: bool) -> Any:
+    """Return the value that `flatten` encoded, arrays made over `buffers` where these are large."""
+    import numpy
+
+    rest = iter(buffers)
+
+    def array(dtype: str, shape: tuple[int, ...], order: Any, small: Any) -> Any:
+        if small is None:
+            small = next(rest)
+        elif writable:
+            small = bytearray(small)
+        return numpy.ndarray(shape, dtype, small, 0, None, order)
+
+    content = pickle.loads(data[1:])
+    if data[0] == _MARKS[0]:
+        return array(*content)
+    flat, count, names = content
+    values = [array(*each) if type(each) is tuple else each for each in flat]
+    return tuple(values[:count]), dict(zip(names, values[count:]))
+
+
+def _describe(array: Any, views: list[memoryview]) -> tuple[Any, ...] | None:
+    dtype, flags = array.dtype, array.flags
+    nbytes = array.nbytes
+    if dtype.isbuiltin != 1 or dtype.kind not in "biufc" or not flags.forc or not nbytes:
+        return None
+    order = "C" if flags.c_contiguous else "F"
+    if nbytes < OUT_OF_BAND:
+        return dtype.str, array.shape, order, array.tobytes(order)
+    views.append(pickle.PickleBuffer(array).raw())
+    return dtype.str, array.shape, order, None

@@ -1,0 +1,273 @@
+"""The way between host and core: records, in order, both ways.
+
+Where the processor keeps stores in order, records go through rings in shared
+memory; a socket beside them is a bell that wakes the other side, and tells by
+its end that there is no other side any more. Elsewhere the socket carries the
+records, several in a packet.
+
+Who wants to sleep marks that, and looks once more. Who has written something
+looks for the mark. Between the two steps either one has a *fence*: else both
+could see what was there before, and the one would sleep on what the other
+wrote. Taking and releasing a lock is one.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+
+from device_runtime.process.quick import hear_bell, ring_bell
+from device_runtime.process.ring import Ring
+
+LARGEST = 32_000  # bytes of a record
+_PACKET = 1 << 16  # bytes of a packet, at most
+_SIZE = struct.Struct("<I")
+
+
+class Mark:
+    """A word in shared memory that one side sets and the other side sees."""
+
+    __slots__ = ("index", "words")
+
+    def __init__(self, words: memoryview, index: int) -> None:
+        self.words = words
+        self.index = index
+
+    def set(self, value: bool) -> None:
+        self.words[self.index] = value
+
+    def taken(self) -> bool:
+        """Tell whether it is set, and wipe it off."""
+        if not self.words[self.index]:
+            return False
+        self.words[self.index] = 0
+        return True
+
+
+class Channel(ABC):
+    """One end of the way."""
+
+    polled = False  # the socket must be watched for room in it
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._backlog: deque[bytes] = deque()  # records there was no room for
+        self.ended = False  # the other side is no more
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    @property
+    def blocked(self) -> bool:
+        """Tell whether records wait for room."""
+        return bool(self._backlog)
+
+    @abstractmethod
+    def put(self, record: bytes) -> None:
+        """Take a record to be sent; `flush` must follow, once for any number of them."""
+
+    def post(self, record: bytes) -> None:
+        """Put and flush a record."""
+        self.put(record)
+        self.flush()
+
+    @abstractmethod
+    def flush(self) -> bool:
+        """Send what can be sent, and wake the other side; return whether all is sent."""
+
+    @abstractmethod
+    def take(self) -> bytes | None:
+        """Return the next record that came, None if there is none."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Tell whether a record has come, as far as that can be told without a system call."""
+
+    def give_room(self) -> None:
+        """Tell the other side that there is room again, if it waits for some."""
+
+    def kind(self) -> int:
+        """Return the first byte of the next record, -1 if that cannot be told."""
+        return -1
+
+    @abstractmethod
+    def hear(self) -> None:
+        """Take note of the socket's being readable."""
+
+    @abstractmethod
+    def arm(self) -> bool:
+        """Have the socket become readable with the next record; return False if one is there."""
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Wait for a record, or for room, or for the end of the other side."""
+
+    def close(self) -> None:
+        self._backlog.clear()
+        self._end.close()
+
+
+class RingChannel(Channel):
+    """Records go through a pair of rings.
+
+    `asleep` is set by the other side when it sleeps, `sleeps` by this one.
+    `wanted` is set by the other side when it waits for room, `wants` by this one.
+    """
+
+    def __init__(
+        self, end: socket.socket, out: Ring, into: Ring, asleep: Mark, sleeps: Mark, wanted: Mark, wants: Mark
+    ) -> None:
+        super().__init__(end)
+        self.out = out
+        self.into = into
+        self.asleep = asleep
+        self.sleeps = sleeps
+        self._wanted = wanted
+        self._wants = wants
+        self.fence = threading.Lock()
+        self.take = into.get  # type: ignore[method-assign]
+        self.ready = into.ready  # type: ignore[method-assign]
+
+    def put(self, record: bytes) -> None:
+        if self._backlog or not self.out.put(record):
+            self._backlog.append(record)
+
+    def post(self, record: bytes) -> None:
+        if self._backlog or not self.out.put(record):
+            self._backlog.append(record)
+            self.flush()
+            return
+        with self.fence:
+            pass
+        asleep = self.asleep
+        if asleep.words[asleep.index]:
+            asleep.words[asleep.index] = 0
+            ring_bell(self._end)
+
+    def flush(self) -> bool:
+        backlog = self._backlog
+        while backlog:
+            if self.out.put(backlog[0]):
+                backlog.popleft()
+                continue
+            self._wants.set(True)
+            with self.fence:
+                pass
+            if not self.out.put(backlog[0]):  # there was none before it could see that we want some
+                break
+            backlog.popleft()
+        with self.fence:
+            pass
+        if self.asleep.taken():
+            ring_bell(self._end)
+        return not backlog
+
+    def take(self) -> bytes | None:
+        return self.into.get()
+
+    def hear(self) -> None:
+        heard = False
+        while hear_bell(self._end):
+            heard = True
+        try:
+            if not heard:
+                self.ended = not self._end.recv(16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        except ConnectionResetError:
+            self.ended = True
+
+    def ready(self) -> bool:
+        return self.into.ready()
+
+    def kind(self) -> int:
+        into = self.into
+        return into.kind() if into.words[into.tail] != into.at else -1
+
+    def give_room(self) -> None:
+        if self._wanted.taken():
+            ring_bell(self._end)
+
+    def arm(self) -> bool:
+        self.sleeps.set(True)
+        with self.fence:
+            pass
+        self.give_room()
+        return not self.into.ready()
+
+    def sleep(self) -> None:
+        try:
+            self.ended = not self._end.recv(16)
+        except ConnectionResetError:
+            self.ended = True
+
+
+class SocketChannel(Channel):
+    """Records go through the socket, as many in a packet as fit."""
+
+    polled = True
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end)
+        self._came: deque[bytes] = deque()
+
+    def put(self, record: bytes) -> None:
+        self._backlog.append(record)
+
+    def flush(self) -> bool:
+        backlog = self._backlog
+        while backlog:
+            pieces, size, count = [], 0, 0
+            for record in backlog:
+                size += _SIZE.size + len(record)
+                if count and size > _PACKET:
+                    break
+                pieces += [_SIZE.pack(len(record)), record]
+                count += 1
+            try:
+                self._end.send(b"".join(pieces))
+            except BlockingIOError:
+                return False
+            except (BrokenPipeError, ConnectionResetError):
+                self.ended = True
+                backlog.clear()
+                return True
+            for _ in range(count):
+                backlog.popleft()
+        return True
+
+    def take(self) -> bytes | None:
+        if not self._came:
+            self._receive(socket.MSG_DONTWAIT)
+        return self._came.popleft() if self._came else None
+
+    def hear(self) -> None:
+        """Do nothing: `take` finds what came."""
+
+    def ready(self) -> bool:
+        return bool(self._came)
+
+    def arm(self) -> bool:
+        return not self._came
+
+    def sleep(self) -> None:
+        self._receive(0)
+
+    def _receive(self, flags: int) -> None:
+        try:
+            packet = self._end.recv(_PACKET + 4096, flags)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            packet = b""
+        if not packet:
+            self.ended = True
+        place = 0
+        while place < len(packet):
+            (size,) = _SIZE.unpack_from(packet, place)
+            place += _SIZE.size
+            self._came.append(packet[place : place + size])
+            place += size

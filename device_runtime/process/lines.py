@@ -1,0 +1,108 @@
+"""The channels between one device and its cores, and what all of them share."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from device_runtime.process.channel import Channel, Mark, RingChannel, SocketChannel
+from device_runtime.process.patience import Patience
+from device_runtime.process.quick import give_way, this_cpu
+from device_runtime.process.ring import CORE_SLEEPS, CORE_WANTS, HOST_WANTS, Rings
+from device_runtime.process.settled import Settled
+from device_runtime.process.status import StatusPage
+
+_OFTEN = 32  # of so many looks, one also marks on which CPU
+
+
+class Speaker(Protocol):
+    """Whatever has a channel."""
+
+    channel: Channel
+
+
+class Lines:
+    """The host's side of all channels."""
+
+    def __init__(self, settled: Settled, status: StatusPage) -> None:
+        self.settled = settled
+        self._status = status
+        self._rings: dict[int, Rings] = {}
+        self.sleeps = Mark(status.words, status.host_sleeps)
+        self.fence = threading.Lock()
+        self._patience = Patience(settled.spin, probes=True)
+        self._looks = 0
+
+    def connect(self, unit: int, end: socket.socket) -> Channel:
+        """Return the host's end of the channel of a new core."""
+        if not self.settled.rings:
+            return SocketChannel(end)
+        rings = self._rings.get(unit)
+        if rings is None:
+            rings = self._rings[unit] = Rings(self._status.area(unit))
+        rings.clear()
+        return RingChannel(
+            end,
+            rings.down(),
+            rings.up(),
+            Mark(rings.words, CORE_SLEEPS),
+            self.sleeps,
+            Mark(rings.words, CORE_WANTS),
+            Mark(rings.words, HOST_WANTS),
+        )
+
+    def looking(self, cores: int) -> bool:
+        """Tell whether it pays to look for what so many cores will say."""
+        return self.settled.rings and cores <= self.settled.cpus and self._patience.pays()
+
+    def learn(self, seconds: float) -> None:
+        """Take note of how long a shard ran whose end nobody looked for."""
+        if not self._patience.pays():
+            self._patience.learn(int(seconds * 1e9))
+
+    def look(self, channels: Sequence[Channel]) -> bool:
+        """Look for a short while until every channel has a record; return whether it has.
+
+        The interpreter lock is kept: with a busy thread beside this one, it
+        would take a whole turn of that thread to have it back.
+        """
+        self._looks += 1
+        if not self._looks % _OFTEN:
+            self._status.host_runs_on(this_cpu())
+        alone = len(channels) < self.settled.cpus
+        for channel in channels:
+            if not channel.ready() and not self._patience.until(channel.ready, give_way, alone):
+                return False
+        return True
+
+    def arm(self, active: Iterable[Speaker]) -> bool:
+        """Have the cores ring when they say something; return False if one has, and did not."""
+        if not self.settled.rings:
+            return True
+        self.sleeps.set(True)
+        with self.fence:
+            pass
+        silent = True
+        for core in active:
+            core.channel.give_room()
+            if core.channel.ready():
+                silent = False
+        return silent
+
+
+def core_channel(status: StatusPage, core: int, end: socket.socket) -> Channel:
+    """Return the core's end of its channel."""
+    if not status.settled().rings:
+        return SocketChannel(end)
+    rings = Rings(status.area(core))
+    return RingChannel(
+        end,
+        rings.up(),
+        rings.down(),
+        Mark(status.words, status.host_sleeps),
+        Mark(rings.words, CORE_SLEEPS),
+        Mark(rings.words, HOST_WANTS),
+        Mark(rings.words, CORE_WANTS),
+    )

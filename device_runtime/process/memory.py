@@ -1,0 +1,80 @@
+"""How much memory there is, and how much of it host and cores may share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from device_runtime.errors import DeviceMemoryError, OptionError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_ROOT = Path("/")
+
+
+def bound(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> int:
+    """Return how many bytes the host's arena may take: OFFLOAD_ARENA, or a quarter of memory.
+
+    Raises OptionError for a value that cannot be meant.
+    """
+    text = environment.get("OFFLOAD_ARENA", "").strip()
+    if not text:
+        return min([_meminfo("MemTotal", root), *(limit for limit, _ in _groups(root))]) // 4
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    given = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if given < 1 << 20:
+        raise OptionError(
+            f"OFFLOAD_ARENA={text!r}: it says how much memory arguments may take on their way to cores, "
+            "in bytes or as '500M' or '4G', and is at least 1M"
+        )
+    return given
+
+
+def check(nbytes: int, root: Path = _ROOT) -> None:
+    """Refuse what would make the kernel kill processes: it gives no error of its own.
+
+    Raises DeviceMemoryError.
+    """
+    left = min([_meminfo("MemAvailable", root), *(limit - used for limit, used in _groups(root))])
+    if nbytes > left:
+        raise DeviceMemoryError(
+            f"{nbytes:,} bytes do not fit in memory: {max(0, left):,} bytes are available here"
+        )
+
+
+def _meminfo(name: str, root: Path) -> int:
+    try:
+        text = (root / "proc/meminfo").read_text()
+        return int(text.partition(f"{name}:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pages = "SC_PHYS_PAGES" if name == "MemTotal" else "SC_AVPHYS_PAGES"
+        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Give limit and use, in bytes, of each control group that the process is in."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if not kinds:
+            top, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in kinds.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = top / path.strip("/")
+        for group in (folder, *folder.parents):
+            if group != top and top not in group.parents:
+                break
+            try:
+                most, used = int((group / limit).read_text()), int((group / usage).read_text())
+                stat = (group / "memory.stat").read_text()
+            except (OSError, ValueError):  # "max" where there is no limit
+                continue
+            cache = [int(found) for found in re.findall(r"^(?:total_)?inactive_file (\d+)", stat, re.M)]
+            yield most, used - max(cache, default=0)

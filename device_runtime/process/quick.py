@@ -1,0 +1,64 @@
+"""System calls that take next to no time, made without giving up the interpreter lock.
+
+Who gives the lock up beside a thread that computes in Python waits for a whole
+turn of that thread, milliseconds, to have it back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import select
+import socket
+import struct
+from collections.abc import Callable
+
+from device_runtime.process.ring import are_sound
+
+_LIBC = ctypes.PyDLL(None)
+_EVENT = struct.Struct("<Iixxxx")  # as x86-64 has it: what happened, and the descriptor
+
+give_way: Callable[[], object] = _LIBC.sched_yield
+this_cpu: Callable[[], int] = _LIBC.sched_getcpu
+
+_epoll_wait = _LIBC.epoll_wait
+_epoll_wait.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int)
+_send = _LIBC.send
+_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_recv = _LIBC.recv
+_recv.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_heard = ctypes.create_string_buffer(16)
+
+
+class Watch:
+    """Tell which descriptors of an epoll have something to report."""
+
+    def __init__(self, epoll: select.epoll, most: int) -> None:
+        self._epoll = epoll
+        self._descriptor = epoll.fileno()
+        self._most = most
+        self._quick = are_sound()
+        self._events = ctypes.create_string_buffer(_EVENT.size * most)
+
+    def stirs(self) -> bool:
+        """Tell whether there is anything to report."""
+        return bool(self._epoll.poll(0, 1))
+
+    def reports(self) -> dict[int, int]:
+        """Return what there is to report, by descriptor."""
+        if not self._quick:
+            return dict(self._epoll.poll(0, self._most))
+        found = _epoll_wait(self._descriptor, self._events, self._most, 0)
+        if found <= 0:
+            return {}
+        events = memoryview(self._events)[: found * _EVENT.size]
+        return {descriptor: mask for mask, descriptor in _EVENT.iter_unpack(events)}
+
+
+def ring_bell(end: socket.socket) -> None:
+    """Send a byte, if there is room for it and somebody to hear it."""
+    _send(end.fileno(), b"\0", 1, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def hear_bell(end: socket.socket) -> bool:
+    """Take in a byte; return False if none is there, for whatever reason."""
+    return bool(_recv(end.fileno(), _heard, 16, socket.MSG_DONTWAIT) > 0)

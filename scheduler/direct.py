@@ -1,0 +1,98 @@
+"""The short way of a launch that finds nothing else under way.
+
+The thread that makes it hands it to the units itself, looks for its outcomes
+for a short while, and takes them: no other thread wakes, and the state machine
+need not know. Whoever enters the guard meanwhile, and so could do something
+that the launch has a part in, first makes it an ordinary one: it then is the
+first in the state machine, as it was the first to come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import get_ident
+from typing import NamedTuple, Protocol
+
+from device_runtime.device import DirectDevice
+from device_runtime.interrupts import Guard
+from device_runtime.launch import Image, Outcome, Payload, Plan
+from scheduler.plans import Plans
+from scheduler.pump import Pump
+from scheduler.ticket import Request, Route, Ticket
+
+
+class Lone(NamedTuple):
+    """A launch that is under way, and that only its own thread knows of."""
+
+    number: int
+    route: Route
+    image: Image
+    args: Payload
+    plan: Plan
+
+
+class Owner(Protocol):
+    """Whoever keeps the launches that are under way."""
+
+    def idle(self) -> bool:
+        """Tell whether nothing is under way; called under the guard."""
+
+    def number(self) -> int:
+        """Return the number of a new launch."""
+
+    def adopt(self, lone: Lone, request: Request) -> Ticket:
+        """Take in a launch whose shards are on their units already; called under the guard."""
+
+
+class Direct:
+    """Run launches from end to end, one at a time."""
+
+    def __init__(self, owner: Owner, guard: Guard, pump: Pump, plans: Plans) -> None:
+        self._owner = owner
+        self._guard = guard
+        self._pump = pump
+        self._plans = plans
+        self._lone: Lone | None = None
+        self._ticket: Ticket | None = None
+        self._visitor = self._make_ordinary
+
+    def run(
+        self, device: DirectDevice, route: Route, image: Image, args: Payload
+    ) -> Sequence[bytes | Outcome] | Ticket | None:
+        """Return a launch's outcomes, as `collect` does, or its ticket if it has become an ordinary one.
+
+        Return None, with nothing done, if it cannot go this way.
+        """
+        guard, pool = self._guard, route.pool
+        with guard:
+            if pool.down or self._pump.pumper is not None or not self._owner.idle():
+                return None
+            plan = self._plans.get(image, route.units or pool.first(route.count), False, False)
+            number, self._ticket = self._owner.number(), None
+            if not device.post(plan, number, args):
+                return None
+            self._lone = Lone(number, route, image, args, plan)
+            guard.visitor = self._visitor
+            self._pump.pumper = get_ident()
+            try:
+                guard.pause()
+                try:
+                    found = device.look(plan)
+                finally:
+                    guard.resume()
+                outcomes = device.collect(plan) if found and guard.visitor is not None else None
+                if outcomes is not None:
+                    guard.visitor = self._lone = None
+                    return outcomes
+            finally:
+                guard.visit()
+                self._pump.pumper = None
+                if self._ticket is not None:
+                    self._pump.attend()
+            return self._ticket
+
+    def _make_ordinary(self) -> None:
+        """Have the owner take in the launch; called under the guard."""
+        lone, self._lone = self._lone, None
+        assert lone is not None
+        self._ticket = self._owner.adopt(lone, Request(lone.route, lone.image, (lone.args,), attended=True))

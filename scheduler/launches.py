@@ -1,0 +1,120 @@
+"""What the state machine knows of a launch.
+
+There may be millions of them. Most are of one shard, and ask for nothing
+special; so what only some have is kept apart, and made when it is needed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from device_runtime.launch import ShardId
+
+Key = tuple[int, ...]  # a place in the order; the smallest comes first
+
+
+class Launch:
+    """A launch that has not ended."""
+
+    __slots__ = ("count", "extra", "flying", "kernel", "key", "left", "number", "pool", "units")
+
+    def __init__(
+        self,
+        number: int,
+        pool: int,
+        units: tuple[int, ...] | None,
+        count: int,
+        kernel: int,
+        extra: Extra | None,
+    ) -> None:
+        self.number = number
+        self.pool = pool
+        self.units = units
+        self.count = count
+        self.kernel = kernel
+        self.extra = extra  # never None if there are several shards
+        self.key: Key = ()  # () while it has no place in the order
+        self.left = count  # shards that have not ended
+        self.flying = 0  # shards on units
+
+    def more(self) -> Extra:
+        """Return what only some launches have; from now on this one has it, too."""
+        if self.extra is None:
+            self.extra = Extra(self.count)
+        return self.extra
+
+    def rank(self, unit: int) -> int:
+        """Return the rank of the shard that is meant for a unit."""
+        if self.count == 1:
+            return 0
+        assert self.units is not None
+        return bisect_left(self.units, unit)
+
+    def shard(self, rank: int) -> ShardId:
+        """Name the present attempt at a shard."""
+        attempts = None if self.extra is None else self.extra.attempts
+        return ShardId(self.number, rank, attempts.get(rank, 0) if attempts else 0)
+
+    def was_sent(self, rank: int) -> bool:
+        """Tell whether a shard that is queued was on a unit before."""
+        return self.extra is not None and self.extra.attempts is not None and rank in self.extra.attempts
+
+    def has_settled(self, rank: int) -> bool:
+        """Tell whether a shard's end is final."""
+        return not self.left or (self.extra is not None and bool(self.extra.settled >> rank & 1))
+
+    def doom(self, rank: int) -> str | None:
+        """Return how a shard ends that was given up while a unit held it, None if it was not."""
+        doomed = None if self.extra is None else self.extra.doomed
+        return doomed.get(rank) if doomed else None
+
+    def waits(self) -> bool:
+        """Tell whether a launch that it depends on has not ended."""
+        return self.extra is not None and self.extra.waits > 0
+
+
+class Extra:
+    """What only some launches have: several shards, options, dependencies, accidents."""
+
+    __slots__ = (
+        "attempts",
+        "begun",
+        "cause",
+        "deaths",
+        "dependants",
+        "doomed",
+        "lost",
+        "needs",
+        "ok",
+        "priority",
+        "retries",
+        "settled",
+        "timeout",
+        "unsent",
+        "waits",
+    )
+
+    def __init__(
+        self,
+        count: int,
+        priority: int = 0,
+        needs: tuple[int, ...] = (),
+        retries: int = 0,
+        timeout: float | None = None,
+    ) -> None:
+        self.priority = priority
+        self.needs = needs
+        self.retries = retries
+        self.timeout = timeout
+        self.unsent = count  # shards that have not ended and were never sent to a unit
+        self.begun = False  # a shard of it was sent
+        self.settled = 0  # a bit for each rank
+        self.ok = True
+        self.lost = 0  # units lost under it
+        self.waits = 0  # unfinished launches it depends on
+        self.cause = -1  # the launch because of which it fails
+        # Made when they are needed.
+        self.dependants: dict[int, Launch] | None = None  # unfinished ones, by number
+        self.attempts: dict[int, int] | None = None  # by rank, of shards that were sent again
+        self.deaths: dict[int, int] | None = None  # by rank: units that died while they ran it
+        self.doomed: dict[int, str] | None = None  # by rank: how a shard ends when its unit is lost

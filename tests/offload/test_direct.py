@@ -1,0 +1,197 @@
+"""Blocking launches that find nothing else under way, and what may come in between."""
+
+from __future__ import annotations
+
+import operator
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import offload as of
+from device_runtime.process.cores import ProcessDevice
+from device_runtime.process.ring import are_sound
+from offload import offload, offload_single
+from offload.core import coreid
+from offload.session import session
+from scheduler.dispatcher import Dispatcher
+
+pytestmark = pytest.mark.skipif(not are_sound(), reason="the processor may reorder stores")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def two_cores() -> Iterator[None]:
+    """Have two cores, which look on whatever else the machine does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFLOAD_CHANNEL", "ring")
+        patch.setenv("OFFLOAD_SPIN", "10000")
+        patch.setattr("device_runtime.process.settled.available", lambda: 8)
+        patch.setattr("device_runtime.process.patience._BUSY", 10**12)
+        with of.connect("local:2"):
+            yield
+
+
+@offload
+def whoami() -> int:
+    return coreid()
+
+
+@offload
+def echo(value: Any) -> Any:
+    return value
+
+
+@offload_single
+def append(path: str, text: str) -> None:
+    with open(path, "a") as file:
+        file.write(text)
+
+
+class Between:
+    """Do something, once, when a launch is under way that only its own thread knows of."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        self.reached = False
+        self._ordinary = threading.Event()
+        adopt = Dispatcher.adopt
+
+        def adopted(*args: Any) -> Any:
+            self._ordinary.set()
+            return adopt(*args)
+
+        patch.setattr(Dispatcher, "adopt", adopted)
+
+    def begin(self, action: Callable[[], object]) -> None:
+        """Begin to do this in another thread, and go on when it has got in between."""
+
+        def begin() -> None:
+            threading.Thread(target=action).start()
+            assert self._ordinary.wait(30)
+
+        self.do(begin, aside=False)
+
+    def do(self, action: Callable[[], object], aside: bool = True) -> None:
+        """Do this, in another thread or in the one that makes the launch."""
+        real = ProcessDevice.look
+
+        def look(device: ProcessDevice, plan: Any) -> bool:
+            self._patch.setattr(ProcessDevice, "look", real)
+            self.reached = True
+            if aside:
+                thread = threading.Thread(target=action)
+                thread.start()
+                thread.join()
+            else:
+                action()
+            return real(device, plan)
+
+        self._patch.setattr(ProcessDevice, "look", look)
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
+    made = Between(monkeypatch)
+    yield made
+    assert made.reached
+    assert whoami() == [0, 1]
+
+
+def test_nobody_comes_in_between(between: Between) -> None:
+    between.do(lambda: None)
+    assert whoami() == [0, 1]
+    assert not session().dispatcher._launches
+
+
+def test_another_thread_makes_a_launch(between: Between) -> None:
+    made: list[of.Handle[Any]] = []
+    between.do(lambda: made.append(echo.launch("other")))
+    assert echo("own") == ["own", "own"]
+    assert made[0].wait() == ["other", "other"]
+
+
+def test_another_thread_waits_for_a_launch(between: Between) -> None:
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    between.begin(lambda: found.put(echo("other")))
+    assert echo("own") == ["own", "own"]
+    assert found.get(timeout=30) == ["other", "other"]
+
+
+def test_what_comes_in_between_runs_after(between: Between, tmp_path: Any) -> None:
+    path = str(tmp_path / "ledger")
+    first = append.options(target=0, async_=False)
+    between.do(lambda: append.options(target=0).launch(path, "second "))
+    first(path, "first ")
+    whoami()
+    assert (tmp_path / "ledger").read_text() == "first second "
+
+
+def test_a_signal_handler_that_makes_a_launch(between: Between) -> None:
+    handles: list[of.Handle[Any]] = []
+    between.do(lambda: handles.append(echo.launch("handler")), aside=False)
+    assert echo("own") == ["own", "own"]
+    assert handles[0].wait() == ["handler", "handler"]
+
+
+def test_ctrl_c(between: Between) -> None:
+    between.do(lambda: os.kill(os.getpid(), signal.SIGINT), aside=False)
+    with pytest.raises(KeyboardInterrupt):
+        whoami()
+
+
+def test_shutdown_by_another_thread() -> None:
+    with pytest.MonkeyPatch.context() as patch, of.connect("local:1"):
+        between, other, closed = Between(patch), session(), threading.Event()
+        between.begin(lambda: (other.shutdown(), closed.set()))
+        assert echo("own") == ["own"]
+        assert closed.wait(30)
+
+
+def test_a_core_that_dies(between: Between) -> None:
+    between.do(lambda: None)
+    with pytest.raises(of.WorkerDied):
+        offload(lambda: os._exit(3))()
+
+
+def test_a_kernel_that_raises(between: Between) -> None:
+    between.do(lambda: None)
+    with pytest.raises(ZeroDivisionError) as caught:
+        offload(lambda: 1 // (coreid() - 1), target=[0, 1])()
+    assert isinstance(caught.value.__cause__, of.RemoteTraceback)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1.5, "text", (1, [2, {"a": 3}]), np.arange(5), np.ones(100_000), b"x" * 100_000]
+)
+def test_values(between: Between, value: Any) -> None:
+    between.do(lambda: None)
+    found = echo(value)
+    same = np.array_equal if isinstance(value, np.ndarray) else operator.eq
+    assert len(found) == 2 and all(same(one, value) for one in found)
+
+
+def test_what_a_kernel_prints_comes_before_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    speak = offload(lambda i: print("line", i), target=0)
+    write = offload(lambda i: os.write(1, b"line %d\n" % i) and None, target=0)
+    for i in range(100):
+        (write if i % 2 else speak)(i)
+        assert capsys.readouterr().out == f"[core 0] line {i}\n"
+
+
+def test_many_threads_lose_nothing() -> None:
+    found: dict[int, list[Any]] = {}
+
+    def run(thread: int) -> None:
+        found[thread] = [echo((thread, i)) for i in range(60)]
+
+    threads = [threading.Thread(target=run, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {t: [[(t, i)] * 2 for i in range(60)] for t in range(8)}
