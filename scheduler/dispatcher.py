@@ -22,40 +22,29 @@ from device_runtime.device import Device, DirectDevice, ImmediateDevice, MemoryF
 from device_runtime.errors import (
     DeviceMemoryError,
     ForkedHandleError,
-    OptionError,
     SessionClosed,
 )
 from device_runtime.interrupts import Guard, Shield, Window, defer_interrupts
 from device_runtime.launch import (
-    Begun,
     Buffer,
-    Dependency,
     Ended,
     Event,
     Gone,
     Image,
     Logged,
     Lost,
-    Message,
     Outcome,
     Payload,
-    PeerNotice,
     Printed,
-    Ready,
-    ShardId,
-    Waiting,
-    Work,
 )
 from device_runtime.output import line_is_open, show
 from device_runtime.registry import open_device
 from scheduler import events
 from scheduler.callbacks import Callbacks
 from scheduler.direct import Direct, Lone
-from scheduler.plans import Plans
+from scheduler.ledger import Ledger
 from scheduler.pump import Pump
-from scheduler.state import State
 from scheduler.ticket import Pool, Request, Route, Ticket
-from scheduler.verdicts import dependency_error, verdict
 
 _log = logging.getLogger("offload")
 _PATIENCE = 1.0  # seconds to wait for room in a device's memory while no launch is under way
@@ -74,21 +63,16 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._guard = Guard()
-        self._state = State()
+        self._ledger = Ledger(self._guard)
         self._pump = Pump(self._guard, self)
-        self._pools: list[Pool] = []
         self._open: dict[int, Pool] = {}  # by the descriptor that tells of its events
-        self._launches: dict[int, Ticket] = {}  # those that have not ended
+        self._launches = self._ledger.launches
         self._numbers = itertools.count(1)
         self._events: deque[tuple[int, Event]] = deque()  # received, not handled yet
         self._output: deque[Callable[[], None]] = deque()  # shows what was received
-        self._plans = Plans()
-        self._direct = Direct(self, self._guard, self._pump, self._plans)
+        self._direct = Direct(self, self._guard, self._pump, self._ledger.plans)
         self._unheard: set[int] = set()  # descriptors to be looked at even if they are not readable
-        self._outbox: dict[tuple[int, int], list[Message]] = {}
-        self._callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()
         self._users = Callbacks()
-        self._settled = 0  # shards
         self._closed = False
         self.forked = False
         _dispatchers.add(self)
@@ -113,10 +97,10 @@ class Dispatcher:
                 device.close()
                 raise SessionClosed(_CLOSED)
             immediate = isinstance(device, ImmediateDevice)
-            pool = Pool(len(self._pools), device.address, units, device, immediate)
-            self._pools.append(pool)
+            pool = Pool(len(self._ledger.pools), device.address, units, device, immediate)
+            self._ledger.pools.append(pool)
             self._open[device.fileno()] = pool
-            self._step(events.PoolOpened(pool.index, units, device.depth))
+            self._ledger.step(events.PoolOpened(pool.index, units, device.depth))
             self._pump.watch(device.fileno())
         return pool
 
@@ -126,7 +110,7 @@ class Dispatcher:
         Raises DeviceMemoryError where nothing is under way that could make room.
         """
         while True:
-            seen = self._settled
+            seen = self._ledger.settled
             try:
                 return device.place(view)
             except MemoryFull as error:
@@ -139,7 +123,7 @@ class Dispatcher:
                 raise DeviceMemoryError(f"{told}; no launch is under way that will make room")
 
     def _has_settled(self, seen: int) -> bool:
-        return self._settled != seen
+        return self._ledger.settled != seen
 
     def submit(self, request: Request) -> Ticket:
         """Queue a launch and return at once.
@@ -184,66 +168,24 @@ class Dispatcher:
     # ---- asked by `Direct` ---------------------------------------------------------
 
     def idle(self) -> bool:
-        return not (self._launches or self._events or self._output or self._callbacks or self._closed)
+        return not (self._launches or self._events or self._output or self._ledger.callbacks or self._closed)
 
     def number(self) -> int:
         return next(self._numbers)
 
     def adopt(self, lone: Lone, request: Request) -> Ticket:
-        route, plan = lone.route, lone.plan
-        ticket = self._launches[lone.number] = Ticket(lone.number, route, self._guard, request)
-        ticket.units = plan.cores
-        ticket.plan = plan
-        actions = self._state.step(
-            events.Submit(
-                lone.number,
-                route.pool.index,
-                plan.cores,
-                route.count,
-                route.kernel,
-                route.priority,
-                (),
-                route.retries,
-            )
-        )
-        sent = [
-            events.Send(route.pool.index, unit, ShardId(lone.number, rank))
-            for rank, unit in enumerate(plan.cores)
-        ]
-        assert actions == sent, "the state machine has another idea of where a launch is"
-        self._unheard.add(route.pool.device.fileno())
-        return ticket
+        self._unheard.add(lone.route.pool.device.fileno())
+        return self._ledger.adopt(lone, request)
 
     def _queue(self, request: Request) -> Ticket:
         with self._guard:
             if self._closed:
                 raise SessionClosed(_CLOSED)
-            unfinished, failed = self._dependencies(request) if request.depends else ((), False)
-            route = request.route
-            number = next(self._numbers)
-            ticket = self._launches[number] = Ticket(number, route, self._guard, request)
-            if failed:
-                error = Outcome(error=dependency_error(request, ticket))
-                for rank in range(route.count):
-                    self._settle(ticket, rank, error)
-            else:
-                self._step(
-                    events.Submit(
-                        number,
-                        route.pool.index,
-                        route.units,
-                        route.count,
-                        route.kernel,
-                        route.priority,
-                        unfinished,
-                        route.retries,
-                        route.timeout,
-                    )
-                )
-                self._flush()
+            ticket = self._ledger.enter(next(self._numbers), request)
+            self._flush()
             if not request.attended:
                 self._pump.attend()
-            if self._callbacks:  # of others: theirs must not run in this thread
+            if self._ledger.callbacks:  # of others: theirs must not run in this thread
                 self._pump.attend()
                 self._pump.ring()
         return ticket
@@ -273,7 +215,7 @@ class Dispatcher:
                             self._pump.ring()  # it may be the turn of another
         except BaseException:
             with self._guard:
-                self._step(events.Cancel(number, kill=True))
+                self._ledger.step(events.Cancel(number, kill=True))
                 device.drop(number)
                 self._pump.attend()
                 self._pump.ring()
@@ -283,16 +225,16 @@ class Dispatcher:
         """Cancel a launch that is queued; with `kill` also one that runs. Return whether it is cancelled."""
         self.check()
         with self._guard:
-            if ticket.cancelled or ticket.done or not (kill or self._state.can_cancel(ticket.number)):
+            if ticket.cancelled or ticket.done or not (kill or self._ledger.state.can_cancel(ticket.number)):
                 return ticket.cancelled
             ticket.cancelled = True
-            self._step(events.Cancel(ticket.number, kill))
+            self._ledger.step(events.Cancel(ticket.number, kill))
             self._flush()
             self._pump.attend()
             self._pump.ring()
             # Called here, so that whoever cancels a future finds it cancelled; the pump calls the others.
-            calls = [call for call in self._callbacks if call[1] is ticket]
-            self._callbacks = deque(call for call in self._callbacks if call[1] is not ticket)
+            calls = [call for call in self._ledger.callbacks if call[1] is ticket]
+            self._ledger.callbacks = deque(call for call in self._ledger.callbacks if call[1] is not ticket)
         self._call(calls)
         return True
 
@@ -312,7 +254,7 @@ class Dispatcher:
         """Return how many shards of a launch are on a unit."""
         self.check()
         with self._guard:
-            return 0 if ticket.done else self._state.running(ticket.number)
+            return 0 if ticket.done else self._ledger.state.running(ticket.number)
 
     def outstanding(self, ticket: Ticket) -> int:
         """Return how many shards of a launch are running or queued."""
@@ -339,10 +281,14 @@ class Dispatcher:
         with Shield():  # a Ctrl-C ends the wait, but leaves nothing behind
             with self._guard:
                 first, self._closed = not self._closed, True
-                queued = [n for n in self._launches if self._state.can_cancel(n)] if drain is not None else []
+                queued = (
+                    [n for n in self._launches if self._ledger.state.can_cancel(n)]
+                    if drain is not None
+                    else []
+                )
                 for number in queued:
                     if number in self._launches:  # else it went with one it depended on
-                        self._step(events.Cancel(number))
+                        self._ledger.step(events.Cancel(number))
                 self._flush()
                 self._pump.ring()
             try:
@@ -358,8 +304,8 @@ class Dispatcher:
         """Close all devices, and return how many launches that ended."""
         with self._guard:
             ended = len(self._launches)
-            for pool in self._pools:
-                self._step(events.PoolClosed(pool.index))
+            for pool in self._ledger.pools:
+                self._ledger.step(events.PoolClosed(pool.index))
                 self._pump.forget(pool.device.fileno())
                 pool.device.close()
             self._open.clear()
@@ -377,10 +323,10 @@ class Dispatcher:
     # ---- driven by the pump ----------------------------------------------------
 
     def busy(self) -> bool:
-        return bool(self._launches or self._events or self._callbacks)
+        return bool(self._launches or self._events or self._ledger.callbacks)
 
     def next_deadline(self) -> float | None:
-        return 0.0 if self._events or self._unheard else self._state.next_deadline()
+        return 0.0 if self._events or self._unheard else self._ledger.state.next_deadline()
 
     def receive(self, descriptors: set[int]) -> None:
         unheard, self._unheard = self._unheard, set()
@@ -411,18 +357,25 @@ class Dispatcher:
 
     def handle(self) -> None:
         while self._events:
-            self._handle(*self._events.popleft())
-        due = self._state.next_deadline()
+            self._ledger.handle(*self._events.popleft())
+        due = self._ledger.state.next_deadline()
         if due is not None:
             now = time.monotonic()
             if now >= due:
-                self._step(events.Tick(now))
+                self._ledger.step(events.Tick(now))
         self._flush()
 
+    def _flush(self) -> None:
+        """Send what was decided."""
+        unsent = self._ledger.flush()
+        if unsent:
+            self._events.extend(unsent)
+            self._pump.ring()
+
     def _run_callbacks(self) -> None:
-        if self._callbacks:
+        if self._ledger.callbacks:
             with self._guard:
-                calls, self._callbacks = self._callbacks, deque()
+                calls, self._ledger.callbacks = self._ledger.callbacks, deque()
             self._call(calls)
 
     def _call(self, calls: Iterable[tuple[Callable[[Ticket], None], Ticket]]) -> None:
@@ -432,138 +385,6 @@ class Dispatcher:
                     callback(ticket)
                 except Exception:
                     _log.exception("a callback of %s failed", ticket.name)
-
-    # ---- the state machine -------------------------------------------------------
-
-    def _handle(self, pool: int, event: Event) -> None:
-        """Tell the state machine what a device reported."""
-        if isinstance(event, Ended):
-            outcome = event.outcome
-            ok = outcome.error is None and not outcome.failed
-            took = outcome.ended - outcome.begun
-            self._step(events.ShardEnded(pool, event.unit, event.shard, ok, took), outcome)
-        elif isinstance(event, Begun):
-            self._step(events.ShardBegun(pool, event.unit, event.shard, event.at))
-        elif isinstance(event, Lost):
-            self._pools[pool].down.add(event.unit)
-            lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own)
-            self._step(lost, lost=event)
-        elif isinstance(event, Ready):
-            self._pools[pool].down.discard(event.unit)
-            self._step(events.UnitReady(pool, event.unit))
-        elif isinstance(event, Gone):
-            self._step(events.UnitGone(pool, event.unit))
-        elif isinstance(event, Waiting):
-            self._listen(pool, event)
-
-    def _step(
-        self,
-        event: events.Event,
-        outcome: Outcome | None = None,
-        lost: Lost | None = None,
-    ) -> None:
-        """Carry out what the state machine decides; called under the guard.
-
-        `outcome` and `lost` are what the device told with the event.
-        """
-        for action in self._state.step(event):
-            if isinstance(action, events.Send):
-                self._outbox.setdefault((action.pool, action.unit), []).append(self._work(action.shard))
-            elif isinstance(action, events.Settle):
-                ticket = self._launches[action.launch]
-                if action.how != "ended":
-                    assert ticket.request is not None
-                    outcome = Outcome(error=verdict(ticket.request, ticket, action, lost))
-                assert outcome is not None
-                self._settle(ticket, action.rank, outcome)
-            elif isinstance(action, events.Placed):
-                self._launches[action.launch].units = action.units
-            else:
-                self._pools[action.pool].down.add(action.unit)
-                self._pools[action.pool].device.kill(action.unit, action.shard)
-
-    def _flush(self) -> None:
-        """Send what was decided, one batch to each unit."""
-        if self._outbox:
-            outbox, self._outbox = self._outbox, {}
-            for (pool, unit), messages in outbox.items():
-                unsent = self._pools[pool].device.send(unit, messages)
-                if unsent:
-                    self._events.extend((pool, event) for event in unsent)
-                    self._pump.ring()
-
-    def _work(self, shard: ShardId) -> Work:
-        ticket = self._launches[shard.launch]
-        request, units = ticket.request, ticket.units
-        assert request is not None and units is not None
-        if ticket.plan is None:
-            timed = request.route.timeout is not None
-            ticket.plan = self._plans.get(request.image, units, request.mapped, timed)
-        args = request.args[shard.rank if len(request.args) > 1 else 0]
-        if not request.depends:
-            return Work(shard, ticket.plan, args)
-        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in request.depends]
-        return Work(shard, ticket.plan, args, tuple(needs))
-
-    def _settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
-        self._settled += 1
-        if ticket.settle(rank, outcome):
-            del self._launches[ticket.number]
-            if ticket.callbacks:
-                self._callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())
-        if ticket.listeners and ticket.units is not None:
-            ended = ticket.units[rank]
-            still = []
-            for unit, shard, core in ticket.listeners:
-                if core == ended:
-                    self._tell(ticket.pool.index, unit, PeerNotice(shard, core, "its shard has ended"))
-                else:
-                    still.append((unit, shard, core))
-            ticket.listeners = still
-
-    def _listen(self, pool: int, event: Waiting) -> None:
-        """Answer a shard that waits for a message, now or when its peer ends."""
-        ticket = self._launches.get(event.shard.launch)
-        if ticket is None or ticket.units is None:
-            return
-        units, why = ticket.units, ""
-        if event.core not in units:
-            why = "it is not in this launch"
-        elif ticket.outcomes[units.index(event.core)] is not None:
-            why = "its shard has ended"
-        if why:
-            self._tell(pool, event.unit, PeerNotice(event.shard, event.core, why))
-        else:
-            ticket.listeners = [*ticket.listeners, (event.unit, event.shard, event.core)]
-
-    def _tell(self, pool: int, unit: int, notice: PeerNotice) -> None:
-        self._outbox.setdefault((pool, unit), []).append(notice)
-
-    def _dependencies(self, request: Request) -> tuple[tuple[int, ...], bool]:
-        """Return the unfinished launches a request needs, and whether one of the others has failed."""
-        unfinished: dict[int, None] = {}
-        failed = False
-        for ticket in (ticket for need in request.depends for ticket in need.tickets):
-            if ticket.done:
-                failed = failed or not ticket.ok
-            elif ticket.number in self._launches and self._launches[ticket.number] is ticket:
-                unfinished[ticket.number] = None
-            else:
-                raise OptionError(
-                    f"kernel {request.route.name} was given a handle of another session ({ticket.name}); "
-                    "wait for it and pass its result"
-                )
-        return tuple(unfinished), failed
-
-
-def _payloads(tickets: tuple[Ticket, ...]) -> tuple[Payload, ...]:
-    """Return the values of finished launches, in core order."""
-    found = []
-    for ticket in tickets:
-        for outcome in ticket.outcomes:
-            assert outcome is not None and outcome.payload is not None
-            found.append(outcome.payload)
-    return tuple(found)
 
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()

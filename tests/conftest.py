@@ -53,7 +53,8 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     gc.collect()
     if request.session.testsfailed > failed:
         return  # pytest keeps what failed tests held, for its report
-    left = set(threading.enumerate()) - threads
+    # Those of a class of their own are other libraries': a progress bar's, which it keeps.
+    left = {thread for thread in threading.enumerate() if type(thread) is threading.Thread} - threads
     for thread in left:
         thread.join(5)
     assert not [thread for thread in left if thread.is_alive()], "threads are left"

@@ -1,0 +1,236 @@
+"""What is under way, and what was decided of it.
+
+The state machine decides; here its decisions are carried out on launches and
+devices, and what devices report is told to it. All of it happens under the
+dispatcher's guard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from device_runtime.errors import OptionError
+from device_runtime.interrupts import Guard
+from device_runtime.launch import (
+    Begun,
+    Dependency,
+    Ended,
+    Event,
+    Gone,
+    Lost,
+    Message,
+    Outcome,
+    Payload,
+    PeerNotice,
+    Ready,
+    ShardId,
+    Waiting,
+    Work,
+)
+from scheduler import events
+from scheduler.direct import Lone
+from scheduler.plans import Plans
+from scheduler.state import State
+from scheduler.ticket import Pool, Request, Ticket
+from scheduler.verdicts import dependency_error, verdict
+
+
+class Ledger:
+    """Hold the launches that have not ended."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.state = State()
+        self.pools: list[Pool] = []
+        self.launches: dict[int, Ticket] = {}
+        self.plans = Plans()
+        self.settled = 0  # shards, so far
+        self.callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()  # due, of what has ended
+        self._guard = guard
+        self._outbox: dict[tuple[int, int], list[Message]] = {}
+
+    def enter(self, number: int, request: Request) -> Ticket:
+        """Take in a launch.
+
+        Raises OptionError for a dependency on a launch of another session.
+        """
+        unfinished, failed = self.dependencies(request) if request.depends else ((), False)
+        route = request.route
+        ticket = self.launches[number] = Ticket(number, route, self._guard, request)
+        if failed:
+            error = Outcome(error=dependency_error(request, ticket))
+            for rank in range(route.count):
+                self.settle(ticket, rank, error)
+        else:
+            self.step(
+                events.Submit(
+                    number,
+                    route.pool.index,
+                    route.units,
+                    route.count,
+                    route.kernel,
+                    route.priority,
+                    unfinished,
+                    route.retries,
+                    route.timeout,
+                )
+            )
+        return ticket
+
+    def handle(self, pool: int, event: Event) -> None:
+        """Tell the state machine what a device reported."""
+        if isinstance(event, Ended):
+            outcome = event.outcome
+            ok = outcome.error is None and not outcome.failed
+            took = outcome.ended - outcome.begun
+            self.step(events.ShardEnded(pool, event.unit, event.shard, ok, took), outcome)
+        elif isinstance(event, Begun):
+            self.step(events.ShardBegun(pool, event.unit, event.shard, event.at))
+        elif isinstance(event, Lost):
+            self.pools[pool].down.add(event.unit)
+            lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own)
+            self.step(lost, lost=event)
+        elif isinstance(event, Ready):
+            self.pools[pool].down.discard(event.unit)
+            self.step(events.UnitReady(pool, event.unit))
+        elif isinstance(event, Gone):
+            self.step(events.UnitGone(pool, event.unit))
+        elif isinstance(event, Waiting):
+            self._listen(pool, event)
+
+    def step(
+        self,
+        event: events.Event,
+        outcome: Outcome | None = None,
+        lost: Lost | None = None,
+    ) -> None:
+        """Carry out what the state machine decides.
+
+        `outcome` and `lost` are what the device told with the event.
+        """
+        for action in self.state.step(event):
+            if isinstance(action, events.Send):
+                self._outbox.setdefault((action.pool, action.unit), []).append(self._work(action.shard))
+            elif isinstance(action, events.Settle):
+                ticket = self.launches[action.launch]
+                if action.how != "ended":
+                    assert ticket.request is not None
+                    outcome = Outcome(error=verdict(ticket.request, ticket, action, lost))
+                assert outcome is not None
+                self.settle(ticket, action.rank, outcome)
+            elif isinstance(action, events.Placed):
+                self.launches[action.launch].units = action.units
+            else:
+                self.pools[action.pool].down.add(action.unit)
+                self.pools[action.pool].device.kill(action.unit, action.shard)
+
+    def flush(self) -> list[tuple[int, Ended]]:
+        """Send what was decided, a batch to each unit; return the ends of what could not be sent, by pool."""
+        ends: list[tuple[int, Ended]] = []
+        if self._outbox:
+            outbox, self._outbox = self._outbox, {}
+            for (pool, unit), messages in outbox.items():
+                unsent = self.pools[pool].device.send(unit, messages)
+                if unsent:
+                    ends.extend((pool, event) for event in unsent)
+        return ends
+
+    def adopt(self, lone: Lone, request: Request) -> Ticket:
+        """Take in a launch whose shards are on their units already."""
+        route, plan = lone.route, lone.plan
+        ticket = self.launches[lone.number] = Ticket(lone.number, route, self._guard, request)
+        ticket.units = plan.cores
+        ticket.plan = plan
+        actions = self.state.step(
+            events.Submit(
+                lone.number,
+                route.pool.index,
+                plan.cores,
+                route.count,
+                route.kernel,
+                route.priority,
+                (),
+                route.retries,
+            )
+        )
+        sent = [
+            events.Send(route.pool.index, unit, ShardId(lone.number, rank))
+            for rank, unit in enumerate(plan.cores)
+        ]
+        assert actions == sent, "the state machine has another idea of where a launch is"
+        return ticket
+
+    def dependencies(self, request: Request) -> tuple[tuple[int, ...], bool]:
+        """Return the unfinished launches a request needs, and whether one of the others has failed."""
+        unfinished: dict[int, None] = {}
+        failed = False
+        for ticket in (ticket for need in request.depends for ticket in need.tickets):
+            if ticket.done:
+                failed = failed or not ticket.ok
+            elif ticket.number in self.launches and self.launches[ticket.number] is ticket:
+                unfinished[ticket.number] = None
+            else:
+                raise OptionError(
+                    f"kernel {request.route.name} was given a handle of another session ({ticket.name}); "
+                    "wait for it and pass its result"
+                )
+        return tuple(unfinished), failed
+
+    def _work(self, shard: ShardId) -> Work:
+        ticket = self.launches[shard.launch]
+        request, units = ticket.request, ticket.units
+        assert request is not None and units is not None
+        if ticket.plan is None:
+            timed = request.route.timeout is not None
+            ticket.plan = self.plans.get(request.image, units, request.mapped, timed)
+        args = request.args[shard.rank if len(request.args) > 1 else 0]
+        if not request.depends:
+            return Work(shard, ticket.plan, args)
+        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in request.depends]
+        return Work(shard, ticket.plan, args, tuple(needs))
+
+    def settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
+        """Write down how a shard ended, and tell those that wait for messages of it."""
+        self.settled += 1
+        if ticket.settle(rank, outcome):
+            del self.launches[ticket.number]
+            if ticket.callbacks:
+                self.callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())
+        if ticket.listeners and ticket.units is not None:
+            ended = ticket.units[rank]
+            still = []
+            for unit, shard, core in ticket.listeners:
+                if core == ended:
+                    self._tell(ticket.pool.index, unit, PeerNotice(shard, core, "its shard has ended"))
+                else:
+                    still.append((unit, shard, core))
+            ticket.listeners = still
+
+    def _listen(self, pool: int, event: Waiting) -> None:
+        """Answer a shard that waits for a message, now or when its peer ends."""
+        ticket = self.launches.get(event.shard.launch)
+        if ticket is None or ticket.units is None:
+            return
+        units, why = ticket.units, ""
+        if event.core not in units:
+            why = "it is not in this launch"
+        elif ticket.outcomes[units.index(event.core)] is not None:
+            why = "its shard has ended"
+        if why:
+            self._tell(pool, event.unit, PeerNotice(event.shard, event.core, why))
+        else:
+            ticket.listeners = [*ticket.listeners, (event.unit, event.shard, event.core)]
+
+    def _tell(self, pool: int, unit: int, notice: PeerNotice) -> None:
+        self._outbox.setdefault((pool, unit), []).append(notice)
+
+
+def _payloads(tickets: tuple[Ticket, ...]) -> tuple[Payload, ...]:
+    """Return the values of finished launches, in core order."""
+    found = []
+    for ticket in tickets:
+        for outcome in ticket.outcomes:
+            assert outcome is not None and outcome.payload is not None
+            found.append(outcome.payload)
+    return tuple(found)
