@@ -31,7 +31,7 @@ def flatten(value: Any, views: list[memoryview]) -> bytes | None:
     if type(value) is not tuple or len(value) != 2:
         return None
     args, kwargs = value
-    if type(args) is not tuple or type(kwargs) is not dict:
+    if type(args) is not tuple or type(kwargs) is not dict or not all(type(key) is str for key in kwargs):
         return None
     seen: list[Any] = []
     flat: list[Any] = []

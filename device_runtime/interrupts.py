@@ -163,9 +163,9 @@ class Guard(Shield):
 
     def pause(self) -> None:
         """Give the lock back for a while, inside of the block, which stays shielded."""
+        self._lock.release()
         if get_ident() == _main:
             self._inside = False
-        self._lock.release()
 
     def resume(self) -> None:
         """Have the lock again. The visitor is not called: that is for those who enter."""

@@ -16,6 +16,7 @@ from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_no
 from device_runtime.flat import OUT_OF_BAND, SCALARS
 from device_runtime.launch import Image, Outcome, Payload, Place, Plan, ShardId, Work
 from device_runtime.resident import Resident
+from device_runtime.traces import text_of
 
 # The host keeps the same account of what each unit remembers: see `Remembered`.
 IMAGES_KEPT = 128
@@ -237,7 +238,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _explain(error: BaseException) -> None:
     """Add to a kernel's own error what its author may not know."""
-    if isinstance(error, ValueError) and "read-only" in str(error):
+    if isinstance(error, ValueError) and "read-only" in text_of(error):
         add_note(error, "Arrays arrive in a kernel as read-only views; x = x.copy() makes one to write to.")
     elif type(error).__name__ in ("BdbQuit", "EOFError"):
         add_note(error, "A core has no terminal; run with OFFLOAD_DEVICE=inline to debug, or to type input.")

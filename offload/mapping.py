@@ -57,7 +57,7 @@ class _Elements:
     """Cut a stream of elements into chunks; how long they are follows how long they took."""
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], cores: int, chunksize: int | None) -> None:
-        self._left = min((operator.length_hint(i, sys.maxsize) for i in iterables), default=sys.maxsize)
+        self._left = min(map(_length, iterables))
         self._cores = cores
         self._fixed = chunksize
         self._size = 1
@@ -120,6 +120,14 @@ class _Elements:
         """Take note of how long a chunk of `count` elements took."""
         wanted = CHUNK_SECONDS * count / max(seconds, 1e-9)
         self._size = int(max(1, min(wanted, CHUNK_GROWTH * self._size, CHUNK_MOST)))
+
+
+def _length(iterable: Iterable[Any]) -> int:
+    """Return how many elements there are, as far as that can be told."""
+    try:
+        return operator.length_hint(iterable, sys.maxsize)
+    except OverflowError:
+        return sys.maxsize
 
 
 def _volume(value: Any) -> int:

@@ -89,7 +89,8 @@ class Direct:
                 self._pump.pumper = None
                 if self._ticket is not None:
                     self._pump.attend()
-            return self._ticket
+            ticket, self._ticket = self._ticket, None  # it keeps what the launch gives
+            return ticket
 
     def _make_ordinary(self) -> None:
         """Have the owner take in the launch; called under the guard."""

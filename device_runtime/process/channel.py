@@ -13,6 +13,7 @@ wrote. Taking and releasing a lock is one.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
@@ -78,6 +79,9 @@ class Channel(ABC):
     def flush(self) -> bool:
         """Send what can be sent, and wake the other side; return whether all is sent."""
 
+    def wake(self) -> None:
+        """Wake the other side, whether it sleeps or not."""
+
     @abstractmethod
     def take(self) -> bytes | None:
         """Return the next record that came, None if there is none."""
@@ -93,6 +97,9 @@ class Channel(ABC):
         """Return the first byte of the next record, -1 if that cannot be told."""
         return -1
 
+    def wait_for_room(self) -> None:
+        """Wait, on a core, until `flush` can go on; it may be in vain."""
+
     @abstractmethod
     def hear(self) -> None:
         """Take note of the socket's being readable."""
@@ -103,7 +110,7 @@ class Channel(ABC):
 
     @abstractmethod
     def sleep(self) -> None:
-        """Wait for a record, or for room, or for the end of the other side."""
+        """Wait for a record, or for the end of the other side."""
 
     def close(self) -> None:
         self._backlog.clear()
@@ -115,12 +122,25 @@ class RingChannel(Channel):
 
     `asleep` is set by the other side when it sleeps, `sleeps` by this one.
     `wanted` is set by the other side when it waits for room, `wants` by this one.
+    A core waits for room at `room`, a bell of its own: any of its threads may,
+    while another one sleeps.
     """
 
     def __init__(
-        self, end: socket.socket, out: Ring, into: Ring, asleep: Mark, sleeps: Mark, wanted: Mark, wants: Mark
+        self,
+        end: socket.socket,
+        room: int,
+        is_host: bool,
+        out: Ring,
+        into: Ring,
+        asleep: Mark,
+        sleeps: Mark,
+        wanted: Mark,
+        wants: Mark,
     ) -> None:
         super().__init__(end)
+        self._room = room
+        self._is_host = is_host
         self.out = out
         self.into = into
         self.asleep = asleep
@@ -165,6 +185,9 @@ class RingChannel(Channel):
             ring_bell(self._end)
         return not backlog
 
+    def wake(self) -> None:
+        ring_bell(self._end)
+
     def take(self) -> bytes | None:
         return self.into.get()
 
@@ -188,8 +211,15 @@ class RingChannel(Channel):
         return into.kind() if into.words[into.tail] != into.at else -1
 
     def give_room(self) -> None:
-        if self._wanted.taken():
+        if not self._wanted.taken():
+            return
+        if self._is_host:
+            os.eventfd_write(self._room, 1)
+        else:
             ring_bell(self._end)
+
+    def wait_for_room(self) -> None:
+        os.eventfd_read(self._room)
 
     def arm(self) -> bool:
         self.sleeps.set(True)

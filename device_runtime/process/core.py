@@ -46,7 +46,7 @@ class Core:
     """The host's side of one core, from its start to its end."""
 
     def __init__(
-        self, unit: int, epoch: int, arena: Arena, connect: Callable[[socket.socket], Channel]
+        self, unit: int, epoch: int, arena: Arena, connect: Callable[[socket.socket, int], Channel]
     ) -> None:
         self.unit = unit
         self.epoch = epoch
@@ -70,7 +70,10 @@ class Core:
             self._arena_descriptor = create()
             ours.callback(os.close, self._arena_descriptor)
             self.birthright.append(self._arena_descriptor)
-            self.channel = connect(end)
+            room = os.eventfd(0, os.EFD_CLOEXEC)
+            ours.callback(os.close, room)
+            self.birthright.append(room)
+            self.channel = connect(end, room)
             self._ours, self._theirs = ours.pop_all(), theirs.pop_all()
         self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
         self._text = dict.fromkeys(self._streams, "")  # text read, not told yet
@@ -133,10 +136,8 @@ class Core:
             else:
                 events.append(Logged(self.unit, entry[1]))
 
-    def end(self) -> bytes | Outcome:
-        """Take the next record, an outcome; return the pickle of a plain value, else the outcome."""
-        record = self.channel.take()
-        assert record is not None
+    def end(self, record: bytes) -> bytes | Outcome:
+        """Take note of an outcome; return the pickle of a plain value, else the outcome."""
         if record[1] != wire.PLAIN:
             return self.outcome(record)
         self._tail = ""
@@ -146,12 +147,12 @@ class Core:
 
     def outcome(self, record: bytes) -> Outcome:
         """Take note that the first of the shards held has ended, and return how."""
-        outcome, returned = wire.outcome_in(record, self._reader, self.unit)
-        if returned:
-            self._take_back(returned)
         self._tail = ""
         self.held.popleft()
         self._ended += 1
+        outcome, returned = wire.outcome_in(record, self._reader, self.unit)
+        if returned:
+            self._take_back(returned)
         return outcome
 
     @property
@@ -175,7 +176,7 @@ class Core:
             self._put(wire.pack(wire.image_out(image)))
             self._images.use(image.number, True)
         self._put(wire.pack(wire.plan_out(plan)))
-        self.plans.keep(plan.number, plan)
+        self.plans.keep(plan.number, True)
 
     def put_work(self, work: Work) -> None:
         """Put a work, and what the core must know before it, into the channel."""

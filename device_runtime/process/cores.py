@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 _NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
-_RESERVE = 5  # descriptors that a core, or the page of all of them, takes before the old ones are given back
+_ROUNDS = 4  # that one `receive` looks again, as cores go on talking
+_RESERVE = 6  # descriptors that a core, or the page of all of them, takes before the old ones are given back
 _MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
 
 
@@ -84,6 +85,9 @@ class ProcessDevice(DirectDevice):
             self._arena = arena.Arena(self._arena_descriptor, bound, self._janitor)
             self._epoll = select.epoll()
             self._descriptors.callback(self._epoll.close)
+            # Rung by ourselves where cores have said more than is taken in at once.
+            self._again = self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            self._epoll.register(self._again, select.EPOLLIN)
             self._oom_kills = count_oom_kills()
             self._start_zygote()
             for unit in range(self._units):
@@ -182,9 +186,11 @@ class ProcessDevice(DirectDevice):
         for core in cores:
             if core.channel.kind() != wire.ENDED:
                 return None
+        records = [core.channel.take() for core in cores]
         outcomes: list[bytes | Outcome] = []
-        for core in cores:
-            outcomes.append(core.end())
+        for core, record in zip(cores, records, strict=True):
+            assert record is not None
+            outcomes.append(core.end(record))
             del self._active[core.unit]
         return outcomes
 
@@ -203,7 +209,7 @@ class ProcessDevice(DirectDevice):
         return self._epoll.fileno()
 
     def receive(self) -> list[Event]:
-        while True:
+        for _ in range(_ROUNDS):
             # Those first: what a kernel printed before it ended is then there when we look for output.
             said = [(core, core.read()) for core in list(self._active.values()) if core.channel.ready()]
             ready = self._watch.reports()
@@ -219,6 +225,8 @@ class ProcessDevice(DirectDevice):
                 self._hear_zygote()
             if self._lines.arm(self._active.values()):
                 break
+        else:
+            os.eventfd_write(self._again, 1)
         events, self._events = self._events, []
         return events
 
@@ -228,6 +236,8 @@ class ProcessDevice(DirectDevice):
         for descriptor, mask in ready.items():
             core = self._by_descriptor.get(descriptor)
             if core is None:
+                if descriptor == self._again:
+                    os.eventfd_read(self._again)
                 continue
             if descriptor != core.channel.fileno():
                 if not core.read_output(descriptor, self._events):

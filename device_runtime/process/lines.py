@@ -35,8 +35,8 @@ class Lines:
         self._patience = Patience(settled.spin, probes=True)
         self._looks = 0
 
-    def connect(self, unit: int, end: socket.socket) -> Channel:
-        """Return the host's end of the channel of a new core."""
+    def connect(self, unit: int, end: socket.socket, room: int) -> Channel:
+        """Return the host's end of the channel of a new core, that waits for room at `room`."""
         if not self.settled.rings:
             return SocketChannel(end)
         rings = self._rings.get(unit)
@@ -45,6 +45,8 @@ class Lines:
         rings.clear()
         return RingChannel(
             end,
+            room,
+            True,
             rings.down(),
             rings.up(),
             Mark(rings.words, CORE_SLEEPS),
@@ -92,13 +94,15 @@ class Lines:
         return silent
 
 
-def core_channel(status: StatusPage, core: int, end: socket.socket) -> Channel:
+def core_channel(status: StatusPage, core: int, end: socket.socket, room: int) -> Channel:
     """Return the core's end of its channel."""
     if not status.settled().rings:
         return SocketChannel(end)
     rings = Rings(status.area(core))
     return RingChannel(
         end,
+        room,
+        False,
         rings.up(),
         rings.down(),
         Mark(status.words, status.host_sleeps),

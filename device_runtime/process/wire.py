@@ -142,9 +142,10 @@ def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Seque
     failed = bool(flags & FAILED)
     if not flags & MORE:
         return Outcome(Payload(rest, (), bool(flags & PLAIN)), failed, None, begun, ended), ()
-    described, returned = pickle.loads(rest)
+    returned: Sequence[int] = ()
     try:
+        described, returned = pickle.loads(rest)
         return Outcome(payload_in(described, reader), failed, None, begun, ended), returned
-    except DeviceMemoryError as error:
+    except (DeviceMemoryError, MemoryError) as error:
         told = DeviceMemoryError(f"the value of core {unit}: {error}")
         return Outcome(error=told, begun=begun, ended=ended), returned

@@ -44,6 +44,7 @@ class Seat(NamedTuple):
     stdout: int
     stderr: int
     arena: int  # its own, for results
+    room: int  # rung when there is room again for what it has to say
     host_arena: int
     status: int
     inbox: socket.socket
@@ -74,7 +75,9 @@ class KernelStream(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         self.written = True
-        return super().write(text)
+        size = super().write(text)
+        self.written = True  # a flush by another thread may have been between
+        return size
 
     @property
     def buffer(self) -> Any:
@@ -87,8 +90,8 @@ class KernelStream(io.TextIOWrapper):
     def finish(self) -> None:
         """Hand on what was written."""
         if self.written and not self.closed:
-            self.flush()
             self.written = self._lent
+            self.flush()
 
     def close(self) -> None:
         if not self.closed:
@@ -157,7 +160,7 @@ class Worker:
         self._core = seat.core
         self._status = StatusPage(seat.status, seat.cores)
         end = socket.socket(fileno=seat.channel)
-        self._channel = core_channel(self._status, seat.core, end)
+        self._channel = core_channel(self._status, seat.core, end, seat.room)
         settled = self._status.settled()
         self._patience = Patience(settled.spin if settled.rings else 0)
         self._settled_cpus = settled.cpus
@@ -171,6 +174,7 @@ class Worker:
         self._lent: dict[int, Block] = {}  # by offset: blocks that the host looks at
         self._works: deque[tuple[bytes, _Place, Any]] = deque()  # record, place, and what more it told
         self._work = 0  # the number of works that have ended
+        self._running = False  # a shard
         self._images = Remembered()
         self._plans = Kept()
         self._streams = (KernelStream(seat.stdout), KernelStream(seat.stderr))
@@ -195,7 +199,7 @@ class Worker:
             self._begin,
         )
         self._root = logging.getLogger()
-        self._forwarder = LogForwarder(self._post)
+        self._forwarder = LogForwarder(self._say)
         self._root.addHandler(self._forwarder)
         os.register_at_fork(before=self._flush, after_in_child=self._let_go)
 
@@ -256,6 +260,7 @@ class Worker:
         shard = ShardId(launch, place.rank, attempt)
         if self._root.level != plan.log_level:
             self._root.setLevel(plan.log_level)
+        self._running = True
         self._mesh.begin(shard, plan.cores)
         if flags == wire.PLAIN and place.simple:
             ended = self._runner.run_plain(plan, shard, memoryview(record)[wire.WORK_HEAD.size :])
@@ -266,6 +271,7 @@ class Worker:
         for stream in self._streams:
             if stream.written:
                 stream.finish()
+        self._running = False
         self._end(ended)
         self._mend_streams()
 
@@ -327,6 +333,12 @@ class Worker:
             self._lent[buffer.offset] = buffer
         return buffer
 
+    def _say(self, record: bytes) -> None:
+        """Send a record that may come when no shard runs; the host does not look for what idle cores say."""
+        self._post(record)
+        if not self._running:
+            self._channel.wake()
+
     def _post(self, record: bytes) -> None:
         """Send a record to the host. Any thread may, and a signal handler in the midst of it."""
         if len(record) > LARGEST:
@@ -345,9 +357,9 @@ class Worker:
         while out:
             channel.put(out.popleft())
         while not channel.flush():
-            channel.sleep()
-            if channel.ended:
-                os._exit(0)  # the host is gone
+            channel.wait_for_room()
+        if channel.ended:
+            os._exit(0)  # the host is gone
 
     def _hear(self) -> None:
         """Take in what the host sent, in the midst of a shard."""

@@ -131,7 +131,7 @@ class Zygote:
             for descriptor in (self._control.detach(), *self._bells):
                 os.close(descriptor)
             if os.getppid() == parent:  # else the zygote died before the signal was asked for
-                channel, stdout, stderr, arena = descriptors
+                channel, stdout, stderr, arena, room = descriptors
                 outs = [out for out, _ in self._inboxes]
                 inbox = self._inboxes[unit][1]
                 worker.main(
@@ -142,6 +142,7 @@ class Zygote:
                         stdout,
                         stderr,
                         arena,
+                        room,
                         self._host_arena,
                         self._status_descriptor,
                         inbox,

@@ -37,7 +37,9 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         settled = Settled(request.param == "ring", 0, 2)
         status.settle(settled)
         lines = Lines(settled, status)
-        yield lines.connect(0, pair[0]), core_channel(status, 0, pair[1])
+        room = os.eventfd(0, os.EFD_CLOEXEC)
+        stack.callback(os.close, room)
+        yield lines.connect(0, pair[0], room), core_channel(status, 0, pair[1], room)
         del status, lines  # they keep the file open
 
 
@@ -98,6 +100,29 @@ def test_what_has_no_room_goes_when_there_is_some(ends: Ends) -> None:
         with poll:
             wait_for(poll, write=host.polled)
         host.hear()
+    thread.join()
+    assert found == records
+
+
+def test_a_core_waits_for_room(ends: Ends) -> None:
+    host, core = ends
+    records = [bytes([number]) * 10_000 for number in range(60)]
+
+    def send() -> None:
+        for record in records:
+            core.put(record)
+            while not core.flush():
+                core.wait_for_room()
+
+    thread = aside(send)
+    found: list[bytes] = []
+    while len(found) < 60:
+        while (record := host.take()) is not None:
+            found.append(record)
+        if len(found) < 60 and host.arm():
+            with socket.socket(fileno=os.dup(host.fileno())) as bell:
+                wait_for(bell, write=False)
+            host.hear()
     thread.join()
     assert found == records
 

@@ -296,3 +296,16 @@ def test_numpy_and_cloudpickle_are_not_loaded_for_nothing() -> None:
     root = str(Path(codec.__file__).parent.parent)
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert "numpy" not in done.stdout and "cloudpickle" not in done.stdout
+
+
+def test_what_looks_like_a_call_but_is_none() -> None:
+    class Key:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 1
+
+    value = ((np.ones(3),), {Key(): 1})
+    args, named = codec.decode(codec.encode(value, bytes))
+    assert args[0].sum() == 3 and list(named.values()) == [1]

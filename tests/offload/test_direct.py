@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 import os
 import queue
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +16,14 @@ import numpy as np
 import pytest
 
 import offload as of
+from device_runtime.launch import Image
 from device_runtime.process.cores import ProcessDevice
 from device_runtime.process.ring import are_sound
 from offload import offload, offload_single
 from offload.core import coreid
 from offload.session import session
 from scheduler.dispatcher import Dispatcher
+from scheduler.plans import Plans
 
 pytestmark = pytest.mark.skipif(not are_sound(), reason="the processor may reorder stores")
 
@@ -195,3 +199,24 @@ def test_many_threads_lose_nothing() -> None:
     for thread in threads:
         thread.join()
     assert found == {t: [[(t, i)] * 2 for i in range(60)] for t in range(8)}
+
+
+def test_nobody_keeps_what_a_call_gave() -> None:
+    def made() -> Any:
+        return np.ones(1_000_000)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProcessDevice, "look", lambda device, plan: False)
+        array = offload(made, target=0)()[0]
+    kept = weakref.ref(array)
+    del array
+    gc.collect()
+    assert kept() is None
+
+
+def test_images_that_are_out_of_date_are_not_kept() -> None:
+    plans = Plans()
+    images = [Image(number, "", "", bytes(10 << 20)) for number in range(5)]
+    for image in images:
+        plans.get(image, (0,), False, False)
+    assert [plan.image for plan in plans._plans.values()] == images[-1:]

@@ -60,6 +60,10 @@ def test_map_of_sequences(device: str) -> None:
     assert list(double.map(())) == []
 
 
+def test_map_of_a_range_that_has_no_length(device: str) -> None:
+    assert list(itertools.islice(double.map(range(10**30)), 5)) == [0, 2, 4, 6, 8]
+
+
 def test_map_takes_its_input_as_it_goes(device: str) -> None:
     taken = []
 
