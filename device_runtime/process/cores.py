@@ -223,7 +223,7 @@ class ProcessDevice(DirectDevice):
                 self._epoll.modify(self._control, select.EPOLLIN)
             if control:
                 self._hear_zygote()
-            if self._lines.arm(self._active.values()):
+            if self._lines.arm({*self._active.values(), *rung}):
                 break
         else:
             os.eventfd_write(self._again, 1)

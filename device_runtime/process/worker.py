@@ -357,6 +357,7 @@ class Worker:
         while out:
             channel.put(out.popleft())
         while not channel.flush():
+            channel.wake()  # whatever it has looked for
             channel.wait_for_room()
         if channel.ended:
             os._exit(0)  # the host is gone
