@@ -23,7 +23,7 @@ from device_runtime.errors import (
     SerializationError,
 )
 from device_runtime.flat import OUT_OF_BAND, SCALARS, flatten, is_flat, unflatten
-from device_runtime.launch import Buffer, Payload, Place, view_of
+from device_runtime.launch import Buffer, Encoded, Payload, Place, view_of
 from device_runtime.pickling import dumps, dumps_plain
 from device_runtime.reducing import loading
 from device_runtime.traces import name_of, reason, text_of, traceback_text
@@ -47,7 +47,7 @@ def encode(
     memo: Memo | None = None,
     dependencies: list[Any] | None = None,
     error: type[SerializationError] = ArgsNotSerializable,
-) -> Payload:
+) -> Encoded:
     """Take a snapshot of a value.
 
     `place` copies what is large to where units can read it; `memo` is shared by
@@ -63,7 +63,7 @@ def encode(
     else:
         plain = None
     if plain is not None:
-        return Payload(plain, (), True) if len(plain) < OUT_OF_BAND else Payload(place(memoryview(plain)))
+        return plain if len(plain) < OUT_OF_BAND else Payload(place(memoryview(plain)))
     views: list[memoryview] = []
     flat = flatten(value, views)
     if flat is not None:
@@ -95,7 +95,7 @@ def plain_call(args: Any, kwargs: Any) -> bytes | None:
 
 
 def decode(
-    payload: Payload,
+    payload: Encoded,
     *,
     writable: bool = False,
     dependencies: Sequence[Any] = (),
@@ -107,8 +107,9 @@ def decode(
     payload's own memory where that is writable, else copied. Raises `error`
     with the original exception as its cause, whatever the value's classes do.
     """
-    if payload.plain:
-        return pickle.loads(payload.data)  # type: ignore[arg-type]
+    if type(payload) is bytes:
+        return pickle.loads(payload)
+    assert type(payload) is Payload
     data = view_of(payload.data)
     buffers = [_lend(b, writable) for b in payload.buffers]
     if is_flat(data):
@@ -159,8 +160,9 @@ def encode_error(error: BaseException, place: Place) -> Payload:
     return Payload(_placed_pickle(pickle.dumps(told, 5), place))
 
 
-def decode_error(payload: Payload) -> BaseException:
+def decode_error(payload: Encoded) -> BaseException:
     """Return the exception, its cause a RemoteTraceback; a KernelError if it cannot be rebuilt here."""
+    assert type(payload) is Payload
     type_name, text, trace, data = pickle.loads(view_of(payload.data))
     loaded: Any = None
     if data is not None:

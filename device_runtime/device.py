@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from device_runtime.errors import DeviceMemoryError
-from device_runtime.launch import Buffer, Ended, Event, Message, Outcome, Payload, Plan, ShardId
+from device_runtime.launch import Buffer, Encoded, Ended, Event, Message, Outcome, Plan, ShardId
 
 
 class MemoryFull(DeviceMemoryError):
@@ -48,6 +48,10 @@ class Device(ABC):
     def receive(self) -> list[Event]:
         """Return the events that are there now, oldest first; do not wait for one."""
 
+    def ends(self) -> list[Event]:
+        """Return what of `receive` can be had at once, while another thread waits at `fileno`."""
+        return []
+
     @abstractmethod
     def kill(self, unit: int, shard: ShardId) -> None:
         """End a shard by force, and its unit with it; the unit's `Lost` follows.
@@ -78,7 +82,7 @@ class DirectDevice(Device):
     """
 
     @abstractmethod
-    def post(self, plan: Plan, launch: int, args: Payload) -> bool:
+    def post(self, plan: Plan, launch: int, args: Encoded) -> bool:
         """Send the first attempts at all shards of a launch; return False if that cannot be done."""
 
     @abstractmethod

@@ -27,7 +27,7 @@ from device_runtime.context import Context, current, enter_thread
 from device_runtime.device import ImmediateDevice
 from device_runtime.errors import PeerEnded, SerializationError
 from device_runtime.interrupts import Window, uninterrupted
-from device_runtime.launch import Ended, Event, Message, Outcome, Payload, Ready, ShardId, Work
+from device_runtime.launch import Encoded, Ended, Event, Message, Outcome, Ready, ShardId, Work
 from device_runtime.output import end_line, write_marked
 from device_runtime.registry import unit_count
 from device_runtime.runner import Runner
@@ -207,7 +207,7 @@ class _InlineMesh:
     def __init__(self, device: InlineDevice, core: int) -> None:
         self._device = device
         self._core = core
-        self._queues: dict[tuple[int, int, int], deque[Payload]] = {}  # by launch, sender and tag
+        self._queues: dict[tuple[int, int, int], deque[Encoded]] = {}  # by launch, sender and tag
 
     def begin(self, strand: _Strand) -> None:
         self._strand = strand

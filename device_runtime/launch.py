@@ -22,18 +22,15 @@ Place = Callable[[memoryview], Buffer]
 
 
 class Payload(NamedTuple):
-    """One encoded value: a pickle (protocol 5) and its out-of-band buffers, in order.
-
-    One that is `plain` is made of immutable scalars; whoever loads it need take no care.
-    """
+    """A value that is encoded as a pickle (protocol 5) and its out-of-band buffers, in order."""
 
     data: Buffer
     buffers: tuple[Buffer, ...] = ()
-    plain: bool = False
 
-    @property
-    def nbytes(self) -> int:
-        return sum(len(view_of(b)) for b in (self.data, *self.buffers))
+
+# An encoded value. One that is made of few immutable scalars is *plain*: just its pickle, and whoever loads
+# it need take no care.
+Encoded = bytes | Payload
 
 
 def view_of(buffer: Buffer) -> memoryview:
@@ -68,7 +65,7 @@ class Dependency(NamedTuple):
     """The value of a handle among the arguments: what its `result()` would give."""
 
     bare: bool  # one value, not the list of all shards' values
-    payloads: tuple[Payload, ...]
+    payloads: tuple[Encoded, ...]
 
 
 class Plan(NamedTuple):
@@ -88,7 +85,7 @@ class Work:
     __slots__ = ("args", "dependencies", "plan", "shard")
 
     def __init__(
-        self, shard: ShardId, plan: Plan, args: Payload, dependencies: tuple[Dependency, ...] = ()
+        self, shard: ShardId, plan: Plan, args: Encoded, dependencies: tuple[Dependency, ...] = ()
     ) -> None:
         self.shard = shard
         self.plan = plan
@@ -115,7 +112,7 @@ class Outcome(NamedTuple):
     `begun` and `ended` are in seconds of `time.monotonic`; 0.0 where it never began.
     """
 
-    payload: Payload | None = None
+    payload: Encoded | None = None
     failed: bool = False  # the payload loads to an exception
     error: BaseException | None = None  # raised by the runtime; there is no payload then
     begun: float = 0.0

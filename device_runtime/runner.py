@@ -14,7 +14,7 @@ from device_runtime import capture, codec, walk
 from device_runtime.context import Context, Mesh
 from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
 from device_runtime.flat import OUT_OF_BAND, SCALARS
-from device_runtime.launch import Image, Outcome, Payload, Place, Plan, ShardId, Work
+from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, Plan, ShardId, Work
 from device_runtime.resident import Resident
 from device_runtime.traces import text_of
 
@@ -165,8 +165,8 @@ class Runner:
         return function
 
     def _arguments(self, work: Work) -> Any:
-        if work.args.plain:
-            return pickle.loads(work.args.data)  # type: ignore[arg-type]
+        if type(work.args) is bytes:
+            return pickle.loads(work.args)
         values = []
         for need in work.dependencies:
             found = [codec.decode(payload) for payload in need.payloads]
@@ -178,7 +178,7 @@ class Runner:
                 f"kernel {work.plan.image.name} on core {self.core}: {error}"
             ) from error.__cause__
 
-    def _encoded(self, image: Image, value: Any) -> Payload:
+    def _encoded(self, image: Image, value: Any) -> Encoded:
         try:
             return codec.encode(value, self._place, error=ResultNotSerializable)
         except ResultNotSerializable as error:

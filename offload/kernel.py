@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
+from device_runtime.interrupts import Shield
 from offload.body import Body
 from offload.options import LimitNames, OptionNames, Options, check
 from offload.session import Session, session
@@ -104,7 +105,8 @@ class Kernel(Generic[P, R]):
         """
         here = session()
         here.pool(self._options(here, {}).device)
-        from offload.mapping import map_kernel
+        with Shield():  # Python forgets an interrupt that strikes in the midst of an import
+            from offload.mapping import map_kernel
 
         return map_kernel(
             here, self._body, self._bound, self._options(here, {}), iterables, chunksize, window
@@ -217,7 +219,8 @@ def _first_launch(
     """Open the device, and load what launches take while its cores start."""
     global _launch
     here.pool(options.device)
-    from offload.launching import launch
+    with Shield():
+        from offload.launching import launch
 
     _launch = launch
     return launch(here, body, args, kwargs, options)
@@ -229,7 +232,8 @@ def _first_call(
     """Do the same for the first call that waits."""
     global _call
     here.pool(options.device)
-    from offload.launching import call
+    with Shield():
+        from offload.launching import call
 
     _call = call
     return call(here, body, args, kwargs, options)

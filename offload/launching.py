@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
 from device_runtime.errors import ArgsNotSerializable
-from device_runtime.launch import Payload
+from device_runtime.launch import Encoded
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
-from scheduler.ticket import Depends, Request, Route, Ticket
+from scheduler.ticket import Depends, Route, Ticket
 
 if TYPE_CHECKING:
     from offload.body import Body
@@ -38,13 +38,12 @@ def call(
     image = body.capture.image(session.resident(pool, body.module))
     handles: list[Handle[Any]] = []
     data = codec.plain_call(args, kwargs)
-    payload = (
-        _encoded((args, kwargs), session, pool, body, handles) if data is None else Payload(data, (), True)
-    )
+    payload = _encoded((args, kwargs), session, pool, body, handles) if data is None else data
     dispatcher = session.dispatcher
     found = None if handles else dispatcher.call(route, image, payload)
     if found is None:
-        ticket = dispatcher.submit(Request(route, image, (payload,), _depends(handles), attended=True))
+        ticket = Ticket(route, image, payload, _depends(handles))
+        dispatcher.submit(ticket, attended=True)
     elif isinstance(found, Ticket):
         ticket = found
     else:
@@ -55,7 +54,7 @@ def call(
             values.append(pickle.loads(outcome))
         else:
             return values
-        ticket = dispatcher.settled(route, found)
+        ticket = dispatcher.settled(route, image, payload, found)
     return Handle[Any](dispatcher, ticket, route.bare).wait()
 
 
@@ -81,8 +80,9 @@ def launch(
     route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
     handles: list[Handle[Any]] = []
+    payloads: Encoded | list[Encoded]
     if mapped:
-        payloads: Sequence[Payload] = (_encoded(args, session, pool, body, handles),)
+        payloads = _encoded(args, session, pool, body, handles)
     elif _scatters(args, kwargs):
         memo: Any = {}
         payloads = [
@@ -90,9 +90,11 @@ def launch(
             for call in _per_shard(args, kwargs, route.count, body.name)
         ]
     else:
-        payloads = (_encoded((args, kwargs), session, pool, body, handles),)
+        data = codec.plain_call(args, kwargs)
+        payloads = _encoded((args, kwargs), session, pool, body, handles) if data is None else data
     dispatcher = session.dispatcher
-    ticket = dispatcher.submit(Request(route, image, payloads, _depends(handles), mapped, attended))
+    ticket = Ticket(route, image, payloads, _depends(handles), mapped)
+    dispatcher.submit(ticket, attended)
     if route.bare:
         return SingleHandle(dispatcher, ticket, True)
     return Handle(dispatcher, ticket)
@@ -118,7 +120,7 @@ def route_of(pool: Pool, body: Body, options: Options) -> Route:
 
 def _encoded(
     value: Any, session: Session, pool: Pool, body: Body, handles: list[Handle[Any]], memo: Any = None
-) -> Payload:
+) -> Encoded:
     place = partial(session.dispatcher.place, pool.device)
     try:
         return codec.encode(value, place, memo=memo, dependencies=handles)

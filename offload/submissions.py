@@ -115,7 +115,7 @@ class Submissions:
         Raises BrokenExecutor once an initializer has failed, RuntimeError after
         `close`, and ForkedHandleError in a forked child.
         """
-        from scheduler.ticket import Request, Route
+        from scheduler.ticket import Route, Ticket
 
         if self.broken is not None:
             raise _broken_by(self.broken)
@@ -137,7 +137,8 @@ class Submissions:
             return _failed(error)
         estimate = hash((getattr(function, "__code__", capture.name), chunked))
         route = Route(pool, None, 1, capture.name, estimate, bare=True)
-        ticket = dispatcher.submit(Request(route, image, (payload,)))
+        ticket = Ticket(route, image, payload)
+        dispatcher.submit(ticket)
         future = Submission(SingleHandle(dispatcher, ticket, True), self)
         self.pending[future] = None
         if future.done():  # perhaps before it was noted as pending

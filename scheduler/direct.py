@@ -15,10 +15,10 @@ from typing import NamedTuple, Protocol
 
 from device_runtime.device import DirectDevice
 from device_runtime.interrupts import Guard
-from device_runtime.launch import Image, Outcome, Payload, Plan
+from device_runtime.launch import Encoded, Image, Outcome, Plan
 from scheduler.plans import Plans
 from scheduler.pump import Pump
-from scheduler.ticket import Request, Route, Ticket
+from scheduler.ticket import Route, Ticket
 
 
 class Lone(NamedTuple):
@@ -27,7 +27,7 @@ class Lone(NamedTuple):
     number: int
     route: Route
     image: Image
-    args: Payload
+    args: Encoded
     plan: Plan
 
 
@@ -40,7 +40,7 @@ class Owner(Protocol):
     def number(self) -> int:
         """Return the number of a new launch."""
 
-    def adopt(self, lone: Lone, request: Request) -> Ticket:
+    def adopt(self, lone: Lone) -> Ticket:
         """Take in a launch whose shards are on their units already; called under the guard."""
 
 
@@ -57,7 +57,7 @@ class Direct:
         self._visitor = self._make_ordinary
 
     def run(
-        self, device: DirectDevice, route: Route, image: Image, args: Payload
+        self, device: DirectDevice, route: Route, image: Image, args: Encoded
     ) -> Sequence[bytes | Outcome] | Ticket | None:
         """Return a launch's outcomes, as `collect` does, or its ticket if it has become an ordinary one.
 
@@ -96,4 +96,4 @@ class Direct:
         """Have the owner take in the launch; called under the guard."""
         lone, self._lone = self._lone, None
         assert lone is not None
-        self._ticket = self._owner.adopt(lone, Request(lone.route, lone.image, (lone.args,), attended=True))
+        self._ticket = self._owner.adopt(lone)

@@ -27,6 +27,7 @@ from device_runtime.errors import (
 from device_runtime.interrupts import Guard, Shield, Window, defer_interrupts
 from device_runtime.launch import (
     Buffer,
+    Encoded,
     Ended,
     Event,
     Gone,
@@ -34,7 +35,6 @@ from device_runtime.launch import (
     Logged,
     Lost,
     Outcome,
-    Payload,
     Printed,
 )
 from device_runtime.output import line_is_open, show
@@ -44,9 +44,10 @@ from scheduler.callbacks import Callbacks
 from scheduler.direct import Direct, Lone
 from scheduler.ledger import Ledger
 from scheduler.pump import Pump
-from scheduler.ticket import Pool, Request, Route, Ticket
+from scheduler.ticket import Pool, Route, Ticket
 
 _log = logging.getLogger("offload")
+_OFTEN = 16  # of so many launches, one that is queued also looks what has ended
 _PATIENCE = 1.0  # seconds to wait for room in a device's memory while no launch is under way
 _CLOSED = "the session is shut down; offload.connect() starts a new one"
 
@@ -63,16 +64,17 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._guard = Guard()
-        self._ledger = Ledger(self._guard)
+        self._numbers = itertools.count(1)
+        self._ledger = Ledger(self._numbers.__next__)
         self._pump = Pump(self._guard, self)
         self._open: dict[int, Pool] = {}  # by the descriptor that tells of its events
         self._launches = self._ledger.launches
-        self._numbers = itertools.count(1)
         self._events: deque[tuple[int, Event]] = deque()  # received, not handled yet
         self._output: deque[Callable[[], None]] = deque()  # shows what was received
         self._direct = Direct(self, self._guard, self._pump, self._ledger.plans)
         self._unheard: set[int] = set()  # descriptors to be looked at even if they are not readable
         self._users = Callbacks()
+        self._queued = 0  # launches, so far
         self._closed = False
         self.forked = False
         _dispatchers.add(self)
@@ -97,7 +99,7 @@ class Dispatcher:
                 device.close()
                 raise SessionClosed(_CLOSED)
             immediate = isinstance(device, ImmediateDevice)
-            pool = Pool(len(self._ledger.pools), device.address, units, device, immediate)
+            pool = Pool(len(self._ledger.pools), device.address, units, device, self._guard, immediate)
             self._ledger.pools.append(pool)
             self._open[device.fileno()] = pool
             self._ledger.step(events.PoolOpened(pool.index, units, device.depth))
@@ -125,22 +127,45 @@ class Dispatcher:
     def _has_settled(self, seen: int) -> bool:
         return self._ledger.settled != seen
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, ticket: Ticket, attended: bool = False) -> None:
         """Queue a launch and return at once.
+
+        `attended`: the caller waits for it at once, so that no thread need be
+        woken to look after it.
 
         Raises SessionClosed, ForkedHandleError, and OptionError for a
         dependency on a launch of another session.
         """
         if self.forked:
             self.check()
-        if not request.route.pool.immediate:
-            return self._queue(request)
-        with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
-            ticket = self._queue(request)
-            self._run_here(ticket)
-        return ticket
+        route = ticket.route
+        pool = route.pool
+        if pool.immediate:
+            with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
+                self._queue(ticket, attended)
+                self._run_here(ticket)
+        elif route.units is not None or route.priority or ticket.depends:
+            self._queue(ticket, attended)
+        else:
+            self._stand_in_line(ticket, attended)
 
-    def call(self, route: Route, image: Image, args: Payload) -> Sequence[bytes | Outcome] | Ticket | None:
+    def _stand_in_line(self, ticket: Ticket, attended: bool) -> None:
+        """Queue a launch for whichever units are free first."""
+        if self._closed:
+            raise SessionClosed(_CLOSED)
+        pool, self._queued = ticket.route.pool, self._queued + 1
+        pool.line.append(ticket)
+        # If others wait for a unit, a shard will end, and whoever handles that then takes in the line; this
+        # one, which stood there before we looked, is found.
+        waits = self._ledger.state.is_full(pool.index)
+        if waits and self._queued % _OFTEN:
+            return
+        with self._guard:
+            if waits:  # units would idle while this thread has the interpreter's lock
+                self._pump.step_in()
+            self._settle_down(attended)
+
+    def call(self, route: Route, image: Image, args: Encoded) -> Sequence[bytes | Outcome] | Ticket | None:
         """Run a launch whose caller waits for it, without a timeout, the short way if it can go that.
 
         Return its outcomes, in core order, plain values as their pickles; or its ticket if it takes longer.
@@ -155,14 +180,14 @@ class Dispatcher:
             self.check()
         return self._direct.run(device, route, image, args)
 
-    def settled(self, route: Route, outcomes: Sequence[bytes | Outcome]) -> Ticket:
+    def settled(
+        self, route: Route, image: Image, args: Encoded, outcomes: Sequence[bytes | Outcome]
+    ) -> Ticket:
         """Return the ticket of a launch that has ended."""
-        ticket = Ticket(0, route, self._guard)
+        ticket = Ticket(route, image, args)
         ticket.units = route.units or route.pool.first(route.count)
         for rank, outcome in enumerate(outcomes):
-            if isinstance(outcome, bytes):
-                outcome = Outcome(Payload(outcome, (), True))
-            ticket.settle(rank, outcome)
+            ticket.settle(rank, Outcome(outcome) if isinstance(outcome, bytes) else outcome)
         return ticket
 
     # ---- asked by `Direct` ---------------------------------------------------------
@@ -173,22 +198,25 @@ class Dispatcher:
     def number(self) -> int:
         return next(self._numbers)
 
-    def adopt(self, lone: Lone, request: Request) -> Ticket:
+    def adopt(self, lone: Lone) -> Ticket:
         self._unheard.add(lone.route.pool.device.fileno())
-        return self._ledger.adopt(lone, request)
+        return self._ledger.adopt(lone)
 
-    def _queue(self, request: Request) -> Ticket:
+    def _queue(self, ticket: Ticket, attended: bool) -> None:
         with self._guard:
             if self._closed:
                 raise SessionClosed(_CLOSED)
-            ticket = self._ledger.enter(next(self._numbers), request)
-            self._flush()
-            if not request.attended:
-                self._pump.attend()
-            if self._ledger.callbacks:  # of others: theirs must not run in this thread
-                self._pump.attend()
-                self._pump.ring()
-        return ticket
+            self._ledger.enter(ticket)
+            self._settle_down(attended)
+
+    def _settle_down(self, attended: bool) -> None:
+        """Send what was decided, and see to it that somebody looks after the rest."""
+        self._flush()
+        if not attended:
+            self._pump.attend()
+        if self._ledger.callbacks:  # of others: theirs must not run in this thread
+            self._pump.attend()
+            self._pump.ring()
 
     def _run_here(self, ticket: Ticket) -> None:
         """Run a launch in this thread, once all of it was sent and no other thread runs one."""
@@ -225,6 +253,8 @@ class Dispatcher:
         """Cancel a launch that is queued; with `kill` also one that runs. Return whether it is cancelled."""
         self.check()
         with self._guard:
+            if not ticket.number:
+                self._ledger.admit_all(ticket.pool)
             if ticket.cancelled or ticket.done or not (kill or self._ledger.state.can_cancel(ticket.number)):
                 return ticket.cancelled
             ticket.cancelled = True
@@ -281,6 +311,7 @@ class Dispatcher:
         with Shield():  # a Ctrl-C ends the wait, but leaves nothing behind
             with self._guard:
                 first, self._closed = not self._closed, True
+                self._admit_all()
                 queued = (
                     [n for n in self._launches if self._ledger.state.can_cancel(n)]
                     if drain is not None
@@ -303,6 +334,7 @@ class Dispatcher:
     def _close_devices(self) -> int:
         """Close all devices, and return how many launches that ended."""
         with self._guard:
+            self._admit_all()
             ended = len(self._launches)
             for pool in self._ledger.pools:
                 self._ledger.step(events.PoolClosed(pool.index))
@@ -334,17 +366,25 @@ class Dispatcher:
             pool = self._open.get(descriptor)
             if pool is None:
                 continue
-            for event in pool.device.receive():
-                if isinstance(event, Ended):
-                    if self._output or line_is_open():
-                        self._output.append(partial(show, event))
-                elif isinstance(event, (Printed, Logged, Lost)):
+            self._take_in(pool, pool.device.receive())
+
+    def receive_ends(self) -> bool:
+        for pool in self._open.values():
+            self._take_in(pool, pool.device.ends())
+        return not self._output
+
+    def _take_in(self, pool: Pool, received: Iterable[Event]) -> None:
+        for event in received:
+            if isinstance(event, Ended):
+                if self._output or line_is_open():
                     self._output.append(partial(show, event))
-                elif isinstance(event, Gone):
-                    told = event.unit, pool.address, event.why
-                    self._output.append(partial(_log.warning, "core %d of %s is gone: %s", *told))
-                if not isinstance(event, (Printed, Logged)):
-                    self._events.append((pool.index, event))
+            elif isinstance(event, (Printed, Logged, Lost)):
+                self._output.append(partial(show, event))
+            elif isinstance(event, Gone):
+                told = event.unit, pool.address, event.why
+                self._output.append(partial(_log.warning, "core %d of %s is gone: %s", *told))
+            if not isinstance(event, (Printed, Logged)):
+                self._events.append((pool.index, event))
 
     def work(self) -> None:
         while self._output:
@@ -367,10 +407,17 @@ class Dispatcher:
 
     def _flush(self) -> None:
         """Send what was decided."""
+        for pool in self._ledger.pools:
+            if pool.line:
+                self._ledger.admit(pool)
         unsent = self._ledger.flush()
         if unsent:
             self._events.extend(unsent)
             self._pump.ring()
+
+    def _admit_all(self) -> None:
+        for pool in self._ledger.pools:
+            self._ledger.admit_all(pool)
 
     def _run_callbacks(self) -> None:
         if self._ledger.callbacks:

@@ -12,17 +12,16 @@ from collections import deque
 from collections.abc import Callable
 
 from device_runtime.errors import OptionError
-from device_runtime.interrupts import Guard
 from device_runtime.launch import (
     Begun,
     Dependency,
+    Encoded,
     Ended,
     Event,
     Gone,
     Lost,
     Message,
     Outcome,
-    Payload,
     PeerNotice,
     Ready,
     ShardId,
@@ -33,50 +32,58 @@ from scheduler import events
 from scheduler.direct import Lone
 from scheduler.plans import Plans
 from scheduler.state import State
-from scheduler.ticket import Pool, Request, Ticket
+from scheduler.ticket import Pool, Ticket
 from scheduler.verdicts import dependency_error, verdict
 
 
 class Ledger:
     """Hold the launches that have not ended."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, number: Callable[[], int]) -> None:
+        self.number = number  # gives a new launch its number
         self.state = State()
         self.pools: list[Pool] = []
         self.launches: dict[int, Ticket] = {}
         self.plans = Plans()
         self.settled = 0  # shards, so far
         self.callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()  # due, of what has ended
-        self._guard = guard
         self._outbox: dict[tuple[int, int], list[Message]] = {}
 
-    def enter(self, number: int, request: Request) -> Ticket:
-        """Take in a launch.
+    def admit(self, pool: Pool) -> None:
+        """Take in launches that stand in line, until enough wait for a unit."""
+        line, state = pool.line, self.state
+        while line and not state.is_full(pool.index):
+            self._enter(line.popleft())
+
+    def admit_all(self, pool: Pool) -> None:
+        """Take in all launches that stand in line: something else is to come behind them, or end them."""
+        while pool.line:
+            self._enter(pool.line.popleft())
+
+    def enter(self, ticket: Ticket) -> None:
+        """Take in a launch, behind all that stand in line.
 
         Raises OptionError for a dependency on a launch of another session.
         """
-        unfinished, failed = self.dependencies(request) if request.depends else ((), False)
-        route = request.route
-        ticket = self.launches[number] = Ticket(number, route, self._guard, request)
+        unfinished, failed = self.dependencies(ticket) if ticket.depends else ((), False)
+        self.admit_all(ticket.pool)
         if failed:
-            error = Outcome(error=dependency_error(request, ticket))
-            for rank in range(route.count):
+            self._number(ticket)
+            error = Outcome(error=dependency_error(ticket))
+            for rank in range(ticket.count):
                 self.settle(ticket, rank, error)
         else:
-            self.step(
-                events.Submit(
-                    number,
-                    route.pool.index,
-                    route.units,
-                    route.count,
-                    route.kernel,
-                    route.priority,
-                    unfinished,
-                    route.retries,
-                    route.timeout,
-                )
-            )
-        return ticket
+            self._enter(ticket, unfinished)
+
+    def _number(self, ticket: Ticket) -> int:
+        number = ticket.number = self.number()
+        self.launches[number] = ticket
+        return number
+
+    def _enter(self, ticket: Ticket, unfinished: tuple[int, ...] = ()) -> None:
+        route, number = ticket.route, self._number(ticket)
+        limits = route.priority, unfinished, route.retries, route.timeout
+        self.step(events.Submit(number, route.pool.index, route.units, route.count, route.kernel, *limits))
 
     def handle(self, pool: int, event: Event) -> None:
         """Tell the state machine what a device reported."""
@@ -114,11 +121,11 @@ class Ledger:
                 self._outbox.setdefault((action.pool, action.unit), []).append(self._work(action.shard))
             elif isinstance(action, events.Settle):
                 ticket = self.launches[action.launch]
+                told = outcome
                 if action.how != "ended":
-                    assert ticket.request is not None
-                    outcome = Outcome(error=verdict(ticket.request, ticket, action, lost))
-                assert outcome is not None
-                self.settle(ticket, action.rank, outcome)
+                    told = Outcome(error=verdict(ticket, action, lost))
+                assert told is not None
+                self.settle(ticket, action.rank, told)
             elif isinstance(action, events.Placed):
                 self.launches[action.launch].units = action.units
             else:
@@ -136,12 +143,11 @@ class Ledger:
                     ends.extend((pool, event) for event in unsent)
         return ends
 
-    def adopt(self, lone: Lone, request: Request) -> Ticket:
+    def adopt(self, lone: Lone) -> Ticket:
         """Take in a launch whose shards are on their units already."""
         route, plan = lone.route, lone.plan
-        ticket = self.launches[lone.number] = Ticket(lone.number, route, self._guard, request)
-        ticket.units = plan.cores
-        ticket.plan = plan
+        ticket = self.launches[lone.number] = Ticket(route, lone.image, lone.args)
+        ticket.number, ticket.units, ticket.plan = lone.number, plan.cores, plan
         actions = self.state.step(
             events.Submit(
                 lone.number,
@@ -161,33 +167,33 @@ class Ledger:
         assert actions == sent, "the state machine has another idea of where a launch is"
         return ticket
 
-    def dependencies(self, request: Request) -> tuple[tuple[int, ...], bool]:
-        """Return the unfinished launches a request needs, and whether one of the others has failed."""
+    def dependencies(self, asked: Ticket) -> tuple[tuple[int, ...], bool]:
+        """Return the unfinished launches that a new one needs, and whether one of the others has failed."""
         unfinished: dict[int, None] = {}
         failed = False
-        for ticket in (ticket for need in request.depends for ticket in need.tickets):
+        for ticket in (ticket for need in asked.depends for ticket in need.tickets):
             if ticket.done:
                 failed = failed or not ticket.ok
             elif ticket.number in self.launches and self.launches[ticket.number] is ticket:
                 unfinished[ticket.number] = None
             else:
                 raise OptionError(
-                    f"kernel {request.route.name} was given a handle of another session ({ticket.name}); "
+                    f"kernel {asked.name} was given a handle of another session ({ticket.name}); "
                     "wait for it and pass its result"
                 )
         return tuple(unfinished), failed
 
     def _work(self, shard: ShardId) -> Work:
         ticket = self.launches[shard.launch]
-        request, units = ticket.request, ticket.units
-        assert request is not None and units is not None
+        image, args, units = ticket.image, ticket.args, ticket.units
+        assert image is not None and args is not None and units is not None
         if ticket.plan is None:
-            timed = request.route.timeout is not None
-            ticket.plan = self.plans.get(request.image, units, request.mapped, timed)
-        args = request.args[shard.rank if len(request.args) > 1 else 0]
-        if not request.depends:
+            ticket.plan = self.plans.get(image, units, ticket.mapped, ticket.route.timeout is not None)
+        if isinstance(args, list):
+            args = args[shard.rank]
+        if not ticket.depends:
             return Work(shard, ticket.plan, args)
-        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in request.depends]
+        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in ticket.depends]
         return Work(shard, ticket.plan, args, tuple(needs))
 
     def settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
@@ -226,7 +232,7 @@ class Ledger:
         self._outbox.setdefault((pool, unit), []).append(notice)
 
 
-def _payloads(tickets: tuple[Ticket, ...]) -> tuple[Payload, ...]:
+def _payloads(tickets: tuple[Ticket, ...]) -> tuple[Encoded, ...]:
     """Return the values of finished launches, in core order."""
     found = []
     for ticket in tickets:

@@ -3,8 +3,11 @@
 A thread that waits for a launch pumps, so that no other thread need be woken
 for its sake; if one does already, it sleeps until its launch is done or the
 pump stops. While launches are under way and nobody waits, a thread in the
-background pumps. It is started when it is first needed, and parked, not
-ended, when there is nothing to do.
+background pumps; it makes room for one that does. It is started when it is
+first needed, and parked, not ended, when there is nothing to do.
+
+Whoever makes launches one after another has the interpreter's lock most of the
+time, and the pump would come too late to keep units busy. So it steps in.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ class Engine(Protocol):
 
     def receive(self, descriptors: set[int]) -> None:
         """Take in the events of the devices whose descriptors are readable."""
+
+    def receive_ends(self) -> bool:
+        """Take in what can be had at once; return whether nothing must be done outside the guard first."""
 
     def work(self) -> None:
         """Do what must be done outside the guard: show output, and run callbacks."""
@@ -69,6 +75,7 @@ class Pump:
         self.pumper: int | None = None  # the thread that receives events: here, or by itself
         self._waiters: list[_Waiter] = []
         self._background: threading.Thread | None = None
+        self._midway = False  # events were received, and not handled yet
         self._parked: _Waiter | None = None  # the background thread's, while it has nothing to do
         self._stopped = False
 
@@ -126,6 +133,8 @@ class Pump:
                                 self._waiters.remove(me)
                         elif me not in self._waiters:
                             self._waiters.append(me)
+                            if self._background is not None and self.pumper == self._background.ident:
+                                self.ring()  # it makes room
                     if pumping:
                         self._turn(deadline)
                     else:
@@ -187,21 +196,40 @@ class Pump:
             if self._bell and self._bell[0] in readable:
                 os.read(self._bell[0], 4096)
             self._engine.receive(readable)
+            self._midway = True
         self._engine.work()
         with self._guard:
-            self._engine.handle()
-            for waiter in self._waiters:
-                if waiter.ready():
-                    waiter.rouse()
+            self._handle()
         self._engine.work()
 
+    def step_in(self) -> None:
+        """Receive and handle what is there at once, whoever pumps; called under the guard.
+
+        Not where others come first: the output of a kernel is shown before its end is known.
+        """
+        if self._midway:
+            return
+        if self._engine.receive_ends():
+            self._handle()
+        else:
+            self._midway = True
+            self.attend()
+            self.ring()
+
+    def _handle(self) -> None:
+        self._midway = False
+        self._engine.handle()
+        for waiter in self._waiters:
+            if waiter.ready():
+                waiter.rouse()
+
     def _run(self) -> None:
-        """Pump in the background while anything is under way; be parked while nothing is."""
+        """Pump in the background while anything is under way and nobody waits; else be parked."""
         park = _Waiter(lambda: False)
         while not self._stopped:
-            self.wait(lambda: self._stopped or not self._engine.busy())
+            self.wait(lambda: self._stopped or bool(self._waiters) or not self._engine.busy())
             with self._guard:
-                if self._stopped or self._engine.busy():
+                if self._stopped or (self.pumper is None and not self._waiters and self._engine.busy()):
                     continue
                 self._parked = park
             park.wake.acquire()

@@ -23,6 +23,7 @@ from scheduler.placing import Placing
 from scheduler.pools import Pool
 from scheduler.units import Unit
 
+ENOUGH = 128  # launches that wait for any unit: all that one step could send
 MAX_UNITS_LOST = 3  # units that one launch may lose before it is not tried again
 _make = tuple.__new__  # makes a named tuple in half the time
 _CRASHES, _CRASH_SPAN = 5, 10.0  # a unit that dies so often, within so many seconds, idle, is given up
@@ -60,6 +61,14 @@ class State:
         """Return how many shards of a launch have not ended."""
         found = self._launches.get(launch)
         return 0 if found is None else found.left
+
+    def is_full(self, pool: int) -> bool:
+        """Tell whether so many launches wait that leave the choice of units to us that others need not come yet.
+
+        While it is, none of those would be sent, and a shard will end.
+        """
+        found = self._pools.get(pool)
+        return found is not None and found.autos.queued >= ENOUGH
 
     def next_deadline(self) -> float | None:
         """Return when a `Tick` is due."""

@@ -13,14 +13,16 @@ from device_runtime import codec
 from device_runtime.device import Device
 from device_runtime.errors import DependencyError, ResultDecodeError
 from device_runtime.interrupts import Guard
-from device_runtime.launch import Image, Outcome, Payload, Plan, ShardId
+from device_runtime.launch import Encoded, Image, Outcome, Plan, ShardId
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
     """An open device as the scheduler sees it.
 
-    `down` are the units that cannot be sent anything now. `routes` keeps, by
+    `down` are the units that cannot be sent anything now. `line` holds launches
+    that leave the choice of units to the scheduler, and come when others wait
+    for that already: there is nothing to decide of them yet. `routes` keeps, by
     kernel, the way that its last launch went, and what asked for it.
     """
 
@@ -28,8 +30,10 @@ class Pool:
     address: str
     units: int
     device: Device
+    guard: Guard
     immediate: bool = False  # its kernels run in the thread that makes the launch
     down: set[int] = field(default_factory=set)
+    line: deque[Ticket] = field(default_factory=deque)  # any thread may append to it
     routes: dict[int, tuple[object, Route]] = field(default_factory=dict)
     _firsts: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
@@ -66,32 +70,6 @@ class Route:
     bare: bool = False  # it is asked for one unit
 
 
-class Request:
-    """Everything that is asked for by one launch.
-
-    `args` holds one payload for all shards or one for each. `attended`: the
-    caller waits for it at once, so that no thread need be woken to look after it.
-    """
-
-    __slots__ = ("args", "attended", "depends", "image", "mapped", "route")
-
-    def __init__(
-        self,
-        route: Route,
-        image: Image,
-        args: Sequence[Payload],
-        depends: Sequence[Depends] = (),
-        mapped: bool = False,
-        attended: bool = False,
-    ) -> None:
-        self.route = route
-        self.image = image
-        self.args = args
-        self.depends = depends
-        self.mapped = mapped
-        self.attended = attended
-
-
 class Feed:
     """Give away the shards of launches, each once, in the order they end. Any thread may take them."""
 
@@ -123,57 +101,109 @@ class Feed:
         return found
 
 
+class _More:
+    """What only some launches have."""
+
+    __slots__ = ("cause", "depends", "feeds", "listeners", "mapped", "values")
+
+    def __init__(self, depends: Sequence[Depends] = (), mapped: bool = False) -> None:
+        self.depends = depends
+        self.mapped = mapped
+        self.listeners: Sequence[tuple[int, ShardId, int]] = ()  # units, their shards, cores they wait for
+        self.cause: Ticket | None = None  # the launch that failed, and because of which it did
+        self.feeds: Sequence[deque[tuple[Ticket, int]]] = ()
+        self.values: dict[int, tuple[Any, BaseException | None]] = {}  # decoded, by rank
+
+
+_NOTHING = _More()  # what all the others have; never written to
+_PENDING, _FIRST = (None,), (0,)
+
+
 class Ticket:
-    """Keep the outcomes of one launch as they come in.
+    """One launch: what is asked for, and the outcomes as they come in.
+
+    `args` holds one encoded value for all shards or a list of one for each.
 
     The dispatcher writes, under its lock; anybody may read: what is written
     never changes again, and `done` comes last.
     """
 
     __slots__ = (
-        "_feeds",
-        "_guard",
-        "_values",
+        "_more",
+        "args",
         "callbacks",
         "cancelled",
-        "cause",
-        "count",
         "done",
         "finished",
-        "listeners",
-        "name",
+        "image",
         "number",
         "ok",
         "outcomes",
         "plan",
-        "pool",
-        "request",
+        "route",
         "submitted",
         "units",
     )
 
-    def __init__(self, number: int, route: Route, guard: Guard, request: Request | None = None) -> None:
-        self._guard = guard
-        self.number = number
-        self.name = route.name
-        self.pool = route.pool
-        self.count = route.count
+    def __init__(
+        self,
+        route: Route,
+        image: Image,
+        args: Encoded | list[Encoded],
+        depends: Sequence[Depends] = (),
+        mapped: bool = False,
+    ) -> None:
+        self.route = route
+        self.number = 0  # until the state machine is told of it
         self.units = route.units
-        self.outcomes: list[Outcome | None] = [None] * route.count
-        self.finished: list[int] = []  # ranks, in order of completion
+        self.outcomes: Sequence[Outcome | None] = _PENDING if route.count == 1 else [None] * route.count
+        self.finished: Sequence[int] = ()  # ranks, in order of completion
         self.submitted = time.monotonic()
         self.done = False
         self.ok = True
         self.cancelled = False  # somebody has cancelled it, and it has ended so, or will
-        self.cause: Ticket | None = None  # the launch that failed, and because of which it did
         # The dispatcher's, until it is done:
-        self.request = request
+        self.image: Image | None = image
+        self.args: Encoded | list[Encoded] | None = args
         self.plan: Plan | None = None  # once a shard was sent
-        self.listeners: Sequence[tuple[int, ShardId, int]] = ()  # units, their shards, cores they wait for
-        # Made when they are needed:
-        self._values: dict[int, tuple[Any, BaseException | None]] | None = None
         self.callbacks: list[Callable[[Ticket], None]] | None = None
-        self._feeds: list[deque[tuple[Ticket, int]]] | None = None
+        self._more = _More(depends, mapped) if depends or mapped else _NOTHING
+
+    @property
+    def name(self) -> str:
+        return self.route.name
+
+    @property
+    def count(self) -> int:
+        return self.route.count
+
+    @property
+    def pool(self) -> Pool:
+        return self.route.pool
+
+    @property
+    def depends(self) -> Sequence[Depends]:
+        return self._more.depends
+
+    @property
+    def mapped(self) -> bool:
+        return self._more.mapped
+
+    @property
+    def cause(self) -> Ticket | None:
+        return self._more.cause
+
+    @cause.setter
+    def cause(self, cause: Ticket) -> None:
+        self._own().cause = cause
+
+    @property
+    def listeners(self) -> Sequence[tuple[int, ShardId, int]]:
+        return self._more.listeners
+
+    @listeners.setter
+    def listeners(self, listeners: Sequence[tuple[int, ShardId, int]]) -> None:
+        self._own().listeners = listeners
 
     def value(self, rank: int) -> Any:
         """Return the value of a shard that has ended, or raise its error."""
@@ -188,10 +218,9 @@ class Ticket:
             return None
         values = []
         for outcome in self.outcomes:
-            payload = None if outcome is None else outcome.payload
-            if payload is None or not payload.plain:
+            if outcome is None or type(outcome.payload) is not bytes:
                 return None
-            values.append(pickle.loads(payload.data))  # type: ignore[arg-type]
+            values.append(pickle.loads(outcome.payload))
         return values
 
     def error(self, rank: int) -> BaseException | None:
@@ -204,7 +233,7 @@ class Ticket:
         It runs in this thread or in the one that receives the last outcome, which
         it must not hold up.
         """
-        with self._guard:
+        with self.route.pool.guard:
             if not self.done:
                 self.callbacks = [*(self.callbacks or ()), callback]
                 return
@@ -212,26 +241,40 @@ class Ticket:
 
     def feed(self, queue: deque[tuple[Ticket, int]]) -> None:
         """Append this ticket and a rank to `queue` for each shard that has ended, and for each that will."""
-        with self._guard:
+        with self.route.pool.guard:
             queue.extend((self, rank) for rank in self.finished)
             if not self.done:
-                self._feeds = [*(self._feeds or ()), queue]
+                more = self._own()
+                more.feeds = [*more.feeds, queue]
 
     def unfeed(self, queue: deque[tuple[Ticket, int]]) -> None:
         """Undo `feed`."""
-        with self._guard:
-            self._feeds = [one for one in self._feeds or () if one is not queue]
+        with self.route.pool.guard:
+            more = self._own()
+            more.feeds = [one for one in more.feeds if one is not queue]
 
     def settle(self, rank: int, outcome: Outcome) -> bool:
         """Write down how a shard ended; return whether it was the last one."""
-        self.outcomes[rank] = outcome
-        self.finished.append(rank)
-        self.ok = self.ok and outcome.error is None and not outcome.failed
-        if self._feeds:
-            for queue in self._feeds:
+        if type(outcome.payload) is not bytes:
+            self._own()  # before anybody may ask for its value
+        if len(self.outcomes) == 1:
+            self.outcomes, self.finished = (outcome,), _FIRST
+        else:
+            self.outcomes[rank] = outcome  # type: ignore[index]
+            if self.finished:
+                self.finished.append(rank)  # type: ignore[attr-defined]
+            else:
+                self.finished = [rank]
+        if outcome.failed or outcome.error is not None:
+            self.ok = False
+        more = self._more
+        if more is not _NOTHING:
+            for queue in more.feeds:
                 queue.append((self, rank))
-        if len(self.finished) == self.count:
-            self._feeds = self.plan = self.request = None  # what it was sent may be freed
+        if len(self.finished) == len(self.outcomes):
+            self.image = self.args = self.plan = None  # what it was sent may be freed
+            if more is not _NOTHING:
+                more.depends = more.feeds = ()
             self.done = True
         return self.done
 
@@ -240,16 +283,23 @@ class Ticket:
         callbacks, self.callbacks = self.callbacks, None
         return callbacks or []
 
+    def _own(self) -> _More:
+        """Return what only some launches have; from now on this one has it, too. Called under the guard."""
+        if self._more is _NOTHING:
+            self._more = _More()
+        return self._more
+
     def _decoded(self, rank: int) -> tuple[Any, BaseException | None]:
-        if self._values is None:
-            self._values = {}
-        found = self._values.get(rank)
+        outcome = self.outcomes[rank]
+        if outcome is None:
+            raise RuntimeError(f"shard {rank} of launch {self.number} has not ended")
+        if type(outcome.payload) is bytes:
+            return pickle.loads(outcome.payload), None
+        values = self._more.values
+        found = values.get(rank)
         if found is None:
-            outcome = self.outcomes[rank]
-            if outcome is None:
-                raise RuntimeError(f"shard {rank} of launch {self.number} has not ended")
             # Two threads may decode at once; both then use what the first one stored.
-            found = self._values.setdefault(rank, self._decode(outcome))
+            found = values.setdefault(rank, self._decode(outcome))
         return found
 
     def _decode(self, outcome: Outcome) -> tuple[Any, BaseException | None]:

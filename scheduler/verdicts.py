@@ -15,12 +15,12 @@ from device_runtime.errors import (
 from device_runtime.launch import Lost
 from scheduler.events import Settle
 from scheduler.state import MAX_UNITS_LOST
-from scheduler.ticket import Request, Route, Ticket
+from scheduler.ticket import Route, Ticket
 
 
-def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
+def verdict(ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
     """Make the error of a shard that the state machine ended without an outcome."""
-    how, route = action.how, request.route
+    how, route = action.how, ticket.route
     core = None if ticket.units is None else ticket.units[action.rank]
     where = f"kernel {route.name} on core {core}" if core is not None else f"kernel {route.name}"
     if how in ("died", "poisoned"):
@@ -50,7 +50,7 @@ def verdict(request: Request, ticket: Ticket, action: Settle, lost: Lost | None)
             f"{where} ran longer than its timeout, {route.timeout:g} s{attempt}, and was ended"
         )
     if how == "dependency":
-        return dependency_error(request, ticket)
+        return dependency_error(ticket)
     if how == "no units":
         return NoUnitsError(f"{where}: no core of {route.pool.address} is left to run it")
     if how == "closed":
@@ -63,15 +63,14 @@ def _attempt(route: Route, attempt: int) -> str:
     return f", in attempt {attempt} of {route.retries + 1}" if route.retries else ""
 
 
-def dependency_error(request: Request, ticket: Ticket) -> DependencyError:
+def dependency_error(ticket: Ticket) -> DependencyError:
     """Make the error of a launch whose arguments include the handle of one that failed.
 
     Its cause will be the error of the launch where it began, however many have
     failed because of one another since.
     """
-    failed = next(t for need in request.depends for t in need.tickets if t.done and not t.ok)
+    failed = next(t for need in ticket.depends for t in need.tickets if t.done and not t.ok)
     ticket.cause = failed.cause or failed
     return DependencyError(
-        f"kernel {request.route.name} was not run: "
-        f"a handle among its arguments, of kernel {failed.name}, failed"
+        f"kernel {ticket.name} was not run: a handle among its arguments, of kernel {failed.name}, failed"
     )

@@ -18,13 +18,13 @@ from device_runtime.device import DirectDevice
 from device_runtime.errors import DeviceMemoryError, DeviceUnavailable
 from device_runtime.launch import (
     Buffer,
+    Encoded,
     Ended,
     Event,
     Gone,
     Lost,
     Message,
     Outcome,
-    Payload,
     Plan,
     Ready,
     ShardId,
@@ -149,7 +149,7 @@ class ProcessDevice(DirectDevice):
         self._order(("spawn", unit, epoch), core.birthright, core.give_away)
         return core
 
-    def post(self, plan: Plan, launch: int, args: Payload) -> bool:
+    def post(self, plan: Plan, launch: int, args: Encoded) -> bool:
         number, units = plan.number, plan.cores
         if not self._lines.looking(len(units)):
             return False
@@ -230,6 +230,20 @@ class ProcessDevice(DirectDevice):
         events, self._events = self._events, []
         return events
 
+    def ends(self) -> list[Event]:
+        said = [(core, core.read()) for core in list(self._active.values()) if core.channel.ready()]
+        if said:
+            for descriptor in self._watch.reports():
+                core = self._by_descriptor.get(descriptor)
+                # Bells are left to whoever sleeps until one rings.
+                if core is not None and descriptor != core.channel.fileno():
+                    self._read_output(core, descriptor)
+            for core, events in said:
+                core.channel.give_room()
+                self._note(core, events)
+        events, self._events = self._events, []
+        return events
+
     def _hear(self, ready: dict[int, int]) -> list[Core]:
         """Take in output; return the cores whose channels have something to say."""
         rung = []
@@ -240,8 +254,7 @@ class ProcessDevice(DirectDevice):
                     os.eventfd_read(self._again)
                 continue
             if descriptor != core.channel.fileno():
-                if not core.read_output(descriptor, self._events):
-                    self._forget(descriptor)
+                self._read_output(core, descriptor)
                 continue
             core.channel.hear()
             room = mask & select.EPOLLOUT
@@ -355,9 +368,13 @@ class ProcessDevice(DirectDevice):
         """Take in what a core said, behind what it printed before it said so."""
         events = core.read()
         for descriptor in core.streams():
-            if descriptor in self._by_descriptor and not core.read_output(descriptor, self._events):
-                self._forget(descriptor)
+            if descriptor in self._by_descriptor:
+                self._read_output(core, descriptor)
         self._note(core, events)
+
+    def _read_output(self, core: Core, descriptor: int) -> None:
+        if not core.read_output(descriptor, self._events):
+            self._forget(descriptor)
 
     def _note(self, core: Core, events: list[Event]) -> None:
         """Report what a core said."""

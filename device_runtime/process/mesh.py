@@ -275,6 +275,8 @@ class _Part(NamedTuple):
 def _pieces(value: Any) -> tuple[list[memoryview], int]:
     """Return a message: a table of sizes, a pickle and its buffers, each but the table aligned."""
     payload = codec.encode(value, _Part, error=SerializationError)
+    if isinstance(payload, bytes):
+        payload = Payload(payload)
     parts = [view_of(part) for part in (payload.data, *payload.buffers)]
     pieces = [memoryview(struct.pack(f"<{len(parts)}Q", *(part.nbytes for part in parts)))]
     for part in parts:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from device_runtime.errors import DeviceMemoryError
-from device_runtime.launch import Buffer, Dependency, Image, Outcome, Payload, Plan, Work
+from device_runtime.launch import Buffer, Dependency, Encoded, Image, Outcome, Payload, Plan, Work
 from device_runtime.process.arena import Arena, Block, on_wire
 from device_runtime.process.channel import LARGEST
 from device_runtime.process.reader import Reader, Viewed
@@ -53,8 +53,11 @@ def unfit(record: bytes, reader: Reader) -> bytes:
     return reader.copy(offset, nbytes)
 
 
-def payload_out(payload: Payload, reach: Callable[[Buffer], Buffer]) -> Entry:
-    """Describe a payload; `reach` gives a buffer that the other side can read."""
+def payload_out(payload: Encoded, reach: Callable[[Buffer], Buffer]) -> Entry:
+    """Describe an encoded value; `reach` gives a buffer that the other side can read."""
+    if type(payload) is bytes:
+        return payload, ()
+    assert type(payload) is Payload
     return on_wire(reach(payload.data)), tuple([on_wire(reach(buffer)) for buffer in payload.buffers])
 
 
@@ -88,27 +91,39 @@ def plan_out(plan: Plan) -> Entry:
 
 def work_out(work: Work, reach: Callable[[Buffer], Buffer], returned: Sequence[int]) -> bytes:
     """Return the record of a work; `returned` are offsets of blocks no longer looked at."""
-    payload, shard = work.args, work.shard
-    data = payload.data
-    if isinstance(data, bytes) and not (payload.buffers or work.dependencies or returned):
-        return WORK_HEAD.pack(WORK, payload.plain, shard.attempt, work.plan.number, shard.launch) + data
+    args, shard = work.args, work.shard
+    flags, data = _in_one(args)
+    if data is not None and not (work.dependencies or returned):
+        return WORK_HEAD.pack(WORK, flags, shard.attempt, work.plan.number, shard.launch) + data
     needs = [(need.bare, [payload_out(p, reach) for p in need.payloads]) for need in work.dependencies]
-    more = pickle.dumps((payload_out(payload, reach), needs, returned), 5)
+    more = pickle.dumps((payload_out(args, reach), needs, returned), 5)
     return WORK_HEAD.pack(WORK, MORE, shard.attempt, work.plan.number, shard.launch) + more
 
 
-def is_short(args: Payload) -> bool:
+def _in_one(value: Encoded) -> tuple[int, bytes | None]:
+    """Return the flags and the bytes that say all of an encoded value; no bytes if there is more to say."""
+    if type(value) is bytes:
+        return PLAIN, value
+    assert type(value) is Payload
+    data = value.data
+    return 0, None if value.buffers or not isinstance(data, bytes) else data
+
+
+def is_short(args: Encoded) -> bool:
     """Tell whether a work with these arguments surely fits the channel."""
+    if type(args) is bytes:
+        return len(args) <= _SHORT
+    assert type(args) is Payload
     parts = (args.data, *args.buffers)
     return sum([len(part) + 64 if isinstance(part, bytes) else 64 for part in parts]) <= _SHORT
 
 
-def plain_work(plan: Plan, launch: int, args: Payload) -> bytes | None:
+def plain_work(plan: Plan, launch: int, args: Encoded) -> bytes | None:
     """Return the record of the first attempt at any shard of a launch; None if there is more to tell."""
-    data = args.data
-    if args.buffers or not isinstance(data, bytes) or len(data) > _SHORT:
+    flags, data = _in_one(args)
+    if data is None or len(data) > _SHORT:
         return None
-    return WORK_HEAD.pack(WORK, args.plain, 0, plan.number, launch) + data
+    return WORK_HEAD.pack(WORK, flags, 0, plan.number, launch) + data
 
 
 def more_of_work(record: bytes) -> tuple[Entry, list[tuple[bool, list[Entry]]], Sequence[int]]:
@@ -127,10 +142,10 @@ def outcome_out(outcome: Outcome, reach: Callable[[Buffer], Buffer], returned: S
     """Return the record of an outcome, which has a payload."""
     payload = outcome.payload
     assert payload is not None
-    data = payload.data
+    flags, data = _in_one(payload)
     failed = FAILED if outcome.failed else 0
-    if isinstance(data, bytes) and not (payload.buffers or returned):
-        return ENDED_HEAD.pack(ENDED, failed | payload.plain, outcome.begun, outcome.ended) + data
+    if data is not None and not returned:
+        return ENDED_HEAD.pack(ENDED, failed | flags, outcome.begun, outcome.ended) + data
     more = pickle.dumps((payload_out(payload, reach), returned), 5)
     return ENDED_HEAD.pack(ENDED, failed | MORE, outcome.begun, outcome.ended) + more
 
@@ -141,7 +156,7 @@ def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Seque
     rest = record[ENDED_HEAD.size :]
     failed = bool(flags & FAILED)
     if not flags & MORE:
-        return Outcome(Payload(rest, (), bool(flags & PLAIN)), failed, None, begun, ended), ()
+        return Outcome(rest if flags & PLAIN else Payload(rest), failed, None, begun, ended), ()
     returned: Sequence[int] = ()
     try:
         described, returned = pickle.loads(rest)

@@ -280,7 +280,8 @@ class Worker:
         if plan.report_begin:  # loading the arguments counts, too
             self._post(wire.pack(("begun", tuple(shard), time.monotonic())))
         if more is None:
-            work = Work(shard, plan, Payload(record[wire.WORK_HEAD.size :], (), bool(flags & wire.PLAIN)))
+            data = record[wire.WORK_HEAD.size :]
+            work = Work(shard, plan, data if flags & wire.PLAIN else Payload(data))
         else:
             try:
                 needs = tuple([wire.dependency_in(need, self._reader) for need in more[1]])
@@ -295,7 +296,7 @@ class Worker:
             self._post(wire.ENDED_HEAD.pack(wire.ENDED, wire.PLAIN, begun, end) + value)
         else:
             if not isinstance(ended, Outcome):
-                ended = Outcome(Payload(ended[0], (), True), False, None, *ended[1:])
+                ended = Outcome(ended[0], False, None, *ended[1:])
             returned = []
             while self._reader.returned:
                 returned.append(self._reader.returned.popleft())

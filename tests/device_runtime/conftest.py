@@ -15,13 +15,12 @@ import pytest
 
 from device_runtime import codec
 from device_runtime.errors import ResultNotSerializable
-from device_runtime.launch import Image, Payload
+from device_runtime.launch import Image
 
 _LOOP = """
 import pickle, struct, sys
 from device_runtime import capture, codec
 from device_runtime.errors import ResultNotSerializable
-from device_runtime.launch import Payload
 while True:
     try:
         sys.path[:], image, args = pickle.load(sys.stdin.buffer)
@@ -29,11 +28,11 @@ while True:
         break
     try:
         function = capture.load_image(image)
-        args, kwargs = codec.decode(Payload(*args))
+        args, kwargs = codec.decode(args)
         reply = True, codec.encode(function(*args, **kwargs), bytes, error=ResultNotSerializable)
     except BaseException as error:
         reply = False, codec.encode_error(error, bytes)
-    data = pickle.dumps((reply[0], tuple(reply[1])))
+    data = pickle.dumps(reply)
     sys.stdout.buffer.write(struct.pack("q", len(data)) + data)
     sys.stdout.buffer.flush()
 """
@@ -55,13 +54,13 @@ class Far:
 
     def run(self, image: Image, *args: Any, **kwargs: Any) -> Any:
         payload = codec.encode((args, kwargs), bytes)
-        pickle.dump((sys.path, image.data, tuple(payload)), self._write)
+        pickle.dump((sys.path, image.data, payload), self._write)
         self._write.flush()
         (size,) = struct.unpack("q", self._read.read(8))
         good, reply = pickle.loads(self._read.read(size))
         if not good:
-            raise codec.decode_error(Payload(*reply))
-        return codec.decode(Payload(*reply), writable=True, error=ResultNotSerializable)
+            raise codec.decode_error(reply)
+        return codec.decode(reply, writable=True, error=ResultNotSerializable)
 
     def close(self) -> None:
         self._write.close()

@@ -218,6 +218,43 @@ def test_interrupts_at_any_moment_break_nothing(program: Start, launch: str, dev
     assert (ended.code, ended.out) == (0, "[8, 8]\n"), ended.err
 
 
+@pytest.mark.parametrize(
+    ("first", "module"),
+    [
+        ("list(kernel.map(range(3)))", "offload.mapping"),
+        ("kernel(1)", "offload.launching"),
+        ("kernel.launch(1)", "offload.launching"),
+    ],
+)
+def test_an_interrupt_while_a_call_imports_is_kept_until_that_is_done(
+    program: Start, first: str, module: str
+) -> None:
+    script = f"""
+        import os, signal, sys
+        from offload import connect, offload
+
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        connect("inline")
+
+        @offload
+        def kernel(x):
+            return x
+
+        sys.meta_path.insert(0, Finder())
+        try:
+            {first}
+        except KeyboardInterrupt:
+            print("interrupted", {module!r} in sys.modules)
+        {first}
+    """
+    ended = program("script.py", files={"script.py": script}).end()
+    assert (ended.code, ended.out) == (0, "interrupted True\n"), ended.err
+
+
 def test_a_handler_of_the_users_own_is_left_alone(program: Start) -> None:
     own = """
     class Interrupted(Exception):
