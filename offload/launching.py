@@ -79,21 +79,23 @@ def launch(
     pool = session.pool(options.device)
     route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
-    handles: list[Handle[Any]] = []
-    payloads: Encoded | list[Encoded]
-    if mapped:
-        payloads = _encoded(args, session, pool, body, handles)
-    elif _scatters(args, kwargs):
-        memo: Any = {}
-        payloads = [
-            _encoded(call, session, pool, body, handles, memo)
-            for call in _per_shard(args, kwargs, route.count, body.name)
-        ]
-    else:
-        data = codec.plain_call(args, kwargs)
-        payloads = _encoded((args, kwargs), session, pool, body, handles) if data is None else data
     dispatcher = session.dispatcher
-    ticket = Ticket(route, image, payloads, _depends(handles), mapped)
+    data = None if mapped else codec.plain_call(args, kwargs)
+    if data is not None:
+        ticket = Ticket(route, image, data)
+    else:
+        handles: list[Handle[Any]] = []
+        if mapped:
+            encoded: Encoded | list[Encoded] = _encoded(args, session, pool, body, handles)
+        elif _scatters(args, kwargs):
+            memo: Any = {}
+            encoded = [
+                _encoded(call, session, pool, body, handles, memo)
+                for call in _per_shard(args, kwargs, route.count, body.name)
+            ]
+        else:
+            encoded = _encoded((args, kwargs), session, pool, body, handles)
+        ticket = Ticket(route, image, encoded, _depends(handles), mapped)
     dispatcher.submit(ticket, attended)
     if route.bare:
         return SingleHandle(dispatcher, ticket, True)
@@ -129,7 +131,7 @@ def _encoded(
 
 
 def _depends(handles: list[Handle[Any]]) -> Sequence[Depends]:
-    return [Depends(tuple(handle._tickets), handle._bare) for handle in handles] if handles else ()
+    return [Depends(handle._tickets, handle._bare) for handle in handles] if handles else ()
 
 
 def _scatters(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

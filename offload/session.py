@@ -111,7 +111,8 @@ class Session:
     @property
     def dispatcher(self) -> Dispatcher:
         """What runs the session's launches, made when it is first asked for."""
-        return self._dispatchers.get("", self._start)
+        found = self._dispatchers.values.get("")
+        return found if found is not None else self._dispatchers.get("", self._start)
 
     def pool(self, address: str | None = None) -> Pool:
         """Return the open device of an address, None being the default's; open it if need be.

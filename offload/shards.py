@@ -26,13 +26,13 @@ class Shards(Generic[R]):
     its remote traceback as the cause.
     """
 
-    __slots__ = ("__weakref__", "_bare", "_dispatcher", "_failure", "_feeds", "_tickets")
+    __slots__ = ("__weakref__", "_bare", "_dispatcher", "_failure", "_given", "_tickets")
 
     def __init__(self, dispatcher: Dispatcher, ticket: Ticket, bare: bool = False) -> None:
         self._dispatcher = dispatcher
-        self._tickets = [ticket]
+        self._tickets: tuple[Ticket, ...] = (ticket,)
         self._bare = bare
-        self._feeds: list[Feed] = []  # the first is what wait_any gives away; made when it is needed
+        self._given: Feed | None = None  # what wait_any gives away; made when it is needed
         self._failure: BaseException | None = None
 
     def wait(self, timeout: float | None = None, progress: bool = False) -> list[R]:
@@ -108,12 +108,11 @@ class Shards(Generic[R]):
             raise TypeError(f"append takes a handle, not {type(other).__name__}")
         if other._dispatcher is not self._dispatcher:
             raise OptionError("append takes a handle of the same session")
-        # Replaced, not extended: others may be iterating over the list.
-        self._tickets = [*self._tickets, *other._tickets]
-        if self._feeds:
+        self._tickets = (*self._tickets, *other._tickets)
+        if self._given is not None:
             self._check_process()
             for ticket in other._tickets:
-                self._feeds[0].add(ticket)
+                self._given.add(ticket)
         self._bare = False
         self._failure = None
         return self
@@ -160,10 +159,12 @@ class Shards(Generic[R]):
 
     def _feed(self) -> Feed:
         """Return what gives away the cores for `wait_any`."""
-        if not self._feeds:
-            # Two threads may each make one; the first that was appended counts.
-            self._feeds.append(self._new_feed())
-        return self._feeds[0]
+        if self._given is None:
+            feed = self._new_feed()
+            with self._tickets[0].pool.guard:  # another thread may make one, too
+                if self._given is None:
+                    self._given = feed
+        return self._given
 
     def _new_feed(self) -> Feed:
         self._check_process()

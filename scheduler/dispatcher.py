@@ -144,7 +144,7 @@ class Dispatcher:
             with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
                 self._queue(ticket, attended)
                 self._run_here(ticket)
-        elif route.units is not None or route.priority or ticket.depends:
+        elif route.units is not None or route.priority or ticket.more.depends:
             self._queue(ticket, attended)
         else:
             self._stand_in_line(ticket, attended)
@@ -155,13 +155,13 @@ class Dispatcher:
             raise SessionClosed(_CLOSED)
         pool, self._queued = ticket.route.pool, self._queued + 1
         pool.line.append(ticket)
-        # If others wait for a unit, a shard will end, and whoever handles that then takes in the line; this
-        # one, which stood there before we looked, is found.
-        waits = self._ledger.state.is_full(pool.index)
-        if waits and self._queued % _OFTEN:
+        # If it is full, a shard will end, and whoever handles that takes in the line. It finds this launch,
+        # which stood there before we looked.
+        full = pool.full
+        if full and self._queued % _OFTEN:
             return
         with self._guard:
-            if waits:  # units would idle while this thread has the interpreter's lock
+            if full:  # units would idle while this thread has the interpreter's lock
                 self._pump.step_in()
             self._settle_down(attended)
 
@@ -374,17 +374,20 @@ class Dispatcher:
         return not self._output
 
     def _take_in(self, pool: Pool, received: Iterable[Event]) -> None:
+        index, open_line = pool.index, line_is_open()
         for event in received:
             if isinstance(event, Ended):
-                if self._output or line_is_open():
+                if open_line or self._output:
                     self._output.append(partial(show, event))
-            elif isinstance(event, (Printed, Logged, Lost)):
+            elif isinstance(event, (Printed, Logged)):
+                self._output.append(partial(show, event))
+                continue
+            elif isinstance(event, Lost):
                 self._output.append(partial(show, event))
             elif isinstance(event, Gone):
                 told = event.unit, pool.address, event.why
                 self._output.append(partial(_log.warning, "core %d of %s is gone: %s", *told))
-            if not isinstance(event, (Printed, Logged)):
-                self._events.append((pool.index, event))
+            self._events.append((index, event))
 
     def work(self) -> None:
         while self._output:
@@ -408,7 +411,7 @@ class Dispatcher:
     def _flush(self) -> None:
         """Send what was decided."""
         for pool in self._ledger.pools:
-            if pool.line:
+            if pool.line or pool.full:
                 self._ledger.admit(pool)
         unsent = self._ledger.flush()
         if unsent:

@@ -35,6 +35,8 @@ from scheduler.state import State
 from scheduler.ticket import Pool, Ticket
 from scheduler.verdicts import dependency_error, verdict
 
+_make = tuple.__new__  # makes a named tuple in half the time
+
 
 class Ledger:
     """Hold the launches that have not ended."""
@@ -51,8 +53,12 @@ class Ledger:
 
     def admit(self, pool: Pool) -> None:
         """Take in launches that stand in line, until enough wait for a unit."""
+        pool.full = False  # first: whoever joins the line and finds it full can rely on being seen below
         line, state = pool.line, self.state
-        while line and not state.is_full(pool.index):
+        while line:
+            if state.is_full(pool.index):
+                pool.full = True
+                break
             self._enter(line.popleft())
 
     def admit_all(self, pool: Pool) -> None:
@@ -82,16 +88,26 @@ class Ledger:
 
     def _enter(self, ticket: Ticket, unfinished: tuple[int, ...] = ()) -> None:
         route, number = ticket.route, self._number(ticket)
-        limits = route.priority, unfinished, route.retries, route.timeout
-        self.step(events.Submit(number, route.pool.index, route.units, route.count, route.kernel, *limits))
+        asked = (
+            number,
+            route.pool.index,
+            route.units,
+            route.count,
+            route.kernel,
+            route.priority,
+            unfinished,
+            route.retries,
+            route.timeout,
+        )
+        self.step(_make(events.Submit, asked))
 
     def handle(self, pool: int, event: Event) -> None:
         """Tell the state machine what a device reported."""
         if isinstance(event, Ended):
-            outcome = event.outcome
+            unit, shard, outcome = event
             ok = outcome.error is None and not outcome.failed
-            took = outcome.ended - outcome.begun
-            self.step(events.ShardEnded(pool, event.unit, event.shard, ok, took), outcome)
+            ended = pool, unit, shard, ok, outcome.ended - outcome.begun
+            self.step(_make(events.ShardEnded, ended), outcome)
         elif isinstance(event, Begun):
             self.step(events.ShardBegun(pool, event.unit, event.shard, event.at))
         elif isinstance(event, Lost):
@@ -117,18 +133,22 @@ class Ledger:
         `outcome` and `lost` are what the device told with the event.
         """
         for action in self.state.step(event):
-            if isinstance(action, events.Send):
-                self._outbox.setdefault((action.pool, action.unit), []).append(self._work(action.shard))
-            elif isinstance(action, events.Settle):
+            if type(action) is events.Send:
+                pool, unit, shard = action
+                outbox = self._outbox.get((pool, unit))
+                if outbox is None:
+                    outbox = self._outbox[pool, unit] = []
+                outbox.append(self._work(shard))
+            elif type(action) is events.Settle:
                 ticket = self.launches[action.launch]
                 told = outcome
                 if action.how != "ended":
                     told = Outcome(error=verdict(ticket, action, lost))
                 assert told is not None
                 self.settle(ticket, action.rank, told)
-            elif isinstance(action, events.Placed):
+            elif type(action) is events.Placed:
                 self.launches[action.launch].units = action.units
-            else:
+            elif type(action) is events.Kill:
                 self.pools[action.pool].down.add(action.unit)
                 self.pools[action.pool].device.kill(action.unit, action.shard)
 

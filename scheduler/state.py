@@ -63,7 +63,7 @@ class State:
         return 0 if found is None else found.left
 
     def is_full(self, pool: int) -> bool:
-        """Tell whether so many launches wait that leave the choice of units to us that others need not come yet.
+        """Tell whether others of the launches that leave the choice of units to us need not come yet.
 
         While it is, none of those would be sent, and a shard will end.
         """
@@ -327,7 +327,7 @@ class State:
             extra.ok = extra.ok and ok
             cause = extra.cause
             deaths = extra.deaths.get(rank, 0) if extra.deaths else 0
-        self._placing.actions.append(Settle(launch.number, rank, how, cause, deaths))
+        self._placing.actions.append(_make(Settle, (launch.number, rank, how, cause, deaths)))
         if not launch.left:
             self._finished.append(launch)
 

@@ -16,12 +16,12 @@ from device_runtime.interrupts import Guard
 from device_runtime.launch import Encoded, Image, Outcome, Plan, ShardId
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pool:
     """An open device as the scheduler sees it.
 
     `down` are the units that cannot be sent anything now. `line` holds launches
-    that leave the choice of units to the scheduler, and come when others wait
+    that leave the choice of units to the scheduler, and came when many waited
     for that already: there is nothing to decide of them yet. `routes` keeps, by
     kernel, the way that its last launch went, and what asked for it.
     """
@@ -34,6 +34,7 @@ class Pool:
     immediate: bool = False  # its kernels run in the thread that makes the launch
     down: set[int] = field(default_factory=set)
     line: deque[Ticket] = field(default_factory=deque)  # any thread may append to it
+    full: bool = False  # what stands in line need not be taken in yet: a shard will end before
     routes: dict[int, tuple[object, Route]] = field(default_factory=dict)
     _firsts: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
@@ -129,13 +130,13 @@ class Ticket:
     """
 
     __slots__ = (
-        "_more",
         "args",
         "callbacks",
         "cancelled",
         "done",
         "finished",
         "image",
+        "more",
         "number",
         "ok",
         "outcomes",
@@ -167,7 +168,7 @@ class Ticket:
         self.args: Encoded | list[Encoded] | None = args
         self.plan: Plan | None = None  # once a shard was sent
         self.callbacks: list[Callable[[Ticket], None]] | None = None
-        self._more = _More(depends, mapped) if depends or mapped else _NOTHING
+        self.more = _More(depends, mapped) if depends or mapped else _NOTHING
 
     @property
     def name(self) -> str:
@@ -183,15 +184,15 @@ class Ticket:
 
     @property
     def depends(self) -> Sequence[Depends]:
-        return self._more.depends
+        return self.more.depends
 
     @property
     def mapped(self) -> bool:
-        return self._more.mapped
+        return self.more.mapped
 
     @property
     def cause(self) -> Ticket | None:
-        return self._more.cause
+        return self.more.cause
 
     @cause.setter
     def cause(self, cause: Ticket) -> None:
@@ -199,7 +200,7 @@ class Ticket:
 
     @property
     def listeners(self) -> Sequence[tuple[int, ShardId, int]]:
-        return self._more.listeners
+        return self.more.listeners
 
     @listeners.setter
     def listeners(self, listeners: Sequence[tuple[int, ShardId, int]]) -> None:
@@ -267,7 +268,7 @@ class Ticket:
                 self.finished = [rank]
         if outcome.failed or outcome.error is not None:
             self.ok = False
-        more = self._more
+        more = self.more
         if more is not _NOTHING:
             for queue in more.feeds:
                 queue.append((self, rank))
@@ -285,9 +286,9 @@ class Ticket:
 
     def _own(self) -> _More:
         """Return what only some launches have; from now on this one has it, too. Called under the guard."""
-        if self._more is _NOTHING:
-            self._more = _More()
-        return self._more
+        if self.more is _NOTHING:
+            self.more = _More()
+        return self.more
 
     def _decoded(self, rank: int) -> tuple[Any, BaseException | None]:
         outcome = self.outcomes[rank]
@@ -295,7 +296,7 @@ class Ticket:
             raise RuntimeError(f"shard {rank} of launch {self.number} has not ended")
         if type(outcome.payload) is bytes:
             return pickle.loads(outcome.payload), None
-        values = self._more.values
+        values = self.more.values
         found = values.get(rank)
         if found is None:
             # Two threads may decode at once; both then use what the first one stored.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from device_runtime.errors import DeviceMemoryError
-from device_runtime.launch import Buffer, Dependency, Encoded, Image, Outcome, Payload, Plan, Work
+from device_runtime.launch import Buffer, Dependency, Encoded, Image, Outcome, Payload, Plan, ShardId, Work
 from device_runtime.process.arena import Arena, Block, on_wire
 from device_runtime.process.channel import LARGEST
 from device_runtime.process.reader import Reader, Viewed
@@ -28,6 +28,8 @@ WORK_HEAD = struct.Struct("<BBHIQ")  # first byte, flags, attempt, plan, launch
 ENDED_HEAD = struct.Struct("<BBxxxxxxdd")  # first byte, flags, begun, ended
 _SHORT = LARGEST - 10_000  # bytes of arguments with which a work is no large record, whatever else it tells
 _LARGE = struct.Struct("<BxxxxxxxQQ")  # first byte, offset and size of the block
+
+_make = tuple.__new__  # makes a named tuple in half the time
 
 Entry = tuple[Any, ...]
 
@@ -109,6 +111,11 @@ def _in_one(value: Encoded) -> tuple[int, bytes | None]:
     return 0, None if value.buffers or not isinstance(data, bytes) else data
 
 
+def plain_record(shard: ShardId, plan: int, args: bytes) -> bytes:
+    """Return the record of a work with plain arguments, if there is nothing more to tell."""
+    return WORK_HEAD.pack(WORK, PLAIN, shard.attempt, plan, shard.launch) + args
+
+
 def is_short(args: Encoded) -> bool:
     """Tell whether a work with these arguments surely fits the channel."""
     if type(args) is bytes:
@@ -156,7 +163,7 @@ def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Seque
     rest = record[ENDED_HEAD.size :]
     failed = bool(flags & FAILED)
     if not flags & MORE:
-        return Outcome(rest if flags & PLAIN else Payload(rest), failed, None, begun, ended), ()
+        return _make(Outcome, (rest if flags & PLAIN else Payload(rest), failed, None, begun, ended)), ()
     returned: Sequence[int] = ()
     try:
         described, returned = pickle.loads(rest)
