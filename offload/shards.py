@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from device_runtime.errors import OptionError, add_note
 from offload.deadline import Deadline
@@ -128,7 +128,8 @@ class Shards(Generic[R]):
         return sum(ticket.count for ticket in self._tickets)
 
     def _is_done(self) -> bool:
-        return all(ticket.done for ticket in self._tickets)
+        tickets = self._tickets
+        return tickets[0].done if len(tickets) == 1 else all(ticket.done for ticket in tickets)
 
     def _check_process(self) -> None:
         """Raise ForkedHandleError in a forked child."""
@@ -136,12 +137,8 @@ class Shards(Generic[R]):
             self._dispatcher.check()
 
     def _wait_done(self, deadline: Deadline) -> None:
-        self._check_process()
-        for ticket in self._tickets:
-            if ticket.done:
-                continue
-            if not self._dispatcher.wait(partial(getattr, ticket, "done"), deadline.left()):
-                raise self._timed_out(deadline)
+        if self._dispatcher.forked or not self._is_done():
+            wait_done([self], deadline)
 
     def _timed_out(self, deadline: Deadline) -> TimeoutError:
         cores = [
@@ -206,6 +203,24 @@ class Shards(Generic[R]):
                 if error is not self._failure and note not in known:
                     add_note(self._failure, note)
         return self._failure
+
+
+def wait_done(several: Sequence[Shards[Any]], deadline: Deadline) -> None:
+    """Wait until all launches of some handles of one dispatcher have ended.
+
+    Raises TimeoutError, for the first handle that had not.
+    """
+    for one in several:
+        one._check_process()
+    left = deque((one, ticket) for one in several for ticket in one._tickets if not ticket.done)
+
+    def ended() -> bool:
+        while left and left[0][1].done:
+            left.popleft()
+        return not left
+
+    if left and not left[0][0]._dispatcher.wait(ended, deadline.left()):
+        raise left[0][0]._timed_out(deadline)
 
 
 def core_of(ticket: Ticket, rank: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from offload.deadline import Deadline
 from offload.handle import Handle
-from offload.shards import core_of
+from offload.shards import core_of, wait_done
 from scheduler.ticket import Ticket
 
 R = TypeVar("R")
@@ -24,8 +24,8 @@ def wait_all(*handles: Handle[R], timeout: float | None = None) -> list[list[R]]
     """
     _check("wait_all", handles)
     deadline = Deadline(timeout)
-    for handle in handles:
-        handle._wait_done(deadline)
+    for dispatcher in dict.fromkeys(handle._dispatcher for handle in handles):
+        wait_done([handle for handle in handles if handle._dispatcher is dispatcher], deadline)
     return [handle.wait() for handle in handles]
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from itertools import islice
 from math import inf
 
-SHORT = 250e-6  # seconds; only shorter kernels are sent ahead
-AHEAD = 500e-6  # seconds of work that a unit holds at most, if more than one shard
+# Seconds. Only kernels no longer than that are sent ahead, to a unit that holds no more work than that.
+AHEAD = 500e-6
 _KEPT = 4096  # kernels
 
 
@@ -34,7 +34,7 @@ class Pace:
             # One long run counts at once: what was sent ahead would wait behind the next.
             seconds = known + (seconds - known) / 8
         estimates[kernel] = seconds
-        self.costs[kernel] = seconds if seconds <= SHORT else inf
+        self.costs[kernel] = seconds if seconds <= AHEAD else inf
 
     def _forget_some(self) -> None:
         if len(self._estimates) >= _KEPT:

@@ -173,7 +173,11 @@ class Placing:
 
     def _has_room(self, pool: Pool, unit: Unit, launch: Launch) -> bool:
         """Tell whether a unit that holds shards already may be sent one of a launch."""
-        return unit.load + self._costs.get(launch.kernel, inf) <= AHEAD and len(unit.flight) < pool.depth
+        return (
+            unit.load <= AHEAD
+            and self._costs.get(launch.kernel, inf) <= AHEAD
+            and len(unit.flight) < pool.depth
+        )
 
     def _fill(self, pool: Pool, unit: Unit) -> None:
         if unit.stalled:

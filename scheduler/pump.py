@@ -226,12 +226,30 @@ class Pump:
     def _run(self) -> None:
         """Pump in the background while anything is under way and nobody waits; else be parked."""
         park = _Waiter(lambda: False)
-        while not self._stopped:
-            self.wait(lambda: self._stopped or bool(self._waiters) or not self._engine.busy())
+        while True:
             with self._guard:
-                if self._stopped or (self.pumper is None and not self._waiters and self._engine.busy()):
-                    continue
-                self._parked = park
-            park.wake.acquire()
-            with self._guard:
-                self._parked = None
+                if self._stopped:
+                    return
+                needed = self._is_needed()
+                if needed:
+                    self.pumper = threading.get_ident()
+                else:
+                    self._parked = park
+            if not needed:
+                park.wake.acquire()
+                with self._guard:
+                    self._parked = None
+                continue
+            try:
+                while needed:
+                    self._turn(None)
+                    with self._guard:
+                        needed = not self._stopped and self._is_needed()
+            finally:
+                with self._guard:
+                    self.pumper = None
+                    self.attend()
+
+    def _is_needed(self) -> bool:
+        """Tell whether the thread in the background is to pump, if nobody else does."""
+        return not self._waiters and self._engine.busy() and self.pumper in (None, threading.get_ident())

@@ -27,8 +27,12 @@ def cores() -> Iterator[Executor]:
 
 
 @pytest.fixture
-def gates(tmp_path: Path) -> Iterator[list[Gate]]:
-    """Make places in kernels where they wait for the test, at most until the test's end."""
+def gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Gate]]:
+    """Make places in kernels where they wait for the test, at most until the test's end.
+
+    However short a wait is, nothing is sent to a core ahead of its turn.
+    """
+    monkeypatch.setattr("scheduler.pace.AHEAD", 0.0)
     gates = [Gate.make(tmp_path / f"gate{number}") for number in range(4)]
     yield gates
     for gate in gates:

