@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
 from device_runtime.interrupts import ShieldedLock
+from offload.deadline import Deadline
 
 if TYPE_CHECKING:
     from offload.handle import Handle
@@ -31,14 +32,19 @@ class LaunchFuture(Future[Any]):
         return False
 
     def result(self, timeout: float | None = None) -> Any:
-        if not self.done():
-            self._dispatcher.check_wait()
-        return super().result(timeout)
+        return super().result(self._wait(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if not self.done():
-            self._dispatcher.check_wait()
-        return super().exception(timeout)
+        return super().exception(self._wait(timeout))
+
+    def _wait(self, timeout: float | None) -> float | None:
+        """Wait for the launch, so that no other thread need be woken for it; return what time is left."""
+        handle = self._handle
+        if handle is None:
+            return timeout
+        deadline = Deadline(timeout)
+        self._dispatcher.wait(handle._is_done, deadline.left())
+        return deadline.left()
 
     def running(self) -> bool:
         """Tell whether a core has begun the launch, which cannot be cancelled any more."""
