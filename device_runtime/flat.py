@@ -1,8 +1,8 @@
 """Encode scalars and plain arrays, alone or as arguments, without a pickler's hooks.
 
 These cost more than a small array itself. An array is written down as a tuple
-of dtype, shape, order and, if it is small, its bytes; nothing else that is
-encoded here is a tuple.
+of dtype, shape, order and, if it is small, its bytes, and NumPy's scalars as
+arrays without a shape; nothing else that is encoded here is a tuple.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MARKS = _ARRAY + _CALL
 
 
 def flatten(value: Any, views: list[memoryview]) -> bytes | None:
-    """Encode an array, or a call's arguments, its large buffers to `views`; None for anything else."""
+    """Encode what is NumPy's, or a call's arguments; None for anything else. Large buffers go to `views`."""
     numpy = sys.modules.get("numpy")
     kind = getattr(numpy, "ndarray", None)
     if kind is None:
         return None
-    if type(value) is kind:
+    if type(value) is kind or _is_scalar(value, numpy):
         described = _describe(value, views)
         return None if described is None else _ARRAY + pickle.dumps(described, 5)
     if type(value) is not tuple or len(value) != 2:
@@ -44,7 +44,9 @@ def flatten(value: Any, views: list[memoryview]) -> bytes | None:
             if each is None:
                 break
         elif type(each) not in SCALARS:
-            break
+            each = _describe(each, views) if _is_scalar(each, numpy) else None
+            if each is None:
+                break
         flat.append(each)
     else:
         return _CALL + pickle.dumps((flat, len(args), tuple(kwargs)), 5)
@@ -63,7 +65,9 @@ def unflatten(data: memoryview, buffers: Sequence[Any], writable: bool) -> Any:
 
     rest = iter(buffers)
 
-    def array(dtype: str, shape: tuple[int, ...], order: Any, small: Any) -> Any:
+    def array(dtype: str, shape: tuple[int, ...] | None, order: Any, small: Any) -> Any:
+        if shape is None:
+            return numpy.frombuffer(small, dtype)[0]
         if small is None:
             small = next(rest)
         elif writable:
@@ -78,11 +82,18 @@ def unflatten(data: memoryview, buffers: Sequence[Any], writable: bool) -> Any:
     return tuple(values[:count]), dict(zip(names, values[count:]))
 
 
+def _is_scalar(value: Any, numpy: Any) -> bool:
+    """Tell whether this is a scalar of NumPy's own, not of a class made from one."""
+    return isinstance(value, numpy.generic) and type(value) is value.dtype.type
+
+
 def _describe(array: Any, views: list[memoryview]) -> tuple[Any, ...] | None:
     dtype, flags = array.dtype, array.flags
     nbytes = array.nbytes
     if dtype.isbuiltin != 1 or dtype.kind not in "biufc" or not flags.forc or not nbytes:
         return None
+    if type(array) is dtype.type:
+        return dtype.str, None, None, array.tobytes()
     order = "C" if flags.c_contiguous else "F"
     if nbytes < OUT_OF_BAND:
         return dtype.str, array.shape, order, array.tobytes(order)

@@ -13,8 +13,7 @@ from typing import Any
 from device_runtime import capture, codec, walk
 from device_runtime.context import Context, Mesh
 from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
-from device_runtime.flat import OUT_OF_BAND, SCALARS
-from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, Plan, ShardId, Work
+from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, ShardId, Work
 from device_runtime.resident import Resident
 from device_runtime.traces import text_of
 
@@ -52,11 +51,6 @@ class Kept(dict[int, Any]):
             del self[next(iter(self))]
 
 
-def simple(plan: Plan) -> bool:
-    """Tell whether shards of a plan need nothing but their function to be called."""
-    return not (plan.mapped or plan.report_begin or plan.image.resident or plan.image.fresh)
-
-
 class Runner:
     """Run the shards of one core, one at a time.
 
@@ -82,19 +76,19 @@ class Runner:
         self._enter = enter
         self._begin = begin
         self._depth = depth
-        self._functions: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        # By image: the function, and the globals among which it reads resident values.
+        self._functions: OrderedDict[int, tuple[Callable[..., Any], dict[str, Any]]] = OrderedDict()
 
-    def run_plain(self, plan: Plan, shard: ShardId, data: memoryview) -> tuple[bytes, float, float] | Outcome:
-        """Run one shard of a `simple` plan whose arguments are plain, as `run` does.
-
-        Return the pickle of a plain value, and when it began and ended; or else its outcome.
-        """
+    def run(self, work: Work) -> Outcome:
+        """Run one shard; whatever goes wrong in it becomes its outcome."""
         begun = 0.0
+        plan, shard = work.plan, work.shard
+        image = plan.image
         try:
-            function = self._functions.get(plan.image.number)
-            if function is None:
-                function = self._load(plan.image)
-            args, kwargs = pickle.loads(data)
+            function, shared = self._functions.get(image.number) or self._load(image)
+            calls = self._arguments(work)
+            for name in image.resident:
+                shared[name] = self.resident[image.module, name]
             context = Context(
                 self.core, self.numcores, shard, plan.cores, self.mesh, self.resident, self._depth
             )
@@ -102,52 +96,21 @@ class Runner:
                 with self._enter(context):
                     begun = time.monotonic()
                     self._begin(shard, begun)
-                    value = function(*args, **kwargs)
-            finally:
-                if context.nested is not None:
-                    context.nested.shutdown()
-            ended = time.monotonic()
-            if type(value) in SCALARS and len(pickled := pickle.dumps(value, 5)) < OUT_OF_BAND:
-                return pickled, begun, ended
-            del function, args, kwargs
-            return Outcome(self._encoded(plan.image, value), False, None, begun, ended)
-        except BaseException as error:
-            ended = time.monotonic()
-            _explain(error)
-            return Outcome(codec.encode_error(error, self._place), True, None, begun, ended)
-
-    def run(self, work: Work) -> Outcome:
-        """Run one shard; whatever goes wrong in it becomes its outcome."""
-        begun = 0.0
-        plan = work.plan
-        try:
-            function = self._functions.get(plan.image.number)
-            if function is None:
-                function = self._load(plan.image)
-            calls = self._arguments(work)
-            shared = self._lend_resident(plan.image, function) if plan.image.resident else None
-            context = Context(
-                self.core, self.numcores, work.shard, plan.cores, self.mesh, self.resident, self._depth
-            )
-            try:
-                with self._enter(context):
-                    begun = time.monotonic()
-                    self._begin(work.shard, begun)
                     value = _run_all(function, *calls) if plan.mapped else function(*calls[0], **calls[1])
             finally:
-                if shared is not None:
-                    self._take_resident(plan.image, shared)
+                if image.resident:
+                    self._take_resident(image, shared)
                 if context.nested is not None:
                     context.nested.shutdown()
             ended = time.monotonic()
             del function, calls
-            return Outcome(self._encoded(plan.image, value), False, None, begun, ended)
+            return Outcome(self._encoded(image, value), False, None, begun, ended)
         except BaseException as error:
             ended = time.monotonic()
             _explain(error)
             return Outcome(codec.encode_error(error, self._place), True, None, begun, ended)
 
-    def _load(self, image: Image) -> Callable[..., Any]:
+    def _load(self, image: Image) -> tuple[Callable[..., Any], dict[str, Any]]:
         for file, lines in image.sources.items():
             import linecache
 
@@ -158,11 +121,13 @@ class Runner:
             raise ArgsDecodeError(
                 f"kernel {image.name}, or a value it captures, did not load on core {self.core}: {error!r}"
             ) from error
+        plain = walk.plain_function(function)
+        loaded = function, {} if plain is None else plain.__globals__
         if not image.fresh:
-            self._functions[image.number] = function
+            self._functions[image.number] = loaded
             if len(self._functions) > IMAGES_KEPT:
                 self._functions.popitem(last=False)
-        return function
+        return loaded
 
     def _arguments(self, work: Work) -> Any:
         if type(work.args) is bytes:
@@ -185,15 +150,8 @@ class Runner:
             told = f"the value of kernel {image.name} on core {self.core}: {error}"
             raise ResultNotSerializable(told) from error.__cause__
 
-    def _lend_resident(self, image: Image, function: Callable[..., Any]) -> dict[str, Any]:
-        """Put resident values where the kernel reads them: among its globals, which are returned."""
-        plain = walk.plain_function(function)
-        shared = {} if plain is None else plain.__globals__
-        for name in image.resident:
-            shared[name] = self.resident[image.module, name]
-        return shared
-
     def _take_resident(self, image: Image, shared: dict[str, Any]) -> None:
+        """Keep what a kernel made of resident values."""
         for name in image.resident:
             if name in shared:
                 self.resident[image.module, name] = shared[name]

@@ -32,7 +32,7 @@ from device_runtime.process.patience import Patience
 from device_runtime.process.quick import this_cpu
 from device_runtime.process.reader import Reader
 from device_runtime.process.status import StatusPage
-from device_runtime.runner import Kept, Remembered, Runner, simple
+from device_runtime.runner import Kept, Remembered, Runner
 
 
 class Seat(NamedTuple):
@@ -59,7 +59,6 @@ class _Place(NamedTuple):
 
     plan: Plan
     rank: int
-    simple: bool
 
 
 class KernelStream(io.TextIOWrapper):
@@ -262,21 +261,17 @@ class Worker:
             self._root.setLevel(plan.log_level)
         self._running = True
         self._mesh.begin(shard, plan.cores)
-        if flags == wire.PLAIN and place.simple:
-            ended = self._runner.run_plain(plan, shard, memoryview(record)[wire.WORK_HEAD.size :])
-        else:
-            ended = self._run_work(shard, plan, flags, record, more)
-            del more
+        outcome = self._run_shard(shard, plan, flags, record, more)
+        del more
         self._mesh.end()
         for stream in self._streams:
             if stream.written:
                 stream.finish()
         self._running = False
-        self._end(ended)
+        self._end(outcome)
         self._mend_streams()
 
-    def _run_work(self, shard: ShardId, plan: Plan, flags: int, record: bytes, more: Any) -> Outcome:
-        """Run a shard whose arguments, or whatever else, need care."""
+    def _run_shard(self, shard: ShardId, plan: Plan, flags: int, record: bytes, more: Any) -> Outcome:
         if plan.report_begin:  # loading the arguments counts, too
             self._post(wire.pack(("begun", tuple(shard), time.monotonic())))
         if more is None:
@@ -290,17 +285,11 @@ class Worker:
                 return Outcome(codec.encode_error(error, bytes), True)
         return self._runner.run(work)
 
-    def _end(self, ended: tuple[bytes, float, float] | Outcome) -> None:
-        if not isinstance(ended, Outcome) and not self._reader.returned:
-            value, begun, end = ended
-            self._post(wire.ENDED_HEAD.pack(wire.ENDED, wire.PLAIN, begun, end) + value)
-        else:
-            if not isinstance(ended, Outcome):
-                ended = Outcome(ended[0], False, None, *ended[1:])
-            returned = []
-            while self._reader.returned:
-                returned.append(self._reader.returned.popleft())
-            self._post(wire.outcome_out(ended, self._lend, returned))
+    def _end(self, outcome: Outcome) -> None:
+        returned = []
+        while self._reader.returned:
+            returned.append(self._reader.returned.popleft())
+        self._post(wire.outcome_out(outcome, self._lend, returned))
         self._status.end(self._core, self._work)
         self._work += 1
 
@@ -386,7 +375,7 @@ class Worker:
         if word == "plan":
             _, number, image, cores, mapped, report_begin, level = entry
             plan = Plan(number, self._images.use(image), cores, mapped, report_begin, level)
-            self._plans.keep(number, _Place(plan, cores.index(self._core), simple(plan)))
+            self._plans.keep(number, _Place(plan, cores.index(self._core)))
         elif word == "image":
             number, name, module, data, fresh, resident, sources = entry[1:]
             self._images.use(number, Image(number, name, module, data, fresh, resident, sources))

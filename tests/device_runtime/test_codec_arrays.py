@@ -170,3 +170,10 @@ def test_an_array_over_device_memory_is_writable_and_keeps_the_memory() -> None:
 def test_device_memory_is_read_only_to_a_kernel() -> None:
     payload = codec.encode(np.arange(10_000), lambda view: Block(bytes(view)))
     assert not codec.decode(payload).flags.writeable
+
+
+@pytest.mark.parametrize("value", [np.float64(1.5), np.int8(-3), np.complex64(1 + 2j), np.float16(0.5)])
+def test_a_scalar_of_numpys_arrives_as_one(value: Any) -> None:
+    args, kwargs = there(((value, 1), {"key": value}))
+    for arrived in (there(value), args[0], kwargs["key"]):
+        assert arrived == value and type(arrived) is type(value)
