@@ -1,9 +1,18 @@
-"""The host's side has one lock: the dispatcher's guard."""
+"""The host's side has one lock: the dispatcher's guard; and a signal handler never waits for it for ever."""
 
 from __future__ import annotations
 
 import ast
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from device_runtime import interrupts
+from device_runtime.interrupts import Guard
 
 ROOT = Path(__file__).parents[1]
 LOCKS = {
@@ -51,3 +60,60 @@ def test_there_is_one_lock() -> None:
         "offload/session.py": ["Lock"],  # by which threads wait for the one that opens a device
         "offload/submissions.py": ["Event"],  # by which a thread waits for the end of another
     }
+
+
+class Lone:
+    """The lock of a guard that one thread uses: whoever finds it taken would wait for ever."""
+
+    def __init__(self) -> None:
+        self.taken = False
+
+    def acquire(self) -> None:
+        assert not self.taken, "a deadlock"
+        self.taken = True
+
+    def release(self) -> None:
+        self.taken = False
+
+
+def strike(handler: Callable[[], object], within: Callable[[], object]) -> None:
+    """Call a function; at every line that a guard's methods come to in it, call a signal handler first."""
+    codes = {vars(Guard)[name].__code__ for name in ("__enter__", "pause", "resume", "__exit__")}
+
+    def trace(frame: FrameType, event: str, what: Any) -> Any:
+        if frame.f_code not in codes:
+            return None
+        handler()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        within()
+    finally:
+        sys.settrace(before)
+
+
+def test_a_signal_handler_anywhere_in_a_guard_enters_it_or_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard := Guard(), "_lock", Lone())
+    found: list[str] = []
+
+    def handler() -> None:
+        try:
+            with guard:
+                found.append("entered")
+        except RuntimeError as error:
+            found.append(str(error)[:16])
+
+    def within() -> None:
+        with guard:
+            guard.pause()
+            guard.resume()
+
+    strike(handler, within)
+    assert set(found) == {"entered", "a signal handler"}
+    assert not interrupts._depth
+    with guard:
+        pass

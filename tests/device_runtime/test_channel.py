@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ from device_runtime.errors import OptionError
 from device_runtime.process.channel import LARGEST, Channel
 from device_runtime.process.lines import Lines, core_channel
 from device_runtime.process.patience import Patience
+from device_runtime.process.quick import Watch
 from device_runtime.process.ring import are_sound
 from device_runtime.process.settled import Settled, settle, spin_time
 from device_runtime.process.status import StatusPage
@@ -129,8 +132,6 @@ def test_a_core_waits_for_room(ends: Ends) -> None:
 
 def wait_for(end: socket.socket, write: bool) -> None:
     """Wait until an end is readable, or can be written to."""
-    import select
-
     poll = select.poll()
     poll.register(end, select.POLLOUT if write else select.POLLIN)
     assert poll.poll(30_000)
@@ -172,6 +173,82 @@ def test_looking_on_where_others_want_the_cpu_is_left_for_a_while(monkeypatch: p
     while not patience.pays():
         rests += 1
     assert rests == 32
+
+
+class Looked:
+    """An epoll that counts how often it is asked in Python's way, which gives up the interpreter lock."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.fileno, self.register, self.close = self._epoll.fileno, self._epoll.register, self._epoll.close
+        self.polls = 0
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        self.polls += 1
+        return self._epoll.poll(timeout, most)
+
+
+@pytest.fixture
+def looked() -> Iterator[Looked]:
+    looked = Looked()
+    yield looked
+    looked.close()
+
+
+@pytest.mark.skipif(not are_sound(), reason="the lock is given up at every look")
+def test_a_look_beside_a_busy_thread_keeps_the_lock_but_now_and_then(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**12, 10**6))  # each look takes a millisecond, for the other thread's turn
+    monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
+    watch, end = Watch(looked, 1), os.eventfd(0)  # type: ignore[arg-type]
+    looked.register(end, select.EPOLLIN)
+    assert not any(watch.stirs() for _ in range(10_000))
+    assert 2 <= looked.polls <= 100
+    os.eventfd_write(end, 1)
+    assert all(watch.stirs() for _ in range(10_000))
+    os.close(end)
+
+
+def test_a_look_where_nobody_wants_the_lock_gives_it_up(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For it may be that somebody does from now on."""
+    monkeypatch.setattr("time.monotonic_ns", lambda: 0)
+    watch = Watch(looked, 1)  # type: ignore[arg-type]
+    assert not any(watch.stirs() for _ in range(100))
+    assert looked.polls == 100
+
+
+@pytest.mark.skipif(not are_sound(), reason="the lock is given up at every look")
+def test_another_thread_has_its_turn_when_the_lock_is_given_up_and_not_before(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**12, 10**6))
+    monkeypatch.setattr("time.monotonic_ns", lambda: next(clock))
+    watch, ready, start = Watch(looked, 1), threading.Event(), threading.Lock()  # type: ignore[arg-type]
+    start.acquire()
+    had_turn = False
+
+    def run() -> None:
+        nonlocal had_turn
+        ready.set()
+        start.acquire()
+        had_turn = True
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(3600)  # who has the lock is not asked to give it up
+    try:
+        thread = aside(run)
+        ready.wait()
+        watch.stirs()
+        start.release()
+        while not had_turn:
+            watch.stirs()
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join()
+    assert looked.polls > 1
 
 
 @pytest.mark.parametrize("given", ["-1", "x", "1.5", "10001"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 import resource
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -19,8 +21,9 @@ from gates import Gate
 from device_runtime import codec
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceUnavailable
-from device_runtime.launch import Ended, Event, Gone, Lost, Plan, Ready, ShardId, Work
+from device_runtime.launch import Ended, Event, Gone, Logged, Lost, Plan, Ready, ShardId, Work
 from device_runtime.process.cores import ProcessDevice
+from device_runtime.process.lines import Speaker
 from device_runtime.process.status import StatusPage
 
 PATIENCE = 30  # seconds, for what takes a fraction of one unless it is broken
@@ -126,6 +129,49 @@ def test_a_channel_with_nothing_to_send_is_not_watched_for_room(
     for _ in range(sent + 1):
         used.next(Ended)
     assert not select.select([used.device.fileno()], [], [], 0)[0]
+
+
+def test_a_core_that_talks_without_an_end_does_not_hold_the_host(
+    opened: Callable[[int], Opened], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it says something more each time that the host has heard it and is about to sleep."""
+    paths, many = (str(tmp_path / "ask"), str(tmp_path / "say")), 100
+    for path in paths:
+        os.mkfifo(path)
+
+    def talk() -> None:
+        with open(paths[0], "rb", 0) as ask, open(paths[1], "wb", 0) as say:
+            for number in range(many):
+                if not ask.read(1):
+                    break
+                logging.getLogger("talk").warning("%d", number)
+                say.write(b"x")
+
+    used = opened(1)
+    device = used.device
+    used.send(0, talk)
+    arm, asked = device._lines.arm, 0
+    with open(paths[0], "wb", 0) as ask, open(paths[1], "rb", 0) as say:
+
+        def arm_late(active: Iterable[Speaker]) -> bool:
+            nonlocal asked
+            assert asked < many, "the host hears this core for ever"
+            asked += 1
+            device._lines.sleeps.set(False)  # it has rung before, and that was heard: it does not ring again
+            ask.write(b"x")
+            say.read(1)
+            return arm(active)
+
+        monkeypatch.setattr(device._lines, "arm", arm_late)
+        heard = device.receive()
+        assert select.select([device.fileno()], [], [], 0)[0], "what the core said last is not looked for"
+        heard += device.receive()
+        monkeypatch.undo()
+    used._events = heard
+    said = [used.next(Logged).record["msg"] for _ in range(asked)]
+    assert said == [str(number) for number in range(asked)]
+    used.next(Ended)
+    assert not used._events and not select.select([device.fileno()], [], [], 0)[0]
 
 
 @contextmanager

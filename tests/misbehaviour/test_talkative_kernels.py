@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from gates import Gate
 
+from device_runtime.process.worker import KernelStream
 from offload import offload
 from offload.core import coreid, recv, send
 
@@ -82,3 +85,65 @@ def test_an_idle_core_is_heard(heard: pytest.LogCaptureFixture, gate: Gate) -> N
     offload(coreid, target=1, async_=True)().wait()
     assert numbers(heard) == [1]
     offload(end, target=0)()
+
+
+class Meanwhile(io.TextIOWrapper):
+    """A text stream in which something happens just before it writes, or when it has handed on."""
+
+    before_write: Callable[[], object] = staticmethod(lambda: None)
+    after_flush: Callable[[], object] = staticmethod(lambda: None)
+
+    def write(self, text: str) -> int:
+        action, self.before_write = self.before_write, lambda: None
+        action()
+        return super().write(text)
+
+    def flush(self) -> None:
+        super().flush()
+        action, self.after_flush = self.after_flush, lambda: None
+        action()
+
+
+class Disturbed(KernelStream, Meanwhile):
+    """A stream that a kernel's own thread writes to while its core hands on what was written."""
+
+
+@pytest.fixture
+def disturbed() -> Iterator[tuple[Disturbed, int]]:
+    """Return a stream, and the descriptor that what was handed on is read from."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    yield Disturbed(writer), reader
+    os.close(writer)
+    os.close(reader)
+
+
+def test_half_a_line_written_while_the_stream_is_handed_on(disturbed: tuple[Disturbed, int]) -> None:
+    stream, reader = disturbed
+    stream.before_write = stream.finish
+    stream.write("half a line")
+    stream.finish()
+    assert os.read(reader, 100) == b"half a line"
+
+
+def test_half_a_line_written_when_the_stream_was_just_handed_on(disturbed: tuple[Disturbed, int]) -> None:
+    stream, reader = disturbed
+    stream.after_flush = lambda: stream.write("line")
+    stream.write("half a ")
+    stream.finish()
+    assert os.read(reader, 100) == b"half a "
+    stream.finish()
+    assert os.read(reader, 100) == b"line"
+
+
+def test_half_a_line_of_a_thread_comes_with_the_next_kernel(
+    local: str, gate: Gate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def later() -> None:
+        gate.stay()
+        print("half a line", end="")
+
+    offload(begin, target=0)(later)
+    gate.let_on()
+    assert offload(end, target=0)() == [True]
+    assert capsys.readouterr().out == "[core 0] half a line\n"

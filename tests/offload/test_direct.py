@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import operator
 import os
 import queue
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import pytest
 
 import offload as of
 from device_runtime.launch import Image
+from device_runtime.process import wire
 from device_runtime.process.cores import ProcessDevice
 from device_runtime.process.ring import are_sound
 from offload import offload, offload_single
@@ -142,6 +146,50 @@ def test_a_signal_handler_that_makes_a_launch(between: Between) -> None:
     assert handles[0].wait() == ["handler", "handler"]
 
 
+@pytest.mark.parametrize(
+    "call", [whoami, lambda: whoami.launch().wait()], ids=["a call", "a launch that is waited for"]
+)
+def test_a_signal_handler_at_any_moment_makes_a_launch_or_is_told(call: Callable[[], list[int]]) -> None:
+    """Whatever line of ours the main thread has come to."""
+    handles: list[of.Handle[Any]] = []
+    told: list[str] = []
+
+    def handler() -> None:
+        try:
+            handles.append(echo.launch("handler"))
+        except RuntimeError as error:
+            told.append(str(error))
+
+    line = 0
+    while strike_at(line, handler, call):
+        line += 1
+    assert [handle.wait() for handle in handles] == [["handler"] * 2] * len(handles)
+    assert len(handles) > 10 and len(told) > 10 and all("signal handler" in each for each in told)
+
+
+def strike_at(line: int, handler: Callable[[], object], call: Callable[[], list[int]]) -> bool:
+    """Make a call, with a signal handler at the line of ours of this number; tell whether it came to it."""
+    left = line
+
+    def trace(frame: FrameType, event: str, what: Any) -> Any:
+        nonlocal left
+        if not frame.f_globals["__name__"].startswith(("offload.", "scheduler.", "device_runtime.")):
+            return None
+        left -= 1
+        if left == -1:
+            handler()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        found = call()
+    finally:
+        sys.settrace(before)
+    assert found == [0, 1]
+    return left < 0
+
+
 def test_ctrl_c(between: Between) -> None:
     between.do(lambda: os.kill(os.getpid(), signal.SIGINT), aside=False)
     with pytest.raises(KeyboardInterrupt):
@@ -177,6 +225,24 @@ def test_values(between: Between, value: Any) -> None:
     found = echo(value)
     same = np.array_equal if isinstance(value, np.ndarray) else operator.eq
     assert len(found) == 2 and all(same(one, value) for one in found)
+
+
+@pytest.mark.parametrize("core", [0, 1])
+def test_a_value_for_which_there_is_no_memory(between: Between, core: int) -> None:
+    """The others of its launch are taken in all the same, and nothing is under way afterwards."""
+    between.do(lambda: None)
+    taken, payload_in = itertools.count(), wire.payload_in
+
+    def fail(*args: Any) -> Any:
+        if next(taken) == core:
+            raise MemoryError("it is all used up")
+        return payload_in(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "payload_in", fail)
+        with pytest.raises(of.DeviceMemoryError, match=f"the value of core {core}: it is all used up"):
+            echo(np.ones(100_000))
+    assert next(taken) == 2 and session().dispatcher.idle()
 
 
 def test_what_a_kernel_prints_comes_before_its_value(capsys: pytest.CaptureFixture[str]) -> None:
