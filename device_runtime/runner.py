@@ -6,8 +6,9 @@ import os
 import pickle
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from device_runtime import capture, codec, walk
@@ -96,7 +97,7 @@ class Runner:
                 with self._enter(context):
                     begun = time.monotonic()
                     self._begin(shard, begun)
-                    value = _run_all(function, *calls) if plan.mapped else function(*calls[0], **calls[1])
+                    value = _run_columns(function, *calls) if plan.mapped else function(*calls[0], **calls[1])
             finally:
                 if image.resident:
                     self._take_resident(image, shared)
@@ -159,31 +160,37 @@ class Runner:
                 self.resident.delete((image.module, name))
 
 
-def _run_all(
-    function: Callable[..., Any], bound: tuple[Any, ...], columns: tuple[list[Any], ...]
+def run_calls(
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
 ) -> tuple[list[Any], Payload | None]:
-    """Return the values of one call after another, and the error that ended the row, encoded."""
+    """Make calls one after another, on a core.
+
+    Return their values up to the first that raised, and its error as
+    `codec.decode_error` takes it, None if there is none.
+    """
     values: list[Any] = []
-    before = forks()
-    for args in zip(*columns, strict=True):
-        try:
-            values.append(function(*bound, *args))
-            if forks() != before:
+    before = _generation
+    try:
+        for args in calls:
+            values.append(function(*args))
+            if _generation != before:
                 break  # a process that the call has forked: the other calls are not its business
-        except BaseException as error:
-            if forks() != before:
-                raise
-            _explain(error)
-            return values, codec.encode_error(error, bytes)
+    except BaseException as error:
+        if _generation != before:
+            raise
+        _explain(error)
+        return values, codec.encode_error(error, bytes)
     return values, None
 
 
+def _run_columns(
+    function: Callable[..., Any], bound: tuple[Any, ...], columns: tuple[list[Any], ...]
+) -> tuple[list[Any], Payload | None]:
+    """Do the same for calls whose arguments begin alike, and then are the rows of some columns."""
+    return run_calls(partial(function, *bound) if bound else function, zip(*columns, strict=True))
+
+
 _generation = 0  # how many forks this process is away from the one it was
-
-
-def forks() -> int:
-    """Return a number that is another one in a process that a kernel forks."""
-    return _generation
 
 
 def _after_fork() -> None:

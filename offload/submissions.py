@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from device_runtime import codec
 from device_runtime.errors import ArgsNotSerializable, ForkedHandleError, OffloadError
 from device_runtime.interrupts import Shield
-from device_runtime.launch import Payload
 from offload import initializer as initializers
 from offload.body import refuse_coroutine
 from offload.future import LaunchFuture
@@ -110,7 +109,7 @@ class Submissions:
         """Queue a call and return its future.
 
         With `chunked`, `args` holds one list, of the arguments of calls to be
-        made one after another; what the future gives is described at `run_chunk`.
+        made one after another; what the future gives is described at `run_calls`.
 
         Raises BrokenExecutor once an initializer has failed, RuntimeError after
         `close`, and ForkedHandleError in a forked child.
@@ -210,7 +209,9 @@ class Submissions:
         refuse_coroutine(function)
         name = Capture(function).name
         if chunked:
-            function = partial(run_chunk, function)
+            from device_runtime.runner import run_calls
+
+            function = partial(run_calls, function)
         if self._initialize is not None:
             function = partial(initializers.run_initialized, self._initialize, function)
         capture = Capture(function)
@@ -223,28 +224,6 @@ class Submissions:
             opened[0].close()
         self._open = None
         live.discard(self)
-
-
-def run_chunk(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> tuple[list[Any], Payload | None]:
-    """Make calls one after another, on a core.
-
-    Return their values up to the first that raised, and its error as
-    `codec.decode_error` takes it, None if there is none.
-    """
-    from device_runtime.runner import forks
-
-    values: list[Any] = []
-    before = forks()
-    for args in calls:
-        try:
-            values.append(function(*args))
-            if forks() != before:
-                break  # a process that the call has forked: the other calls are not its business
-        except BaseException as error:
-            if forks() != before:
-                raise
-            return values, codec.encode_error(error, bytes)
-    return values, None
 
 
 live: set[Submissions] = set()  # those whose devices are open
