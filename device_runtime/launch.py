@@ -79,20 +79,15 @@ class Plan(NamedTuple):
     log_level: int = 30
 
 
-class Work:
+class Work(NamedTuple):
     """Everything a unit needs to run one shard."""
 
-    __slots__ = ("args", "dependencies", "plan", "shard")
-
-    def __init__(
-        self, shard: ShardId, plan: Plan, args: Encoded, dependencies: tuple[Dependency, ...] = ()
-    ) -> None:
-        self.shard = shard
-        self.plan = plan
-        # Loads to (args, kwargs); for a mapped launch to what all calls begin with, and then a list of
-        # what they get for each argument that follows.
-        self.args = args
-        self.dependencies = dependencies
+    shard: ShardId
+    plan: Plan
+    # Loads to (args, kwargs); for a mapped launch to what all calls begin with, and then a list of
+    # what they get for each argument that follows.
+    args: Encoded
+    dependencies: tuple[Dependency, ...] = ()
 
 
 class PeerNotice(NamedTuple):

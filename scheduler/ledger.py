@@ -71,7 +71,7 @@ class Ledger:
 
         Raises OptionError for a dependency on a launch of another session.
         """
-        unfinished, failed = self.dependencies(ticket) if ticket.depends else ((), False)
+        unfinished, failed = self.dependencies(ticket) if ticket.more.depends else ((), False)
         self.admit_all(ticket.pool)
         if failed:
             self._number(ticket)
@@ -205,16 +205,18 @@ class Ledger:
 
     def _work(self, shard: ShardId) -> Work:
         ticket = self.launches[shard.launch]
-        image, args, units = ticket.image, ticket.args, ticket.units
-        assert image is not None and args is not None and units is not None
-        if ticket.plan is None:
-            ticket.plan = self.plans.get(image, units, ticket.mapped, ticket.route.timeout is not None)
+        args, plan, depends = ticket.args, ticket.plan, ticket.more.depends
+        assert args is not None
+        if plan is None:
+            assert ticket.image is not None and ticket.units is not None
+            timed = ticket.route.timeout is not None
+            plan = ticket.plan = self.plans.get(ticket.image, ticket.units, ticket.more.mapped, timed)
         if isinstance(args, list):
             args = args[shard.rank]
-        if not ticket.depends:
-            return Work(shard, ticket.plan, args)
-        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in ticket.depends]
-        return Work(shard, ticket.plan, args, tuple(needs))
+        if not depends:
+            return _make(Work, (shard, plan, args, ()))
+        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in depends]
+        return Work(shard, plan, args, tuple(needs))
 
     def settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
         """Write down how a shard ended, and tell those that wait for messages of it."""
@@ -223,7 +225,7 @@ class Ledger:
             del self.launches[ticket.number]
             if ticket.callbacks:
                 self.callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())
-        if ticket.listeners and ticket.units is not None:
+        if ticket.more.listeners and ticket.units is not None:
             ended = ticket.units[rank]
             still = []
             for unit, shard, core in ticket.listeners:

@@ -108,7 +108,11 @@ class Core:
                 self.channel.put(wire.pack(("notice", tuple(message.shard), message.core, message.why)))
                 continue
             args, number = message.args, message.plan.number
-            if type(args) is bytes and number in self.plans and not (message.dependencies or self.owes):
+            if (
+                type(args) is bytes
+                and number in self.plans
+                and not (message.dependencies or self._reader.returned)
+            ):
                 self.held.append(message.shard)
                 self.channel.put(wire.plain_record(message.shard, number, args))
                 continue
