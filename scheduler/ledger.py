@@ -192,6 +192,8 @@ class Ledger:
         unfinished: dict[int, None] = {}
         failed = False
         for ticket in (ticket for need in asked.depends for ticket in need.tickets):
+            if not ticket.number and ticket.pool in self.pools:
+                self.admit_all(ticket.pool)
             if ticket.done:
                 failed = failed or not ticket.ok
             elif ticket.number in self.launches and self.launches[ticket.number] is ticket:
