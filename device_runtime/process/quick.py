@@ -29,6 +29,7 @@ _send = _LIBC.send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _recv = _LIBC.recv
 _recv.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # to put it together takes as long as a call
 _heard = ctypes.create_string_buffer(16)
 
 
@@ -67,9 +68,9 @@ class Watch:
 
 def ring_bell(end: socket.socket) -> None:
     """Send a byte, if there is room for it and somebody to hear it."""
-    _send(end.fileno(), b"\0", 1, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    _send(end.fileno(), b"\0", 1, _AT_ONCE)
 
 
 def hear_bell(end: socket.socket) -> bool:
     """Take in a byte; return False if none is there, for whatever reason."""
-    return bool(_recv(end.fileno(), _heard, 16, socket.MSG_DONTWAIT) > 0)
+    return bool(_recv(end.fileno(), _heard, 16, _AT_ONCE) > 0)
