@@ -21,6 +21,9 @@ from scheduler.pump import Pump
 from scheduler.ticket import Route, Ticket
 
 
+_make = tuple.__new__  # makes a named tuple in half the time
+
+
 class Lone(NamedTuple):
     """A launch that is under way, and that only its own thread knows of."""
 
@@ -71,7 +74,7 @@ class Direct:
             number, self._ticket = self._owner.number(), None
             if not device.post(plan, number, args):
                 return None
-            self._lone = Lone(number, route, image, args, plan)
+            self._lone = _make(Lone, (number, route, image, args, plan))
             guard.visitor = self._visitor
             self._pump.pumper = get_ident()
             try:

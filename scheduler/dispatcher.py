@@ -99,7 +99,10 @@ class Dispatcher:
                 device.close()
                 raise SessionClosed(_CLOSED)
             immediate = isinstance(device, ImmediateDevice)
-            pool = Pool(len(self._ledger.pools), device.address, units, device, self._guard, immediate)
+            direct = device if isinstance(device, DirectDevice) else None
+            pool = Pool(
+                len(self._ledger.pools), device.address, units, device, self._guard, immediate, direct
+            )
             self._ledger.pools.append(pool)
             self._open[device.fileno()] = pool
             self._ledger.step(events.PoolOpened(pool.index, units, device.depth))
@@ -173,8 +176,8 @@ class Dispatcher:
 
         Raises SessionClosed and ForkedHandleError.
         """
-        device = route.pool.device
-        if not isinstance(device, DirectDevice) or self._closed:
+        device = route.pool.direct
+        if device is None or self._closed:
             return None
         if self.forked:
             self.check()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from device_runtime import codec
-from device_runtime.device import Device
+from device_runtime.device import Device, DirectDevice
 from device_runtime.errors import DependencyError, ResultDecodeError
 from device_runtime.interrupts import Guard
 from device_runtime.launch import Encoded, Image, Outcome, Plan, ShardId
@@ -32,6 +32,7 @@ class Pool:
     device: Device
     guard: Guard
     immediate: bool = False  # its kernels run in the thread that makes the launch
+    direct: DirectDevice | None = None  # the device, where it is one
     down: set[int] = field(default_factory=set)
     line: deque[Ticket] = field(default_factory=deque)  # any thread may append to it
     full: bool = False  # what stands in line need not be taken in yet: a shard will end before
