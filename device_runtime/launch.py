@@ -5,6 +5,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+make = tuple.__new__  # makes a named tuple in half the time: make(Kind, (first, second))
+
 
 class Stored(Protocol):
     """Bytes in a device's own memory; they are freed with the last reference to this object.

@@ -15,13 +15,10 @@ from typing import NamedTuple, Protocol
 
 from device_runtime.device import DirectDevice
 from device_runtime.interrupts import Guard
-from device_runtime.launch import Encoded, Image, Outcome, Plan
+from device_runtime.launch import Encoded, Image, Outcome, Plan, make
 from scheduler.plans import Plans
 from scheduler.pump import Pump
 from scheduler.ticket import Route, Ticket
-
-
-_make = tuple.__new__  # makes a named tuple in half the time
 
 
 class Lone(NamedTuple):
@@ -74,7 +71,7 @@ class Direct:
             number, self._ticket = self._owner.number(), None
             if not device.post(plan, number, args):
                 return None
-            self._lone = _make(Lone, (number, route, image, args, plan))
+            self._lone = make(Lone, (number, route, image, args, plan))
             guard.visitor = self._visitor
             self._pump.pumper = get_ident()
             try:

@@ -27,6 +27,7 @@ from device_runtime.launch import (
     ShardId,
     Waiting,
     Work,
+    make,
 )
 from scheduler import events
 from scheduler.direct import Lone
@@ -34,8 +35,6 @@ from scheduler.plans import Plans
 from scheduler.state import State
 from scheduler.ticket import Pool, Ticket
 from scheduler.verdicts import dependency_error, verdict
-
-_make = tuple.__new__  # makes a named tuple in half the time
 
 
 class Ledger:
@@ -99,7 +98,7 @@ class Ledger:
             route.retries,
             route.timeout,
         )
-        self.step(_make(events.Submit, asked))
+        self.step(make(events.Submit, asked))
 
     def handle(self, pool: int, event: Event) -> None:
         """Tell the state machine what a device reported."""
@@ -107,7 +106,7 @@ class Ledger:
             unit, shard, outcome = event
             ok = outcome.error is None and not outcome.failed
             ended = pool, unit, shard, ok, outcome.ended - outcome.begun
-            self.step(_make(events.ShardEnded, ended), outcome)
+            self.step(make(events.ShardEnded, ended), outcome)
         elif isinstance(event, Begun):
             self.step(events.ShardBegun(pool, event.unit, event.shard, event.at))
         elif isinstance(event, Lost):
@@ -216,7 +215,7 @@ class Ledger:
         if isinstance(args, list):
             args = args[shard.rank]
         if not depends:
-            return _make(Work, (shard, plan, args, ()))
+            return make(Work, (shard, plan, args, ()))
         needs = [Dependency(need.bare, _payloads(need.tickets)) for need in depends]
         return Work(shard, plan, args, tuple(needs))
 

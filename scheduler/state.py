@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from device_runtime.launch import ShardId
+from device_runtime.launch import ShardId, make
 from scheduler import events
 from scheduler.deadlines import Deadlines
 from scheduler.events import Action, Event, Settle
@@ -25,7 +25,6 @@ from scheduler.units import Unit
 
 ENOUGH = 128  # launches that wait for any unit: all that one step could send
 MAX_UNITS_LOST = 3  # units that one launch may lose before it is not tried again
-_make = tuple.__new__  # makes a named tuple in half the time
 _CRASHES, _CRASH_SPAN = 5, 10.0  # a unit that dies so often, within so many seconds, idle, is given up
 
 
@@ -150,7 +149,7 @@ class State:
         if launch.extra is None:  # nothing else follows from it: so this is `_end` in fewer steps
             unit.put_down(shard)
             launch.left = launch.flying = 0
-            placing.actions.append(_make(Settle, (launch.number, 0, "ended", -1, 0)))
+            placing.actions.append(make(Settle, (launch.number, 0, "ended", -1, 0)))
             del self._launches[launch.number]
             if len(launch.key) > 1:
                 placing.order.leave(launch)
@@ -327,7 +326,7 @@ class State:
             extra.ok = extra.ok and ok
             cause = extra.cause
             deaths = extra.deaths.get(rank, 0) if extra.deaths else 0
-        self._placing.actions.append(_make(Settle, (launch.number, rank, how, cause, deaths)))
+        self._placing.actions.append(make(Settle, (launch.number, rank, how, cause, deaths)))
         if not launch.left:
             self._finished.append(launch)
 

@@ -27,6 +27,7 @@ from device_runtime.launch import (
     ShardId,
     Waiting,
     Work,
+    make,
 )
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block
@@ -36,7 +37,6 @@ from device_runtime.process.mapping import create
 from device_runtime.process.reader import Reader, Viewed
 from device_runtime.runner import Kept, Remembered
 
-_make = tuple.__new__  # makes a named tuple in half the time
 _TAIL = 2000  # characters of output kept, to be told when the core dies
 _READ = 65536
 _RETURNED = 500  # blocks that one record returns at most
@@ -134,7 +134,7 @@ class Core:
             if record[0] == wire.LARGE:
                 record = wire.unfit(record, self._reader)
             if record[0] == wire.ENDED:
-                events.append(_make(Ended, (self.unit, self.held[0], self.outcome(record))))
+                events.append(make(Ended, (self.unit, self.held[0], self.outcome(record))))
                 continue
             entry = pickle.loads(record)
             word: str = entry[0]

@@ -13,7 +13,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from device_runtime.errors import DeviceMemoryError
-from device_runtime.launch import Buffer, Dependency, Encoded, Image, Outcome, Payload, Plan, ShardId, Work
+from device_runtime.launch import (
+    Buffer,
+    Dependency,
+    Encoded,
+    Image,
+    Outcome,
+    Payload,
+    Plan,
+    ShardId,
+    Work,
+    make,
+)
 from device_runtime.process.arena import Arena, Block, on_wire
 from device_runtime.process.channel import LARGEST
 from device_runtime.process.reader import Reader, Viewed
@@ -29,7 +40,6 @@ ENDED_HEAD = struct.Struct("<BBxxxxxxdd")  # first byte, flags, begun, ended
 _SHORT = LARGEST - 10_000  # bytes of arguments with which a work is no large record, whatever else it tells
 _LARGE = struct.Struct("<BxxxxxxxQQ")  # first byte, offset and size of the block
 
-_make = tuple.__new__  # makes a named tuple in half the time
 
 Entry = tuple[Any, ...]
 
@@ -163,7 +173,7 @@ def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Seque
     rest = record[ENDED_HEAD.size :]
     failed = bool(flags & FAILED)
     if not flags & MORE:
-        return _make(Outcome, (rest if flags & PLAIN else Payload(rest), failed, None, begun, ended)), ()
+        return make(Outcome, (rest if flags & PLAIN else Payload(rest), failed, None, begun, ended)), ()
     returned: Sequence[int] = ()
     try:
         described, returned = pickle.loads(rest)
