@@ -55,7 +55,8 @@ def call(
         else:
             return values
         ticket = dispatcher.settled(route, image, payload, found)
-    return Handle[Any](dispatcher, ticket, route.bare).wait()
+    handle: Handle[Any] = Handle(dispatcher, ticket, route.bare)
+    return handle.wait()
 
 
 def launch(
