@@ -8,7 +8,7 @@ from benchmarks.declare import MICROSECONDS, MILLISECONDS, Benchmark, Measure, R
 from benchmarks.limits import COPY, COPY_FRESH, COPY_SUM, SPINNING, copy, pipe
 from benchmarks.peers import peer, peers
 from benchmarks.reach import at_most, within
-from benchmarks.systems import Offload, System, ours, seconds_per_call
+from benchmarks.systems import Offload, System, Workload, ours, seconds_per_call
 
 LARGE = 100_000_000  # bytes
 SIZES = (8, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
@@ -158,6 +158,20 @@ def payloads(system: System, setting: Setting) -> Measure:
     return measure
 
 
+def large(name: str, what: str, workload: Workload, factor: float, limit: str, *names: str) -> Benchmark:
+    """Declare what a large array costs, as so many times what a limit takes; peers as in `peers`."""
+    return Benchmark(
+        name,
+        what,
+        MILLISECONDS,
+        (ours(workload), copy(LARGE, limit), *peers(workload, *names)),
+        (within(factor, limit),),
+        rounds=10,
+        heavy_rounds=3,
+    )
+
+
+COPYING = ("pool", "processpool", "joblib", "ray")
 QUICK = ("pool", "processpool", "joblib", "loky", "mpire", "pebble")
 BENCHMARKS = (
     Benchmark(
@@ -174,43 +188,25 @@ BENCHMARKS = (
         (ours(Argument(1_000_000)), copy(1_000_000, COPY_SUM), *peers(Argument(1_000_000), *QUICK)),
         (at_most(120e-6, MICROSECONDS),),
     ),
-    Benchmark(
+    large(
         "array100m",
         "100 MB float64 argument, the kernel returns its sum, repeated",
-        MILLISECONDS,
-        (ours(Argument(LARGE, 3)), copy(LARGE, COPY_SUM), *peers(Argument(LARGE, 3))),
-        (within(1.25, COPY_SUM),),
-        rounds=10,
-        heavy_rounds=3,
+        Argument(LARGE, 3),
+        1.25,
+        COPY_SUM,
     ),
     Benchmark(
         "first100m",
         "100 MB argument, the first time in a process",
         MILLISECONDS,
-        (ours(First()), copy(LARGE, COPY_FRESH), *peers(First(), "pool", "processpool", "joblib", "ray")),
+        (ours(First()), copy(LARGE, COPY_FRESH), *peers(First(), *COPYING)),
         (at_most(0.060, MILLISECONDS),),
         rounds=5,
         heavy_rounds=2,
         fresh=True,
     ),
-    Benchmark(
-        "result100m",
-        "100 MB result",
-        MILLISECONDS,
-        (ours(result), copy(LARGE, COPY), *peers(result, "pool", "processpool", "joblib", "ray")),
-        (within(1.3, COPY),),
-        rounds=10,
-        heavy_rounds=3,
-    ),
-    Benchmark(
-        "both100m",
-        "one 100 MB argument to both cores, each returns its sum",
-        MILLISECONDS,
-        (ours(both), copy(LARGE, COPY), *peers(both, "pool", "processpool", "joblib", "ray")),
-        (within(2.8, COPY),),
-        rounds=10,
-        heavy_rounds=3,
-    ),
+    large("result100m", "100 MB result", result, 1.3, COPY, *COPYING),
+    large("both100m", "one 100 MB argument to both cores, each returns its sum", both, 2.8, COPY, *COPYING),
     Benchmark(
         "resident",
         "resident data of 100 MB used again, no argument sent",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.systems import Function, System
+from benchmarks.systems import Function, Many, Submits
 
 
-class Dask(System):
+class Dask(Submits):
     """Dask's distributed scheduler with worker processes on this machine."""
 
     title, package, module, heavy = "Dask", "distributed", "distributed", True
@@ -35,14 +35,11 @@ class Dask(System):
     def gather(self, started: Sequence[Any]) -> list[Any]:
         return list(self._client.gather(started))
 
-    def many(self, fn: Function) -> Callable[[Sequence[tuple[Any, ...]]], list[Any]]:
-        def run(calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-            return self.gather(self._client.map(lambda call: fn(*call), calls, pure=False))
-
-        return run
+    def many(self, fn: Function) -> Many:
+        return lambda calls: self.gather(self._client.map(lambda call: fn(*call), calls, pure=False))
 
 
-class Ray(System):
+class Ray(Submits):
     """Ray's actors, one for each core, which answer about three times sooner than its remote functions."""
 
     title, package, module, heavy = "Ray", "ray", "ray", True

@@ -13,10 +13,11 @@ from benchmarks.declare import MICROSECONDS, RATE, Benchmark, Measure, Setting
 from benchmarks.limits import BLOCKING, NEAR, SPINNING, pipe
 from benchmarks.peers import peer, peers
 from benchmarks.reach import at_least, at_most, times_better, within
-from benchmarks.systems import System, ours, seconds_per_call
+from benchmarks.systems import Maps, System, ours, seconds_per_call
 
 BARE = (pipe(SPINNING), pipe(BLOCKING))
 NO_SPIN = {"OFFLOAD_SPIN": "0"}
+POOLS = ("pool", "processpool", "loky", "mpire", "pebble")
 
 
 def blocking(system: System, setting: Setting) -> Measure:
@@ -59,7 +60,7 @@ def flood(system: System, setting: Setting) -> Measure:
     return measure
 
 
-def mapping(system: System, setting: Setting, chunk: int | None = None) -> Measure:
+def mapping(system: Maps, setting: Setting, chunk: int | None = None) -> Measure:
     """Map over numbers, each of which is a call that does nothing."""
     count = setting.pick(10_000, 20)
     run = system.mapping(kernels.ignore, chunk)
@@ -74,7 +75,7 @@ def mapping(system: System, setting: Setting, chunk: int | None = None) -> Measu
     return measure
 
 
-def mapping_by_100(system: System, setting: Setting) -> Measure:
+def mapping_by_100(system: Maps, setting: Setting) -> Measure:
     """Map with 100 elements at a time."""
     return mapping(system, setting, 100)
 
@@ -99,6 +100,18 @@ class Paused:
             return took / calls
 
         return measure
+
+
+def pause(milliseconds: int, most: float) -> Benchmark:
+    """Declare what a call costs after a pause, and what it may cost."""
+    paused = Paused(milliseconds * 1e-3)
+    return Benchmark(
+        f"pause{milliseconds}",
+        f"no-op, blocking call, after a pause of {milliseconds} ms",
+        MICROSECONDS,
+        (ours(paused), *peers(paused, *POOLS)),
+        (at_most(most, MICROSECONDS),),
+    )
 
 
 def beside_python(system: System, setting: Setting) -> Measure:
@@ -155,7 +168,7 @@ BENCHMARKS = (
         "allcores",
         "all-core no-op, blocking, the list gathered",
         MICROSECONDS,
-        (ours(all_cores), *BARE, *peers(all_cores, "pool", "processpool", "loky", "mpire", "pebble")),
+        (ours(all_cores), *BARE, *peers(all_cores, *POOLS)),
         (at_most(28e-6, MICROSECONDS),),
     ),
     Benchmark(
@@ -182,33 +195,18 @@ BENCHMARKS = (
         (
             ours(mapping),
             *peers(mapping, "pool", "joblib", "mpire"),
-            *(
-                peer(mapping_by_100, name, ", chunks of 100")
-                for name in ("pool", "processpool", "loky", "mpire", "pebble")
-            ),
+            *(peer(mapping_by_100, name, ", chunks of 100") for name in POOLS),
         ),
         (at_least(1_500_000, RATE),),
         rounds=15,
     ),
-    Benchmark(
-        "pause1",
-        "no-op, blocking call, after a pause of 1 ms",
-        MICROSECONDS,
-        (ours(Paused(0.001)), *peers(Paused(0.001), "pool", "processpool", "loky", "mpire", "pebble")),
-        (at_most(90e-6, MICROSECONDS),),
-    ),
-    Benchmark(
-        "pause10",
-        "no-op, blocking call, after a pause of 10 ms",
-        MICROSECONDS,
-        (ours(Paused(0.01)), *peers(Paused(0.01), "pool", "processpool", "loky", "mpire", "pebble")),
-        (at_most(150e-6, MICROSECONDS),),
-    ),
+    pause(1, 90e-6),
+    pause(10, 150e-6),
     Benchmark(
         "busyhost",
         "no-op, blocking calls, beside a host thread in pure Python",
         RATE,
-        (ours(beside_python), *peers(beside_python, "pool", "processpool", "loky", "mpire", "pebble")),
+        (ours(beside_python), *peers(beside_python, *POOLS)),
         (at_least(10_000, RATE),),
         rounds=8,
     ),

@@ -15,10 +15,10 @@ from benchmarks.declare import BYTES, MEGABYTES, Benchmark, Measure, Setting
 from benchmarks.peers import peers
 from benchmarks.processes import family, held_bytes
 from benchmarks.reach import at_most
-from benchmarks.systems import System, ours
+from benchmarks.systems import Submits, System, ours
 
 
-def waiting(system: System, setting: Setting) -> Measure:
+def waiting(system: Submits, setting: Setting) -> Measure:
     """Queue launches of a no-op, without arguments, behind kernels that hold every core."""
     hold, submit = system.submitting(kernels.hold), system.submitting(kernels.noop)
     ours = system.title == "offload"

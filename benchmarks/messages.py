@@ -10,10 +10,10 @@ from multiprocessing.synchronize import Barrier
 from time import perf_counter
 from typing import Any
 
-from benchmarks.declare import MICROSECONDS, Benchmark, Measure, Setting, Subject
+from benchmarks.declare import MICROSECONDS, Benchmark, Measure, Open, Setting, Subject
 from benchmarks.launch import BARE
 from benchmarks.reach import at_most
-from benchmarks.systems import System, ours
+from benchmarks.systems import System, Workload, ours
 
 BYTES = 8_192
 
@@ -113,19 +113,19 @@ def _pair(target: Any, *arguments: tuple[Any, ...]) -> Iterator[Measure]:
         member.join()
 
 
+def between(name: str, what: str, workload: Workload, standard: tuple[str, Open], most: float) -> Benchmark:
+    """Declare what two cores do together, beside the standard library's way, and what it may cost."""
+    peer = Subject(*standard, "peer", "pool")
+    return Benchmark(name, what, MICROSECONDS, (ours(workload), *BARE, peer), (at_most(most, MICROSECONDS),))
+
+
 BENCHMARKS = (
-    Benchmark(
+    between(
         "exchange",
         "exchange of 8 KB between two cores inside a kernel (sendrecv)",
-        MICROSECONDS,
-        (ours(exchange), *BARE, Subject("multiprocessing.Pipe", standard_exchange, "peer", "pool")),
-        (at_most(25e-6, MICROSECONDS),),
+        exchange,
+        ("multiprocessing.Pipe", standard_exchange),
+        25e-6,
     ),
-    Benchmark(
-        "sync",
-        "sync() on 2 cores",
-        MICROSECONDS,
-        (ours(meet), *BARE, Subject("multiprocessing.Barrier", standard_meeting, "peer", "pool")),
-        (at_most(15e-6, MICROSECONDS),),
-    ),
+    between("sync", "sync() on 2 cores", meet, ("multiprocessing.Barrier", standard_meeting), 15e-6),
 )

@@ -8,18 +8,13 @@ from typing import Any
 
 from benchmarks.clusters import Dask, Ray
 from benchmarks.declare import Subject
-from benchmarks.systems import Function, System, Workload, on
+from benchmarks.systems import Function, Many, Maps, Submits, System, Workload, on
 
 
-class Pool(System):
-    """`multiprocessing.Pool`."""
+class Applies(Submits, Maps):
+    """What has the methods of `multiprocessing.Pool`."""
 
-    title, package, module = "Pool", "multiprocessing", "multiprocessing.pool"
-
-    def start(self) -> None:
-        import multiprocessing
-
-        self._pool = multiprocessing.Pool(self.cores)
+    _pool: Any
 
     def stop(self) -> None:
         self._pool.terminate()
@@ -35,11 +30,29 @@ class Pool(System):
     def gather(self, started: Sequence[Any]) -> list[Any]:
         return [answer.get() for answer in started]
 
+
+class Pool(Applies):
+    """`multiprocessing.Pool`."""
+
+    title, package, module = "Pool", "multiprocessing", "multiprocessing.pool"
+
+    def start(self) -> None:
+        import multiprocessing
+
+        self._pool = multiprocessing.Pool(self.cores)
+
     def mapping(self, fn: Function, chunk: int | None) -> Callable[[Iterable[Any]], list[Any]]:
         return lambda elements: self._pool.map(fn, elements, chunk)
 
 
-class ProcessPool(System):
+class Futures(Submits, Maps):
+    """What gives futures of the standard library's kind."""
+
+    def gather(self, started: Sequence[Any]) -> list[Any]:
+        return [future.result() for future in started]
+
+
+class ProcessPool(Futures):
     """`concurrent.futures.ProcessPoolExecutor`."""
 
     title, package, module = "ProcessPoolExecutor", "concurrent.futures", "concurrent.futures.process"
@@ -63,9 +76,6 @@ class ProcessPool(System):
     def submitting(self, fn: Function) -> Function:
         return partial(self._executor.submit, fn)
 
-    def gather(self, started: Sequence[Any]) -> list[Any]:
-        return [future.result() for future in started]
-
     def mapping(self, fn: Function, chunk: int | None) -> Callable[[Iterable[Any]], list[Any]]:
         return lambda elements: list(self._executor.map(fn, elements, chunksize=chunk or 1))
 
@@ -84,7 +94,7 @@ class Loky(ProcessPool):
         self._executor.shutdown(kill_workers=True)
 
 
-class Joblib(System):
+class Joblib(Maps):
     """`joblib.Parallel` in a `with` block, so that its processes and memory maps are kept."""
 
     title, package, module = "joblib", "joblib", "joblib"
@@ -103,7 +113,7 @@ class Joblib(System):
         one = self._delayed(fn)
         return lambda *args: self._parallel([one(*args)])[0]
 
-    def many(self, fn: Function) -> Callable[[Sequence[tuple[Any, ...]]], list[Any]]:
+    def many(self, fn: Function) -> Many:
         one = self._delayed(fn)
         return lambda calls: list(self._parallel(one(*call) for call in calls))
 
@@ -112,7 +122,7 @@ class Joblib(System):
         return lambda elements: list(self._parallel(one(element) for element in elements))
 
 
-class Mpire(System):
+class Mpire(Applies):
     """mpire's pool of workers, kept alive."""
 
     title, package, module = "mpire", "mpire", "mpire"
@@ -122,25 +132,11 @@ class Mpire(System):
 
         self._pool = WorkerPool(self.cores, keep_alive=True)
 
-    def stop(self) -> None:
-        self._pool.terminate()
-
-    def blocking(self, fn: Function) -> Function:
-        apply = self._pool.apply
-        return lambda *args: apply(fn, args)
-
-    def submitting(self, fn: Function) -> Function:
-        submit = self._pool.apply_async
-        return lambda *args: submit(fn, args)
-
-    def gather(self, started: Sequence[Any]) -> list[Any]:
-        return [answer.get() for answer in started]
-
     def mapping(self, fn: Function, chunk: int | None) -> Callable[[Iterable[Any]], list[Any]]:
         return lambda elements: list(self._pool.map(fn, elements, chunk_size=chunk))
 
 
-class Pebble(System):
+class Pebble(Futures):
     """pebble's pool, which survives the death of a process."""
 
     title, package, module = "pebble", "pebble", "pebble"
@@ -161,9 +157,6 @@ class Pebble(System):
     def submitting(self, fn: Function) -> Function:
         schedule = self._pool.schedule
         return lambda *args: schedule(fn, args)
-
-    def gather(self, started: Sequence[Any]) -> list[Any]:
-        return [future.result() for future in started]
 
     def mapping(self, fn: Function, chunk: int | None) -> Callable[[Iterable[Any]], list[Any]]:
         return lambda elements: list(self._pool.map(fn, elements, chunksize=chunk or 100).result())

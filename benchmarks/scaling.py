@@ -16,7 +16,7 @@ from benchmarks.launch import NO_SPIN
 from benchmarks.peers import peers
 from benchmarks.processes import family, processor_seconds
 from benchmarks.reach import Reach, at_most, share_of, within
-from benchmarks.systems import System, ours, seconds_per_call
+from benchmarks.systems import System, Workload, ours, seconds_per_call
 
 FLAT = 1.25  # how much more may still be called flat
 HOST_THREADS = 8
@@ -41,7 +41,7 @@ def everywhere(system: System, setting: Setting) -> Measure:
     return lambda: seconds_per_call(call, setting.pick(20, 1))
 
 
-def threads(count: int) -> Callable[[System, Setting], Measure]:
+def threads(count: int) -> Workload:
     """Start launches from so many threads at once; each gathers its own."""
 
     def workload(system: System, setting: Setting) -> Measure:
@@ -51,7 +51,7 @@ def threads(count: int) -> Callable[[System, Setting], Measure]:
     return workload
 
 
-def blocking_threads(count: int) -> Callable[[System, Setting], Measure]:
+def blocking_threads(count: int) -> Workload:
     """Make blocking calls from so many threads at once."""
 
     def workload(system: System, setting: Setting) -> Measure:
@@ -130,6 +130,21 @@ def script(system: System, setting: Setting) -> Measure:
     return measure
 
 
+def beside_one(
+    name: str, do: str, workload: Callable[[int], Workload], reach: tuple[Reach, ...] = ()
+) -> Benchmark:
+    """Declare what host threads reach together, beside what one of them does."""
+    several = workload(HOST_THREADS)
+    return Benchmark(
+        name,
+        f"{HOST_THREADS} host threads {do} at once, all together",
+        RATE,
+        (ours(several), ours(workload(1), "one thread"), *peers(several, "pool", "processpool")),
+        reach,
+        rounds=10,
+    )
+
+
 def flat(subject: str, of: str, times: int) -> Reach:
     """Ask that what is so many times larger costs no more for each part."""
     inner = within(times * FLAT, of, subject)
@@ -153,29 +168,8 @@ BENCHMARKS = (
         (at_most(0.006, MILLISECONDS), flat("offload, 64 cores", "8 cores", 8)),
         rounds=10,
     ),
-    Benchmark(
-        "threads",
-        f"{HOST_THREADS} host threads launch asynchronously at once, all together",
-        RATE,
-        (
-            ours(threads(HOST_THREADS)),
-            ours(threads(1), "one thread"),
-            *peers(threads(HOST_THREADS), "pool", "processpool"),
-        ),
-        (share_of(0.7, "one thread"),),
-        rounds=10,
-    ),
-    Benchmark(
-        "blockingthreads",
-        f"{HOST_THREADS} host threads make blocking calls at once, all together",
-        RATE,
-        (
-            ours(blocking_threads(HOST_THREADS)),
-            ours(blocking_threads(1), "one thread"),
-            *peers(blocking_threads(HOST_THREADS), "pool", "processpool"),
-        ),
-        rounds=10,
-    ),
+    beside_one("threads", "launch asynchronously", threads, (share_of(0.7, "one thread"),)),
+    beside_one("blockingthreads", "make blocking calls", blocking_threads),
     Benchmark(
         "mixed",
         "kernels of 50 µs queued among some of 10 ms: mean time until a short one is done",

@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from benchmarks.declare import MEGABYTES, MILLISECONDS, PERCENT, Benchmark, Measure, Open, Setting, Subject
+from benchmarks.declare import (
+    MEGABYTES,
+    MILLISECONDS,
+    PERCENT,
+    Benchmark,
+    Measure,
+    Open,
+    Setting,
+    Subject,
+    Unit,
+)
 from benchmarks.peers import PEERS
 from benchmarks.processes import family, processor_seconds, proportional_bytes
 from benchmarks.reach import at_most
@@ -110,6 +120,21 @@ def _import(name: str) -> Open:
     return imported("offload" if name == "offload" else PEERS[name].module)
 
 
+def resting(
+    name: str, what: str, unit: Unit, look: Callable[[Program, Setting], float], seconds: float, most: float
+) -> Benchmark:
+    """Declare what a program uses that has done its first call and now rests."""
+    return Benchmark(
+        name,
+        what,
+        unit,
+        _subjects(lambda system: at_rest(system, look, seconds)),
+        (at_most(most, unit),),
+        rounds=3,
+        heavy_rounds=1,
+    )
+
+
 BENCHMARKS = (
     Benchmark(
         "import",
@@ -144,22 +169,13 @@ BENCHMARKS = (
         (at_most(0.250, MILLISECONDS),),
         rounds=8,
     ),
-    Benchmark(
-        "idle",
-        "processor time in host and cores, idle for 1 s",
-        PERCENT,
-        _subjects(lambda name: at_rest(name, share_used, 1.0)),
-        (at_most(0.0005, PERCENT),),
-        rounds=3,
-        heavy_rounds=1,
-    ),
-    Benchmark(
+    resting("idle", "processor time in host and cores, idle for 1 s", PERCENT, share_used, 1.0, 0.0005),
+    resting(
         "memory",
         "memory of host and 2 cores at idle, before NumPy (proportional set size)",
         MEGABYTES,
-        _subjects(lambda name: at_rest(name, memory, 0.2)),
-        (at_most(32e6, MEGABYTES),),
-        rounds=3,
-        heavy_rounds=1,
+        memory,
+        0.2,
+        32e6,
     ),
 )

@@ -28,20 +28,14 @@ _ROUND = 100  # events
 Asked = tuple[Any, ...]  # the fields of a Submit
 
 
-def run(events: int, units: int, queued: int) -> dict[str, float]:
-    """Drive the state machine through so many events, with so many units and queued launches.
+def seconds(events: int, units: int, queued: int) -> dict[str, float]:
+    """Return the time of an event, by kind of launches: the median over rounds of 100 of so many events."""
+    return {name: _time(launches(units), events, units, queued) for name, launches in KINDS.items()}
 
-    Returns, for launches that name their unit, for launches that leave it to
-    the scheduler, and for launches of all kinds (several shards, priorities,
-    dependencies, timeouts, retries): microseconds for each event, the median
-    over rounds of 100, and bytes for each queued launch.
-    """
-    found: dict[str, float] = {}
-    kinds: dict[str, Callable[[int], Iterator[Asked]]] = {"named": _named, "auto": _auto, "mixed": _mixed}
-    for name, launches in kinds.items():
-        found[f"{name} µs"] = _time(launches(units), events, units, queued)
-        found[f"{name} bytes"] = _weigh(launches(units), units, queued)
-    return found
+
+def weights(units: int, queued: int) -> dict[str, float]:
+    """Return the bytes of a queued launch, by kind of launches."""
+    return {name: _weigh(launches(units), units, queued) for name, launches in KINDS.items()}
 
 
 # ---- launches --------------------------------------------------------------------------
@@ -72,6 +66,11 @@ def _mixed(units: int) -> Iterator[Asked]:
             draw.choice((0, 0, 3)),  # retries
             draw.choice((None, None, 60.0)),  # timeout
         )
+
+
+# Launches that name their unit, that leave it to the scheduler, and of all kinds: with several
+# shards, priorities, dependencies, timeouts and retries.
+KINDS: dict[str, Callable[[int], Iterator[Asked]]] = {"named": _named, "auto": _auto, "mixed": _mixed}
 
 
 # ---- measuring -------------------------------------------------------------------------
@@ -113,7 +112,7 @@ def _time(launches: Iterator[Asked], events: int, units: int, queued: int) -> fl
         begin = time.perf_counter()
         drive.turn(made)
         rounds.append(time.perf_counter() - begin)
-    return statistics.median(rounds) / _ROUND * 1e6
+    return statistics.median(rounds) / _ROUND
 
 
 def _weigh(launches: Iterator[Asked], units: int, queued: int) -> float:

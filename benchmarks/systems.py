@@ -5,6 +5,7 @@ Each verb uses the best idiom that a system offers for it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
@@ -14,9 +15,10 @@ from typing import Any, ClassVar
 from benchmarks.declare import Measure, Setting, Subject
 
 Function = Callable[..., Any]
+Many = Callable[[Sequence[tuple[Any, ...]]], "list[Any]"]
 
 
-class System:
+class System(ABC):
     """Run functions on `cores` processes, as long as the `with` block lasts."""
 
     title: ClassVar[str]
@@ -36,47 +38,56 @@ class System:
     ) -> None:
         self.stop()
 
+    @abstractmethod
     def start(self) -> None:
         """Start the processes."""
 
+    @abstractmethod
     def stop(self) -> None:
         """End them."""
 
     def restart(self) -> None:
         """Do what a user must do after a process died under a call; nothing, at best."""
 
+    @abstractmethod
     def blocking(self, fn: Function) -> Function:
         """Return a function that makes a call on one core and waits for its value."""
-        raise NotImplementedError
 
-    def submitting(self, fn: Function) -> Function:
-        """Return a function that starts a call on one core, for `gather`."""
-        raise NotImplementedError
-
-    def gather(self, started: Sequence[Any]) -> list[Any]:
-        """Return the values of calls that were started."""
-        raise NotImplementedError
-
-    def many(self, fn: Function) -> Callable[[Sequence[tuple[Any, ...]]], list[Any]]:
-        """Return a function that starts a call for each tuple of arguments, one by one, and gathers."""
-        submit = self.submitting(fn)
-
-        def run(calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-            return self.gather([submit(*call) for call in calls])
-
-        return run
+    @abstractmethod
+    def many(self, fn: Function) -> Many:
+        """Return a function that starts a call for each tuple of arguments, and gathers the values."""
 
     def everywhere(self, fn: Function) -> Function:
         """Return a function that makes one call for each core, with the same arguments, and gathers."""
         many = self.many(fn)
         return lambda *args: many([args] * self.cores)
 
+
+class Submits(System):
+    """A system with which calls can be started one by one."""
+
+    @abstractmethod
+    def submitting(self, fn: Function) -> Function:
+        """Return a function that starts a call on one core, for `gather`."""
+
+    @abstractmethod
+    def gather(self, started: Sequence[Any]) -> list[Any]:
+        """Return the values of calls that were started."""
+
+    def many(self, fn: Function) -> Many:
+        submit = self.submitting(fn)
+        return lambda calls: self.gather([submit(*call) for call in calls])
+
+
+class Maps(System):
+    """A system that has a `map`."""
+
+    @abstractmethod
     def mapping(self, fn: Function, chunk: int | None) -> Callable[[Iterable[Any]], list[Any]]:
         """Return `map` with so many elements at a time, None being the system's own choice."""
-        raise NotImplementedError
 
 
-class Offload(System):
+class Offload(Submits, Maps):
     """Run kernels; `placement` is an option of theirs."""
 
     title, package, module = "offload", "offload", "offload"
