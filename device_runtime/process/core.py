@@ -159,9 +159,12 @@ class Core:
         self._tail = ""
         self.held.popleft()
         self._ended += 1
-        outcome, returned = wire.outcome_in(record, self._reader, self.unit)
-        if returned:
-            self._take_back(returned)
+        try:
+            outcome, returned = wire.outcome_in(record, self._reader, self.unit)
+            if returned:
+                self._take_back(returned)
+        except Exception as error:  # that shard's: what others said must not be lost with it
+            return Outcome(error=error)
         return outcome
 
     @property

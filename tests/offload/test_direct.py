@@ -228,19 +228,29 @@ def test_values(between: Between, value: Any) -> None:
 
 
 @pytest.mark.parametrize("core", [0, 1])
-def test_a_value_for_which_there_is_no_memory(between: Between, core: int) -> None:
+@pytest.mark.parametrize(
+    ("error", "raised", "told"),
+    [
+        (MemoryError, of.DeviceMemoryError, "the value of core {}: it went wrong"),
+        (ValueError, ValueError, "it went wrong"),
+    ],
+    ids=["no memory", "a fault"],
+)
+def test_a_value_that_cannot_be_taken_in(
+    between: Between, error: type[Exception], raised: type[Exception], told: str, core: int
+) -> None:
     """The others of its launch are taken in all the same, and nothing is under way afterwards."""
     between.do(lambda: None)
     taken, payload_in = itertools.count(), wire.payload_in
 
     def fail(*args: Any) -> Any:
         if next(taken) == core:
-            raise MemoryError("it is all used up")
+            raise error("it went wrong")
         return payload_in(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire, "payload_in", fail)
-        with pytest.raises(of.DeviceMemoryError, match=f"the value of core {core}: it is all used up"):
+        with pytest.raises(raised, match=told.format(core)):
             echo(np.ones(100_000))
     assert next(taken) == 2 and session().dispatcher.idle()
 
