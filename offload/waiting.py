@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from offload.deadline import Deadline
 from offload.handle import Handle
 from offload.shards import core_of, wait_done
-from scheduler.ticket import Ticket
+from scheduler.ticket import Feed, Ticket
+
+if TYPE_CHECKING:
+    from scheduler.dispatcher import Dispatcher
 
 R = TypeVar("R")
 
@@ -52,7 +55,9 @@ def wait_any(*handles: Handle[R], timeout: float | None = None) -> tuple[Handle[
         left = [handle for handle in handles if not handle._feed().empty()]
         if not left:
             raise LookupError("wait_any has handed out all cores of these handles")
-        _wait_ready(left, deadline)
+        feeds, dispatchers = [handle._feed() for handle in left], {handle._dispatcher for handle in left}
+        if not _wait_ready(feeds, dispatchers, left, deadline):
+            raise left[0]._timed_out(deadline)
 
 
 def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[Handle[R]]:
@@ -63,57 +68,63 @@ def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[
     """
     _check("as_completed", handles)
     deadline = Deadline(timeout)
-    done: SimpleQueue[Handle[R]] = SimpleQueue()
-    distinct = dict.fromkeys(handles)
-    for handle in distinct:
-        handle._on_done(lambda handle=handle: done.put(handle))  # type: ignore[misc]
+    launches = {handle: handle._tickets for handle in handles}
+    owners: dict[Ticket, list[Handle[R]]] = {}
+    for handle, tickets in launches.items():
+        handle._check_process()
+        for ticket in tickets:
+            owners.setdefault(ticket, []).append(handle)
+    dispatchers = {handle._dispatcher for handle in launches}
+    feed = Feed()
+    for ticket in owners:
+        feed.add(ticket)
 
     def iterate() -> Iterator[Handle[R]]:
-        for given in range(len(distinct)):
-            for handle in distinct if done.empty() else ():
-                handle._dispatcher.check_wait()
-            try:
-                yield done.get(timeout=deadline.left())
-            except Empty:
-                raise TimeoutError(
-                    f"{len(distinct) - given} of {len(distinct)} launches have not ended "
-                    f"after {deadline.timeout:g} s; nothing was cancelled"
-                ) from None
+        left = dict(launches)
+        while left:
+            found = feed.take()
+            if found is None:
+                if not _wait_ready([feed], dispatchers, left, deadline):
+                    raise TimeoutError(
+                        f"{len(left)} of {len(launches)} launches have not ended "
+                        f"after {deadline.timeout:g} s; nothing was cancelled"
+                    )
+                continue
+            for handle in owners[found[0]]:
+                if handle in left and all(ticket.done for ticket in left[handle]):
+                    del left[handle]
+                    yield handle
 
     return iterate()
 
 
-def _wait_ready(handles: list[Handle[Any]], deadline: Deadline) -> None:
-    """Wait until one of the handles has a core to hand out."""
-
-    feeds = [handle._feed() for handle in handles]
+def _wait_ready(
+    feeds: list[Feed], dispatchers: set[Dispatcher], handles: Iterable[Handle[Any]], deadline: Deadline
+) -> bool:
+    """Wait until one of the feeds, of shards of these handles, has one to give; return whether it has."""
 
     def ready() -> bool:
         return any(feed.ready() or feed.empty() for feed in feeds)
 
-    if len({handle._dispatcher for handle in handles}) == 1:
-        if handles[0]._dispatcher.wait(ready, deadline.left()):
-            return
-    else:
-        # Two schedulers: no thread can wait for both, so each one's own tells when a shard has ended.
-        for handle in handles:
-            handle._dispatcher.check_wait()
-        told = _Told()
-        tickets = [ticket for handle in handles for ticket in handle._tickets]
-        try:
-            for ticket in tickets:
-                ticket.feed(told)
-            while not ready():
-                try:
-                    told.queue.get(timeout=deadline.left())
-                except Empty:
-                    break
-            else:
-                return
-        finally:
-            for ticket in tickets:
-                ticket.unfeed(told)
-    raise handles[0]._timed_out(deadline)
+    if len(dispatchers) == 1:
+        return next(iter(dispatchers)).wait(ready, deadline.left())
+    # Two schedulers: no thread can wait for both, so each one's own tells when a shard has ended.
+    for dispatcher in dispatchers:
+        dispatcher.check_wait()
+    told = _Told()
+    tickets = [ticket for handle in handles for ticket in handle._tickets]
+    try:
+        for ticket in tickets:
+            ticket.feed(told)
+        while not ready():
+            try:
+                told.queue.get(timeout=deadline.left())
+            except Empty:
+                return False
+        return True
+    finally:
+        for ticket in tickets:
+            ticket.unfeed(told)
 
 
 class _Told(deque[tuple[Ticket, int]]):

@@ -269,15 +269,14 @@ class Ticket:
                 self.finished = [rank]
         if outcome.failed or outcome.error is not None:
             self.ok = False
-        more = self.more
-        if more is not _NOTHING:
-            for queue in more.feeds:
-                queue.append((self, rank))
+        feeds = self.more.feeds
         if len(self.finished) == len(self.outcomes):
             self.image = self.args = self.plan = None  # what it was sent may be freed
-            if more is not _NOTHING:
-                more.depends = more.feeds = ()
+            if self.more is not _NOTHING:
+                self.more.depends = self.more.feeds = ()
             self.done = True
+        for queue in feeds:  # whoever takes the last shard finds it done
+            queue.append((self, rank))
         return self.done
 
     def take_callbacks(self) -> list[Callable[[Ticket], None]]:
