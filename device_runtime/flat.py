@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 SCALARS = frozenset({int, float, str, bool, type(None), complex, bytes})
@@ -61,25 +61,25 @@ def is_flat(data: memoryview) -> bool:
 
 def unflatten(data: memoryview, buffers: Sequence[Any], writable: bool) -> Any:
     """Return the value that `flatten` encoded, arrays made over `buffers` where these are large."""
+    content, rest = pickle.loads(data[1:]), iter(buffers)
+    if data[0] == _MARKS[0]:
+        return _made(content, rest, writable)
+    flat, count, names = content
+    values = [_made(each, rest, writable) if type(each) is tuple else each for each in flat]
+    return tuple(values[:count]), dict(zip(names, values[count:]))
+
+
+def _made(described: tuple[Any, ...], rest: Iterator[Any], writable: bool) -> Any:
     import numpy
 
-    rest = iter(buffers)
-
-    def array(dtype: str, shape: tuple[int, ...] | None, order: Any, small: Any) -> Any:
-        if shape is None:
-            return numpy.frombuffer(small, dtype)[0]
-        if small is None:
-            small = next(rest)
-        elif writable:
-            small = bytearray(small)
-        return numpy.ndarray(shape, dtype, small, 0, None, order)
-
-    content = pickle.loads(data[1:])
-    if data[0] == _MARKS[0]:
-        return array(*content)
-    flat, count, names = content
-    values = [array(*each) if type(each) is tuple else each for each in flat]
-    return tuple(values[:count]), dict(zip(names, values[count:]))
+    dtype, shape, order, small = described
+    if shape is None:
+        return numpy.frombuffer(small, dtype)[0]
+    if small is None:
+        small = next(rest)
+    elif writable:
+        small = bytearray(small)
+    return numpy.ndarray(shape, dtype, small, 0, None, order)
 
 
 def _is_scalar(value: Any, numpy: Any) -> bool:

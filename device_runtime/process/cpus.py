@@ -22,6 +22,14 @@ def available() -> int:
     return within(len(os.sched_getaffinity(0)), groups, "/sys/fs/cgroup")
 
 
+def leave(cpu: int) -> None:
+    """Have the system run this thread on another CPU, if it may use one; it is free to come back."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) > 1 and cpu in allowed:
+        os.sched_setaffinity(0, allowed - {cpu})
+        os.sched_setaffinity(0, allowed)
+
+
 def within(cpus: int, groups: str, root: str) -> int:
     """Return how many of `cpus` the control groups leave; `groups` is as in /proc/self/cgroup."""
     return max(1, min([cpus, *(int(quota) for quota in _quotas(groups, root))]))

@@ -3,7 +3,9 @@
 Every core has one inbox, a socket that keeps the bounds of packets; all others
 hold its sending end. A packet is a header and a chunk of a message. A core
 empties its inbox whenever it waits, also when it waits to send, so that two
-cores that send to each other cannot block for ever.
+cores that send to each other cannot block for ever. What is small goes through
+a ring in shared memory (`links`) where there is room in it. Messages from one
+core to another are numbered, and taken in that order, whichever way they come.
 
 A core is sent nothing before it runs its shard of the launch: the status page
 tells. So all that it finds in its inbox is for the shard that it runs, or for
@@ -22,39 +24,28 @@ import os
 import select
 import socket
 import struct
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from device_runtime import codec
-from device_runtime.errors import PeerEnded, SerializationError
-from device_runtime.launch import Payload, ShardId, view_of
+from device_runtime.errors import PeerEnded
+from device_runtime.launch import ShardId
+from device_runtime.process.cpus import leave
+from device_runtime.process.links import LARGEST, Links
+from device_runtime.process.messages import CHUNK, Message, Peer, chunks_of, load, message_of, pieces_of
 from device_runtime.process.patience import Patience
+from device_runtime.process.quick import this_cpu
 from device_runtime.process.status import StatusPage
 
-# Launch, size of the message, place of the chunk in it, number of out-of-band
-# buffers, attempts of the receiver and of the sender, sender, tag.
-_HEADER = struct.Struct("<QQQIHHHH")
-_CALL = _HEADER.pack(0, 0, 0, 0, 0, 0, 0, 0)  # wakes a core that waits, and says nothing
-_CHUNK = 60_000  # bytes of a message in one packet
-_ALIGN = 64  # bytes; arrays are used where they lie in a message
+# Launch, size of the message, place of the chunk in it, number of the message, number of
+# out-of-band buffers, attempts of the receiver and of the sender, sender, tag.
+_HEADER = struct.Struct("<QQQIIHHHH")
+_CALL = bytes(_HEADER.size)  # wakes a core that waits, and says nothing
+_SMALL = LARGEST - _HEADER.size  # bytes of a message that may go through a ring
 _GRACE = 2  # ms of waiting before the host is told
+_OFTEN = 32  # of so many waits that look on, one sees whether both cores share a CPU
 _IDLE = ShardId(-1, -1, -1)
-
-
-class _Peer:
-    """What this core and another have exchanged in the running shard."""
-
-    def __init__(self) -> None:
-        self.asked = False  # the host will tell when its shard has ended
-        self.ended = ""  # why it will send and take nothing more
-        self.queues: dict[int, deque[tuple[bytearray, int]]] = {}  # by tag: messages, and numbers of buffers
-        self.queued = 0  # the attempt that sent them
-        self.partial: bytearray | None = None  # a message of which a part came
-
-    def add(self, tag: int, message: bytearray, buffers: int) -> None:
-        self.queues.setdefault(tag, deque()).append((message, buffers))
 
 
 class ProcessMesh:
@@ -62,8 +53,8 @@ class ProcessMesh:
 
     `report` tells the host that the running shard waits for a core;
     `channel` becomes readable when the host may have answered, if `arm`, called
-    before, gave True; `hear` then takes in what it said. `patience` says how long to
-    look on before sleeping.
+    before, gave True; `hear` then takes in what it said, and `told` looks whether it has
+    said something. `patience` says how long to look on before sleeping.
     """
 
     def __init__(
@@ -72,25 +63,31 @@ class ProcessMesh:
         inbox: socket.socket,
         outs: Sequence[socket.socket],
         status: StatusPage,
+        links: Links,
         channel: int,
         report: Callable[[ShardId, int], None],
         arm: Callable[[], bool],
         hear: Callable[[], object],
+        told: Callable[[], object],
         patience: Patience,
     ) -> None:
         self._core = core
         self._inbox = inbox
         self._outs = outs
         self._status = status
+        self._links = links
         self._channel = channel
         self._report = report
         self._arm = arm
         self._hear = hear
+        self._told = told
         self._patience = patience
+        self._looks = 0
         self._receiving = self._poll()
+        self._buffer = bytearray(_HEADER.size + CHUNK)
         self._shard = _IDLE
         self._cores: tuple[int, ...] = ()
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._met: dict[int, int] = {}  # by core: the attempt with which messages were exchanged
 
     def begin(self, shard: ShardId, cores: tuple[int, ...]) -> None:
@@ -103,14 +100,14 @@ class ProcessMesh:
         self._status.enter(self._core, launch, attempt)
         if len(self._cores) == 1:
             return
-        self._drain()  # what is there is for shards that are over
+        self._links.begin(self._cores)
+        self._links.fence()  # between the two, so that each of two cores sees what the other has marked
+        if not self._links.sound or self._status.has_mail(self._core):
+            self._drain()  # what is there is for shards that are over
         if self._status.take_awaited(self._core) or attempt:
-            for core, out in enumerate(self._outs):
+            for core in range(len(self._outs)):
                 if core != self._core:
-                    try:
-                        out.send(_CALL, socket.MSG_DONTWAIT)
-                    except BlockingIOError:
-                        pass  # what fills its inbox will wake it
+                    self._call(core)
 
     def end(self) -> None:
         """Drop what was sent to this shard and not taken."""
@@ -123,30 +120,42 @@ class ProcessMesh:
 
     def put(self, core: int, value: Any, tag: int = 0) -> None:
         peer = self._peer(core)
-        pieces, count = _pieces(value)
+        pieces, count = pieces_of(value)
         if core == self._core:
-            peer.add(tag, bytearray().join(pieces), count)
+            peer.add(peer.sent, message_of(b"".join(pieces), count, tag))
+            peer.sent += 1
             return
         if core not in self._met:
             self._met[core] = self._meet(core)
-        self._check(core)
-        launch, _, attempt = self._shard
         met = self._met[core]
-        if peer.ended or self._status.attempt(core, launch) is None:
+        launch, _, attempt = self._shard
+        running = self._status.attempt(core, launch)
+        if running != met or peer.ended:
+            self._check(core)
             raise self._in_vain(core, peer.ended or "its shard has ended")
-        total, place = sum(piece.nbytes for piece in pieces), 0
-        for chunk in _chunks(pieces):
-            header = _HEADER.pack(launch, total, place, count, met, attempt, self._core, tag)
+        number, peer.sent = peer.sent, peer.sent + 1
+        total, place = sum([len(piece) for piece in pieces]), 0
+        if total <= _SMALL:
+            header = _HEADER.pack(launch, total, 0, number, count, met, attempt, self._core, tag)
+            if self._links.put(core, header + pieces[0] if len(pieces) == 1 else b"".join([header, *pieces])):
+                if self._status.take_sleep(core):
+                    self._call(core)
+                return
+        for chunk in chunks_of([memoryview(piece) for piece in pieces]):
+            header = _HEADER.pack(launch, total, place, number, count, met, attempt, self._core, tag)
             self._send(core, [header, *chunk])
             place += sum(piece.nbytes for piece in chunk)
 
     def get(self, core: int, tag: int = 0) -> Any:
         peer = self._peer(core)
-        self._wait(core, self._receiving, lambda: bool(peer.queues.get(tag)))
-        message, count = peer.queues[tag].popleft()
+        if not peer.queues.get(tag):
+            self._drain()
+            if not peer.queues.get(tag):
+                self._wait(core, lambda: bool(peer.queues.get(tag)))
+        message = peer.queues[tag].popleft()
         if core != self._core:
-            self._met[core] = peer.queued
-        return _load(message, count)
+            self._met[core] = peer.attempt
+        return load(message)
 
     def probe(self, core: int, tag: int = 0) -> bool:
         peer = self._peer(core)
@@ -156,12 +165,12 @@ class ProcessMesh:
             self._check(core)
         return found
 
-    def _peer(self, core: int) -> _Peer:
-        if core not in self._cores:
-            raise PeerEnded(f"core {core} is not in this launch, which runs on cores {list(self._cores)}")
+    def _peer(self, core: int) -> Peer:
         peer = self._peers.get(core)
         if peer is None:
-            peer = self._peers[core] = _Peer()
+            if core not in self._cores:
+                raise PeerEnded(f"core {core} is not in this launch, which runs on cores {list(self._cores)}")
+            peer = self._peers[core] = Peer()
         return peer
 
     def _in_vain(self, core: int, why: str) -> PeerEnded:
@@ -176,23 +185,40 @@ class ProcessMesh:
 
     def _meet(self, core: int) -> int:
         """Wait until a core runs its shard of this launch, and return which attempt at it."""
-        found = self._status.attempt(core, self._shard.launch)
+        launch = self._shard.launch
+        found = self._status.attempt(core, launch)
 
         def running() -> bool:
             nonlocal found
             self._status.wait_for(core)
-            self._drain()  # between the two, so that each of two cores sees what the other has marked
-            found = self._status.attempt(core, self._shard.launch)
+            self._links.fence()  # as in `open`
+            if not self._links.sound:
+                self._drain()
+            found = self._status.attempt(core, launch)
             return found is not None
 
         if found is None:
-            self._wait(core, self._receiving, running)
+            self._wait(
+                core, running, lambda: self._status.attempt(core, launch) is not None or self._links.stirs()
+            )
         assert found is not None
         return found
 
-    def _wait(self, core: int, poll: select.poll, ready: Callable[[], bool]) -> None:
-        """Take in packets until `ready()`; raise PeerEnded once it never will be."""
-        peer = self._peers[core]
+    def _wait(
+        self,
+        core: int,
+        ready: Callable[[], bool],
+        stirs: Callable[[], bool] | None = None,
+        poll: select.poll | None = None,
+    ) -> None:
+        """Take in packets until `ready()`; raise PeerEnded once it never will be.
+
+        `stirs` tells without a system call whether it may be, and `poll` is what to sleep on.
+        """
+        peer, links, patience = self._peers[core], self._links, self._patience
+        stirs, poll = stirs or links.stirs, poll or self._receiving
+        by_memory = links.sound and poll is self._receiving
+        look = self._either(stirs) if by_memory else partial(poll.poll, 0)
         while True:
             # What the core sent before its end is in the inbox when the host says that it ended.
             ended = peer.ended
@@ -205,13 +231,39 @@ class ProcessMesh:
                 self._check(other)  # it may wait for what is lost, and this core, through others, for it
             if ended:
                 raise self._in_vain(core, ended)
-            if self._patience.pays() and self._patience.until(partial(poll.poll, 0), os.sched_yield):
-                self._hear()
+            if patience.pays() and self._look(core, look):
+                if not links.sound or self._told():
+                    self._hear()
                 continue
-            if self._arm() and not poll.poll(None if peer.asked else _GRACE) and not peer.asked:
+            begun = time.monotonic_ns()
+            self._status.sleep(self._core, True)
+            links.fence()
+            if (
+                not stirs()
+                and self._arm()
+                and not poll.poll(None if peer.asked else _GRACE)
+                and not peer.asked
+            ):
                 peer.asked = True
                 self._report(self._shard, core)
+            self._status.sleep(self._core, False)
+            self._status.mail(self._core, True)  # a sender may have died before it could say so
+            patience.learn(time.monotonic_ns() - begun)
             self._hear()
+
+    def _look(self, core: int, look: Callable[[], object]) -> bool:
+        """Look on for a while, for what comes from a core, on another CPU than it."""
+        self._looks += 1
+        if not self._looks % _OFTEN:
+            cpu = this_cpu()
+            self._status.runs_on(self._core, cpu)
+            if self._core < core and self._status.ran_on(core, cpu):
+                leave(cpu)
+        return self._patience.until(look, os.sched_yield, len(self._cores) <= self._links.cpus)
+
+    def _either(self, stirs: Callable[[], bool]) -> Callable[[], object]:
+        told = self._told
+        return lambda: stirs() or told()
 
     def _poll(self) -> select.poll:
         """Return what wakes a core that waits, for whatever."""
@@ -220,91 +272,68 @@ class ProcessMesh:
         poll.register(self._channel, select.POLLIN)
         return poll
 
-    def _send(self, core: int, packet: list[Any]) -> None:
-        out = self._outs[core]
+    def _call(self, core: int) -> None:
+        """Wake a core."""
         try:
-            out.sendmsg(packet, (), socket.MSG_DONTWAIT)
-            return
+            self._outs[core].send(_CALL, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            pass
-        sending = self._poll()
-        sending.register(out, select.POLLOUT)
+            pass  # what fills its inbox will wake it
+        self._status.mail(core, True)
+
+    def _send(self, core: int, packet: list[Any]) -> None:
+        """Send a packet by socket."""
+        out = self._outs[core]
 
         def sent() -> bool:
             try:
                 out.sendmsg(packet, (), socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return False
+            self._status.mail(core, True)
             return True
 
-        self._wait(core, sending, sent)
+        if not sent():
+            sending = self._poll()
+            sending.register(out, select.POLLOUT)
+            self._wait(core, sent, poll=sending)
 
     def _drain(self) -> None:
         """Take in the packets that are there, and drop those for shards that are over."""
+        links, status = self._links, self._status
+        for ring in links.reading():
+            while ring.words[ring.tail] != ring.at and (packet := ring.get()) is not None:
+                self._accept(memoryview(packet))
+        if links.sound and not status.has_mail(self._core):
+            return
+        status.mail(self._core, False)
+        links.fence()
+        buffer = memoryview(self._buffer)
         while True:
             try:
-                packet = self._inbox.recv(_HEADER.size + _CHUNK, socket.MSG_DONTWAIT)
+                size = self._inbox.recv_into(buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            launch, total, place, count, mine, attempt, sender, tag = _HEADER.unpack_from(packet)
-            if (launch, mine) != (self._shard.launch, self._shard.attempt):
-                continue
-            peer = self._peer(sender)
-            if self._met.get(sender, attempt) != attempt:
-                continue  # see _check
-            if peer.queued != attempt:
-                peer.queues, peer.partial, peer.queued = {}, None, attempt  # it sends all of it again
-            chunk = memoryview(packet)[_HEADER.size :]
-            if not place:
-                peer.partial = bytearray(total)
-            message = peer.partial
-            if message is None:
-                continue
-            message[place : place + len(chunk)] = chunk
-            if place + len(chunk) == total:
-                peer.add(tag, message, count)
-                peer.partial = None
+            self._accept(buffer[:size])
 
-
-class _Part(NamedTuple):
-    """A part of a message where it lies, as the codec takes it."""
-
-    view: memoryview
-
-
-def _pieces(value: Any) -> tuple[list[memoryview], int]:
-    """Return a message: a table of sizes, a pickle and its buffers, each but the table aligned."""
-    payload = codec.encode(value, _Part, error=SerializationError)
-    if isinstance(payload, bytes):
-        payload = Payload(payload)
-    parts = [view_of(part) for part in (payload.data, *payload.buffers)]
-    pieces = [memoryview(struct.pack(f"<{len(parts)}Q", *(part.nbytes for part in parts)))]
-    for part in parts:
-        pieces += [memoryview(bytes(-pieces[-1].nbytes % _ALIGN)), part]
-    return [piece for piece in pieces if piece.nbytes], len(payload.buffers)
-
-
-def _chunks(pieces: list[memoryview]) -> Iterator[list[memoryview]]:
-    """Cut a message into lists of pieces of at most one packet's size."""
-    chunk: list[memoryview] = []
-    room = _CHUNK
-    for piece in pieces:
-        while piece.nbytes > room:
-            yield [*chunk, piece[:room]]
-            piece, chunk, room = piece[room:], [], _CHUNK
-        chunk.append(piece)
-        room -= piece.nbytes
-    yield chunk
-
-
-def _load(message: bytearray, count: int) -> Any:
-    """Rebuild a value; its arrays use the message's memory and may be written to."""
-    whole = memoryview(message)
-    sizes = struct.unpack_from(f"<{count + 1}Q", message)
-    start = 8 * (count + 1)
-    parts = []
-    for size in sizes:
-        start += -start % _ALIGN
-        parts.append(_Part(whole[start : start + size]))
-        start += size
-    return codec.decode(Payload(parts[0], tuple(parts[1:])), writable=True, error=SerializationError)
+    def _accept(self, packet: memoryview) -> None:
+        launch, total, place, number, count, mine, attempt, sender, tag = _HEADER.unpack_from(packet)
+        if launch != self._shard.launch or mine != self._shard.attempt:
+            return
+        peer = self._peer(sender)
+        if self._met.get(sender, attempt) != attempt:
+            return  # see _check
+        if peer.attempt != attempt:
+            peer.restart(attempt)
+        chunk = packet[_HEADER.size :]
+        if len(chunk) == total:
+            peer.add(number, message_of(chunk, count, tag))
+            return
+        if not place:
+            peer.partial = bytearray(total)
+        message = peer.partial
+        if message is None:
+            return
+        message[place : place + len(chunk)] = chunk
+        if place + len(chunk) == total:
+            peer.add(number, Message(message, count, tag))
+            peer.partial = None

@@ -12,7 +12,6 @@ import mmap
 import os
 
 SIZE = 1 << 16  # bytes of records that a ring holds
-_MASK = SIZE - 1
 _SKIP = 1 << 63  # in the place of a record's size: what follows is at the ring's start
 _PAGE = mmap.PAGESIZE
 AREA = _PAGE + 2 * SIZE  # bytes of the memory that a pair of rings takes
@@ -30,34 +29,36 @@ class Ring:
     """One direction. The process that writes calls `put`, the one that reads the rest.
 
     `words[tail]` is how many bytes were ever written, and `words[head]` how
-    many were read.
+    many were read. The bytes of `data` are as many as a power of two.
     """
 
-    __slots__ = ("_data", "_head", "_room", "_sizes", "at", "tail", "words")
+    __slots__ = ("_data", "_mask", "_room", "_size", "_sizes", "at", "head", "tail", "words")
 
     def __init__(self, words: memoryview, first: int, data: memoryview) -> None:
         self.words = words
         self.tail = first
-        self._head = first + 8
+        self.head = first + 8
         self._data = data
+        self._size = len(data)
+        self._mask = self._size - 1
         self._sizes = data.cast("Q")
         self.at = 0  # how far this process has come
-        self._room = SIZE  # the writer may go so far without looking at the head
+        self._room = self._size  # the writer may go so far without looking at the head
 
     def put(self, record: bytes) -> bool:
         """Write a record; return False if there is no room for it."""
         at = self.at
         size = len(record)
-        place = at & _MASK
+        place = at & self._mask
         end = place + 8 + size
         after = at + (size + 15 & -8)
-        if end > SIZE:
-            after += SIZE - place
+        if end > self._size:
+            after += self._size - place
         if after > self._room:
-            self._room = self.words[self._head] + SIZE
+            self._room = self.words[self.head] + self._size
             if after > self._room:
                 return False
-        if end > SIZE:
+        if end > self._size:
             self._sizes[place >> 3] = _SKIP
             place, end = 0, 8 + size
         self._sizes[place >> 3] = size
@@ -72,7 +73,7 @@ class Ring:
 
     def kind(self) -> int:
         """Return the first byte of the next record, which must be there."""
-        place = self.at & _MASK
+        place = self.at & self._mask
         return self._data[8 if self._sizes[place >> 3] == _SKIP else place + 8]
 
     def get(self) -> bytes | None:
@@ -80,14 +81,14 @@ class Ring:
         at = self.at
         if self.words[self.tail] == at:
             return None
-        place = at & _MASK
+        place = at & self._mask
         size = self._sizes[place >> 3]
         if size == _SKIP:
-            at += SIZE - place
+            at += self._size - place
             place, size = 0, self._sizes[0]
         record = bytes(self._data[place + 8 : place + 8 + size])
         self.at = at = at + (size + 15 & -8)
-        self.words[self._head] = at
+        self.words[self.head] = at
         return record
 
 

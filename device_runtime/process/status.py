@@ -6,11 +6,13 @@ whether the shard may have had effects. It is a single word, so nobody reads
 half of it.
 
 For those that send it messages a core also marks which shard it runs, or ran
-last; and who waits until it begins a certain one leaves a mark that it is to be
-told.
+last, and whether it sleeps; who waits until it begins a certain shard leaves a
+mark that it is to be told, and who has sent it something by socket one that it
+is to look there.
 
 Behind the cores' slots is the host's, with its own mark and what it has
-settled for all cores; behind the page are the areas of the cores' rings.
+settled for all cores; behind the page are the areas of the cores' rings, to and
+from the host and then from core to core.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from device_runtime.process.ring import AREA
 from device_runtime.process.settled import Settled
 
 _SLOT = 8  # words a core, 64 bytes: one cache line, so that cores do not disturb each other
-_PROGRESS, _ARRIVED, _SHARD, _AWAITED = range(4)  # words of a slot
+_PROGRESS, _ARRIVED, _SHARD, _AWAITED, _SLEEPS, _MAIL, _CPU = range(7)  # words of a slot
 _ATTEMPT = 16  # bits of the attempt, in the word that names a shard
+LINK = mmap.PAGESIZE + (1 << 15)  # bytes of a ring from one core to another
 _HOST_SLEEPS, _RINGS, _SPIN, _CPUS, _HOST_CPU = range(5)  # words of the host's slot
 
 
@@ -32,8 +35,9 @@ class StatusPage:
 
     def __init__(self, descriptor: int, units: int) -> None:
         size = -((units + 1) * _SLOT * 8 // -mmap.PAGESIZE) * mmap.PAGESIZE
-        if os.fstat(descriptor).st_size < size + units * AREA:
-            os.ftruncate(descriptor, size + units * AREA)
+        whole = size + units * (AREA + units * LINK)
+        if os.fstat(descriptor).st_size < whole:
+            os.ftruncate(descriptor, whole)
         self._size = size  # of the page; the areas follow
         self._memory = memoryview(mmap.mmap(descriptor, size + units * AREA))
         self.words = self._words = self._memory[:size].cast("Q")
@@ -43,6 +47,11 @@ class StatusPage:
     def area(self, unit: int) -> memoryview:
         """Return the memory of a core's rings."""
         return self._memory[self._size + unit * AREA :][:AREA]
+
+    def links_to(self, unit: int) -> tuple[int, int]:
+        """Return where the file has the rings from all cores to one, and their size together."""
+        size = self._units * LINK
+        return self._size + self._units * AREA + unit * size, size
 
     def settle(self, settled: Settled) -> None:
         """Tell the cores what is settled."""
@@ -76,7 +85,7 @@ class StatusPage:
 
     def clear(self, unit: int) -> None:
         """Wipe off what a core has marked that is dead now."""
-        for word in (_PROGRESS, _ARRIVED, _SHARD):
+        for word in (_PROGRESS, _ARRIVED, _SHARD, _SLEEPS):
             self._words[unit * _SLOT + word] = 0
 
     def begin(self, unit: int, work: int) -> None:
@@ -115,3 +124,30 @@ class StatusPage:
         if awaited:
             self._words[unit * _SLOT + _AWAITED] = 0
         return awaited
+
+    def runs_on(self, unit: int, cpu: int) -> None:
+        """Mark on which CPU a core is running."""
+        self._words[unit * _SLOT + _CPU] = cpu + 1
+
+    def ran_on(self, unit: int, cpu: int) -> bool:
+        """Tell whether a core has last been running on this CPU, as far as it has marked that."""
+        return bool(self._words[unit * _SLOT + _CPU] == cpu + 1)
+
+    def sleep(self, unit: int, sleeps: bool) -> None:
+        """Mark whether a core has to be woken to see what others send it."""
+        self._words[unit * _SLOT + _SLEEPS] = sleeps
+
+    def take_sleep(self, unit: int) -> bool:
+        """Tell whether a core is to be woken, and wipe the mark off."""
+        sleeps = bool(self._words[unit * _SLOT + _SLEEPS])
+        if sleeps:
+            self._words[unit * _SLOT + _SLEEPS] = 0
+        return sleeps
+
+    def mail(self, unit: int, sent: bool) -> None:
+        """Mark whether something may have been sent to a core by socket that it has not seen."""
+        self._words[unit * _SLOT + _MAIL] = sent
+
+    def has_mail(self, unit: int) -> bool:
+        """Tell whether it may."""
+        return bool(self._words[unit * _SLOT + _MAIL])

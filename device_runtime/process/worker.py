@@ -26,7 +26,9 @@ from device_runtime.launch import Buffer, Image, Outcome, Payload, Plan, ShardId
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block, place
 from device_runtime.process.channel import LARGEST
+from device_runtime.process.cpus import leave
 from device_runtime.process.lines import core_channel
+from device_runtime.process.links import Links
 from device_runtime.process.mesh import ProcessMesh
 from device_runtime.process.patience import Patience
 from device_runtime.process.quick import this_cpu
@@ -182,10 +184,12 @@ class Worker:
             seat.inbox,
             seat.outs,
             self._status,
+            Links(seat.core, self._status, seat.status),
             seat.channel,
             self._report_waiting,
             self._channel.arm,
             self._hear,
+            self._channel.ready,
             Patience(settled.spin),
         )
         self._entered = _Entered()
@@ -247,10 +251,7 @@ class Worker:
         """
         cpu = this_cpu()
         if self._core < self._settled_cpus - 1 and self._status.shares_cpu(cpu):
-            allowed = os.sched_getaffinity(0)
-            if len(allowed) > 1:
-                os.sched_setaffinity(0, allowed - {cpu})
-                os.sched_setaffinity(0, allowed)  # for it is no rule
+            leave(cpu)
 
     def _run(self, record: bytes, place: _Place, more: Any) -> None:
         _, flags, attempt, _, launch = wire.WORK_HEAD.unpack_from(record)

@@ -11,8 +11,11 @@ import pytest
 
 from device_runtime.errors import PeerEnded
 from device_runtime.launch import ShardId
+from device_runtime.process.links import Links
 from device_runtime.process.mesh import ProcessMesh
 from device_runtime.process.patience import Patience
+from device_runtime.process.ring import are_sound
+from device_runtime.process.settled import Settled
 from device_runtime.process.status import StatusPage
 
 
@@ -23,17 +26,18 @@ class Died(BaseException):
 class Wires:
     """What cores are born with; it outlives them."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, rings: bool) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
         self._outs = [out for out, _ in pairs]
         self._inboxes = [inbox for _, inbox in pairs]
         self._channel, _ = host = socket.socketpair()
         for end in (*self._outs, *self._inboxes, *host):
             stack.enter_context(end)
-        page = os.memfd_create("status")
-        self._status = StatusPage(page, 3)
-        os.close(page)
-        stack.callback(delattr, self, "_status")  # the page keeps its file open
+        self._page = os.memfd_create("status")
+        stack.callback(os.close, self._page)
+        self._status = StatusPage(self._page, 3)
+        self._status.settle(Settled(rings, 0, 2))
+        stack.callback(delattr, self, "_status")  # it keeps its file open
 
     def mesh(self, core: int, wait: Callable[[ShardId, int], None] | None = None) -> ProcessMesh:
         """Make the mesh of a new core that calls `wait` where it has to wait for long, or else dies there."""
@@ -47,18 +51,20 @@ class Wires:
             self._inboxes[core],
             self._outs,
             self._status,
+            Links(core, self._status, self._page),
             self._channel.fileno(),
             wait or die,
             lambda: True,
             lambda: None,
+            lambda: False,
             Patience(0),
         )
 
 
-@pytest.fixture
-def wires() -> Iterator[Wires]:
+@pytest.fixture(params=["rings", "sockets"])
+def wires(request: pytest.FixtureRequest) -> Iterator[Wires]:
     with ExitStack() as stack:
-        yield Wires(stack)
+        yield Wires(stack, request.param == "rings" and are_sound())
 
 
 def begun(mesh: ProcessMesh, launch: int = 1, attempt: int = 0) -> ProcessMesh:
@@ -95,7 +101,7 @@ def test_what_nobody_took_makes_room_when_the_next_shard_begins(wires: Wires) ->
     sender, receiver = begun(wires.mesh(0), 1), begun(wires.mesh(1), 1)
     with pytest.raises(Died):
         sender.put(1, BIG)
-    receiver.end()
+    sender.end(), receiver.end()
     begun(sender, 2), begun(receiver, 2)
     sender.put(1, "there is room")
     assert receiver.get(0) == "there is room"
@@ -181,3 +187,29 @@ def test_that_a_peer_ran_again_is_told_although_it_has_ended_since(wires: Wires)
     receiver.notice(ShardId(1, 1, 0), 0, "its shard has ended")
     with pytest.raises(PeerEnded, match=AGAIN):
         receiver.get(0)
+
+
+def test_small_messages_and_large_ones_keep_their_order(wires: Wires) -> None:
+    sender, receiver = begun(wires.mesh(0)), begun(wires.mesh(1))
+    sent = [b"x" * size for size in (1, 30_000, 2, 30_000, 15_000, 15_000, 15_000, 3)]
+    for message in sent:
+        sender.put(1, message)
+    assert [receiver.get(0) for _ in sent] == sent
+
+
+def test_what_is_left_of_a_launch_hinders_no_later_one(wires: Wires) -> None:
+    sender, receiver = wires.mesh(0), wires.mesh(1)
+    for launch in range(1, 20):
+        begun(sender, launch), begun(receiver, launch)
+        for number in range(3):
+            sender.put(1, (launch, number, b"x" * 10_000))
+        assert receiver.get(0)[:2] == (launch, 0)
+        sender.end(), receiver.end()
+
+
+def test_a_new_core_goes_on_where_the_one_that_died_had_come(wires: Wires) -> None:
+    for launch in range(1, 20):
+        sender, receiver = begun(wires.mesh(0), launch), begun(wires.mesh(1), launch)
+        for number in range(launch):
+            sender.put(1, number)
+        assert receiver.get(0) == 0
