@@ -74,6 +74,7 @@ class Direct:
             self._lone = make(Lone, (number, route, image, args, plan))
             guard.visitor = self._visitor
             self._pump.pumper = get_ident()
+            left = True  # by an exception: nobody waits for it
             try:
                 guard.pause()
                 try:
@@ -81,14 +82,15 @@ class Direct:
                 finally:
                     guard.resume()
                 outcomes = device.collect(plan) if found and guard.visitor is not None else None
+                left = False
                 if outcomes is not None:
                     guard.visitor = self._lone = None
                     return outcomes
             finally:
                 guard.visit()
                 self._pump.pumper = None
-                if self._ticket is not None:
-                    self._pump.attend()
+                if left:
+                    self._pump.attend()  # else whoever called waits for the ticket at once
             ticket, self._ticket = self._ticket, None  # it keeps what the launch gives
             return ticket
 

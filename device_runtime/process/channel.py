@@ -70,10 +70,11 @@ class Channel(ABC):
     def put(self, record: bytes) -> None:
         """Take a record to be sent; `flush` must follow, once for any number of them."""
 
-    def post(self, record: bytes) -> None:
-        """Put and flush a record."""
+    def post(self, record: bytes) -> bool:
+        """Put and flush a record; tell whether the other side is known to have been asleep."""
         self.put(record)
         self.flush()
+        return False
 
     @abstractmethod
     def flush(self) -> bool:
@@ -155,17 +156,19 @@ class RingChannel(Channel):
         if self._backlog or not self.out.put(record):
             self._backlog.append(record)
 
-    def post(self, record: bytes) -> None:
+    def post(self, record: bytes) -> bool:
         if self._backlog or not self.out.put(record):
             self._backlog.append(record)
             self.flush()
-            return
+            return False
         with self.fence:
             pass
         asleep = self.asleep
-        if asleep.words[asleep.index]:
-            asleep.words[asleep.index] = 0
-            ring_bell(self._end)
+        if not asleep.words[asleep.index]:
+            return False
+        asleep.words[asleep.index] = 0
+        ring_bell(self._end)
+        return True
 
     def flush(self) -> bool:
         backlog = self._backlog

@@ -166,6 +166,7 @@ class ProcessDevice(DirectDevice):
         except DeviceMemoryError:
             return False  # the ordinary way will say so
         self._lines.sleeps.set(False)
+        self._lines.woken = False
         for rank, core in enumerate(cores):
             self._active[core.unit] = core
             if record is None or core.owes:
@@ -173,7 +174,8 @@ class ProcessDevice(DirectDevice):
                 core.channel.flush()
             else:
                 core.held.append(ShardId(launch, rank))
-                core.channel.post(record)
+                if core.channel.post(record):
+                    self._lines.woken = True
         return True
 
     def look(self, plan: Plan) -> bool:
@@ -218,7 +220,7 @@ class ProcessDevice(DirectDevice):
             for core, events in said:
                 self._note(core, events)
             for core in rung:
-                self._listen(core)
+                self._listen(core, core.read())
             if control & select.EPOLLOUT and self._control.flush():
                 self._epoll.modify(self._control, select.EPOLLIN)
             if control:
@@ -328,7 +330,7 @@ class ProcessDevice(DirectDevice):
     def _core_spared(self, unit: int) -> None:
         """Report that a core lives on: what it was to be killed for had ended."""
         self._cores[unit].doomed = False
-        self._listen(self._cores[unit])
+        self._listen(self._cores[unit], self._cores[unit].read())
         self._events.append(Ready(unit))
 
     def _core_ended(self, unit: int, epoch: int, code: int | None, why: str) -> None:
@@ -364,13 +366,16 @@ class ProcessDevice(DirectDevice):
         self._gone.add(core.unit)
         self._events.append(Gone(core.unit, why))
 
-    def _listen(self, core: Core) -> None:
-        """Take in what a core said, behind what it printed before it said so."""
-        events = core.read()
+    def _listen(self, core: Core, events: list[Event]) -> None:
+        """Take in what a core has said, behind what it printed before it said so."""
+        if events:
+            self._read_all_output(core)
+        self._note(core, events)
+
+    def _read_all_output(self, core: Core) -> None:
         for descriptor in core.streams():
             if descriptor in self._by_descriptor:
                 self._read_output(core, descriptor)
-        self._note(core, events)
 
     def _read_output(self, core: Core, descriptor: int) -> None:
         if not core.read_output(descriptor, self._events):
@@ -391,7 +396,9 @@ class ProcessDevice(DirectDevice):
     def _bury(self, core: Core) -> None:
         """Take in what a dead core still said, and forget it."""
         core.channel.hear()
-        self._listen(core)
+        events = core.read()
+        self._read_all_output(core)
+        self._note(core, events)
         self._active.pop(core.unit, None)
         core.finish_output(self._events)
         for descriptor in core.descriptors():

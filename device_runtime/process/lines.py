@@ -34,6 +34,7 @@ class Lines:
         self.fence = threading.Lock()
         self._patience = Patience(settled.spin, probes=True)
         self._looks = 0
+        self.woken = False  # one of those that are looked for has been asleep
 
     def connect(self, unit: int, end: socket.socket, room: int) -> Channel:
         """Return the host's end of the channel of a new core, that waits for room at `room`."""
@@ -75,7 +76,7 @@ class Lines:
             self._status.host_runs_on(this_cpu())
         alone = len(channels) < self.settled.cpus
         for channel in channels:
-            if not channel.ready() and not self._patience.until(channel.ready, give_way, alone):
+            if not channel.ready() and not self._patience.until(channel.ready, give_way, alone, self.woken):
                 return False
         return True
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 _CREDIT = 8  # times that it may be in vain before it is given up
+_WOKEN = 4  # times as long a look at one that was asleep: to sleep, and be woken too, takes longer still
 _BUSY = 400_000  # nanoseconds that giving way takes where others want the CPU; less is some hiccup
 _EVERY, _LONGER = 8, 10  # of so many looks in vain, the last is so many times longer
 _ALONE = 15_000  # nanoseconds without giving way, where nobody else is expected to want the CPU
@@ -51,14 +52,21 @@ class Patience:
         elif self._credit:
             self._credit -= 1
 
-    def until(self, ready: Callable[[], object], give_way: Callable[[], object], alone: bool = False) -> bool:
+    def until(
+        self,
+        ready: Callable[[], object],
+        give_way: Callable[[], object],
+        alone: bool = False,
+        woken: bool = False,
+    ) -> bool:
         """Look on until something is ready; return whether it was in time.
 
         `alone`: there is a CPU for each who has something to do, so that to give way can wait for a little.
+        `woken`: the other has just been woken, which it takes some time to be.
         """
         now = time.monotonic_ns
         before = now()
-        end = before + self.limit
+        end = before + (_WOKEN * self.limit if woken else self.limit)
         if self._probes and self._failed % _EVERY == _EVERY - 1:
             end += (_LONGER - 1) * self.limit
         if alone:
