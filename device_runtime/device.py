@@ -77,7 +77,8 @@ class DirectDevice(Device):
     """A device that a thread can hand a launch to, and take the outcomes from, all by itself.
 
     The dispatcher calls `post` while no unit holds anything, then `look`, and
-    `collect` if that has paid. Where `collect` gives nothing, or is not called,
+    `collect` if that has paid; if not, it sleeps until the device has something to
+    report, as long as `rest` says so, and looks again. Where `collect` gives nothing, or is not called,
     the launch is an ordinary one from then on: its ends come as events.
     """
 
@@ -88,6 +89,13 @@ class DirectDevice(Device):
     @abstractmethod
     def look(self, plan: Plan) -> bool:
         """Look for a short while whether all shards have ended; called with no lock held."""
+
+    @abstractmethod
+    def rest(self, plan: Plan) -> bool:
+        """Tell whether to sleep until the device has something to report.
+
+        False where all shards have ended, or something else has happened.
+        """
 
     @abstractmethod
     def collect(self, plan: Plan) -> Sequence[bytes | Outcome] | None:

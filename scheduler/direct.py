@@ -1,17 +1,19 @@
 """The short way of a launch that finds nothing else under way.
 
 The thread that makes it hands it to the units itself, looks for its outcomes
-for a short while, and takes them: no other thread wakes, and the state machine
-need not know. Whoever enters the guard meanwhile, and so could do something
-that the launch has a part in, first makes it an ordinary one: it then is the
-first in the state machine, as it was the first to come.
+for a short while, or sleeps until they are there, and takes them: no other
+thread wakes, and the state machine need not know. Whoever enters the guard
+meanwhile, and so could do something that the launch has a part in, first makes
+it an ordinary one: it then is the first in the state machine, as it was the
+first to come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import get_ident
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from device_runtime.device import DirectDevice
 from device_runtime.interrupts import Guard
@@ -19,6 +21,8 @@ from device_runtime.launch import Encoded, Image, Outcome, Plan, make
 from scheduler.plans import Plans
 from scheduler.pump import Pump
 from scheduler.ticket import Route, Ticket
+
+_T = TypeVar("_T")
 
 
 class Lone(NamedTuple):
@@ -76,12 +80,11 @@ class Direct:
             self._pump.pumper = get_ident()
             left = True  # by an exception: nobody waits for it
             try:
-                guard.pause()
-                try:
-                    found = device.look(plan)
-                finally:
-                    guard.resume()
-                outcomes = device.collect(plan) if found and guard.visitor is not None else None
+                while not self._unguarded(partial(device.look, plan)):
+                    if guard.visitor is None or not device.rest(plan):
+                        break
+                    self._unguarded(self._pump.sleep)
+                outcomes = device.collect(plan) if guard.visitor is not None else None
                 left = False
                 if outcomes is not None:
                     guard.visitor = self._lone = None
@@ -93,6 +96,13 @@ class Direct:
                     self._pump.attend()  # else whoever called waits for the ticket at once
             ticket, self._ticket = self._ticket, None  # it keeps what the launch gives
             return ticket
+
+    def _unguarded(self, act: Callable[[], _T]) -> _T:
+        self._guard.pause()
+        try:
+            return act()
+        finally:
+            self._guard.resume()
 
     def _make_ordinary(self) -> None:
         """Have the owner take in the launch; called under the guard."""

@@ -97,6 +97,11 @@ class Pump:
         except BlockingIOError:
             pass  # it has not heard the earlier rings yet
 
+    def sleep(self) -> None:
+        """Sleep until there is an event, or somebody rings; called by the thread that receives events."""
+        with Window():
+            self._poll.poll()
+
     def is_mine(self) -> bool:
         """Tell whether the calling thread is the one that receives events."""
         return self.pumper == threading.get_ident()

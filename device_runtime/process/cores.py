@@ -66,6 +66,7 @@ class ProcessDevice(DirectDevice):
         self._events: list[Event] = []
         self._janitor = Janitor()  # gives back memory of the arena, and of results
         self._started = False  # the zygote has said so
+        self._rested = False  # the launch that was posted was not to be had by looking
         self._descriptors = ExitStack()  # closes those of the device itself
         self._page = ExitStack()  # closes that of the status page
         self._reserve: list[int] = []  # descriptors to be closed when others are needed
@@ -151,7 +152,7 @@ class ProcessDevice(DirectDevice):
 
     def post(self, plan: Plan, launch: int, args: Encoded) -> bool:
         number, units = plan.number, plan.cores
-        if not self._lines.looking(len(units)):
+        if not self._settled.rings:
             return False
         record = wire.plain_work(plan, launch, args)
         if record is None and not wire.is_short(args):
@@ -166,7 +167,7 @@ class ProcessDevice(DirectDevice):
         except DeviceMemoryError:
             return False  # the ordinary way will say so
         self._lines.sleeps.set(False)
-        self._lines.woken = False
+        self._lines.woken = self._rested = False
         for rank, core in enumerate(cores):
             self._active[core.unit] = core
             if record is None or core.owes:
@@ -181,8 +182,25 @@ class ProcessDevice(DirectDevice):
     def look(self, plan: Plan) -> bool:
         return self._lines.look([self._cores[unit].channel for unit in plan.cores])
 
+    def rest(self, plan: Plan) -> bool:
+        self._rested = True
+        return self._only_bells(plan) and self._lines.rest([self._cores[unit].channel for unit in plan.cores])
+
+    def _only_bells(self, plan: Plan) -> bool:
+        """Hear the bells of a launch's cores; tell whether there was nothing else to report."""
+        for descriptor, mask in self._watch.reports().items():
+            core = self._by_descriptor.get(descriptor)
+            if core is None or descriptor != core.channel.fileno() or mask != select.EPOLLIN:
+                return False
+            if core.unit not in plan.cores:
+                return False
+            core.channel.hear()
+            if core.channel.ended:
+                return False
+        return True
+
     def collect(self, plan: Plan) -> Sequence[bytes | Outcome] | None:
-        if self._watch.stirs():
+        if self._watch.stirs() and not (self._rested and self._only_bells(plan)):
             return None
         cores = [self._cores[unit] for unit in plan.cores]
         for core in cores:
@@ -192,6 +210,8 @@ class ProcessDevice(DirectDevice):
         outcomes: list[bytes | Outcome] = []
         for core, record in zip(cores, records, strict=True):
             assert record is not None
+            if self._rested:
+                self._lines.learn(wire.duration(record))
             outcomes.append(core.end(record))
             del self._active[core.unit]
         return outcomes

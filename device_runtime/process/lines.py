@@ -56,21 +56,19 @@ class Lines:
             Mark(rings.words, HOST_WANTS),
         )
 
-    def looking(self, cores: int) -> bool:
-        """Tell whether it pays to look for what so many cores will say."""
-        return self.settled.rings and cores <= self.settled.cpus and self._patience.pays()
-
     def learn(self, seconds: float) -> None:
         """Take note of how long a shard ran whose end nobody looked for."""
         if not self._patience.pays():
             self._patience.learn(int(seconds * 1e9))
 
     def look(self, channels: Sequence[Channel]) -> bool:
-        """Look for a short while until every channel has a record; return whether it has.
+        """Look for a short while, if that pays, until every channel has a record; return whether it has.
 
         The interpreter lock is kept: with a busy thread beside this one, it
         would take a whole turn of that thread to have it back.
         """
+        if len(channels) > self.settled.cpus or not self._patience.pays():
+            return all([channel.ready() for channel in channels])
         self._looks += 1
         if not self._looks % _OFTEN:
             self._status.host_runs_on(this_cpu())
@@ -79,6 +77,17 @@ class Lines:
             if not channel.ready() and not self._patience.until(channel.ready, give_way, alone, self.woken):
                 return False
         return True
+
+    def rest(self, channels: Sequence[Channel]) -> bool:
+        """Have the cores ring when they say something; return False if all of them have said it."""
+        self.sleeps.set(True)
+        with self.fence:
+            pass
+        missing = False
+        for channel in channels:
+            channel.give_room()
+            missing = missing or not channel.ready()
+        return missing
 
     def arm(self, active: Iterable[Speaker]) -> bool:
         """Have the cores ring when they say something; return False if one has, and did not."""

@@ -167,6 +167,12 @@ def outcome_out(outcome: Outcome, reach: Callable[[Buffer], Buffer], returned: S
     return ENDED_HEAD.pack(ENDED, failed | MORE, outcome.begun, outcome.ended) + more
 
 
+def duration(record: bytes) -> float:
+    """Return for how many seconds a shard ran, given the record of its end."""
+    _, _, begun, ended = ENDED_HEAD.unpack_from(record)
+    return float(ended - begun)
+
+
 def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Sequence[int]]:
     """Rebuild an outcome; return also the offsets that were returned with it."""
     _, flags, begun, ended = ENDED_HEAD.unpack_from(record)
