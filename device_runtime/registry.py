@@ -25,7 +25,7 @@ MAX_UNITS = 1024
 Factory = Callable[[str], Device]
 
 # Our own are found without looking through all that is installed, which takes longer than starting cores.
-_OURS = {"inline": "device_runtime.inline:open_inline", "local": "device_runtime.process.cores:open_local"}
+_OURS = {"inline": "device_runtime.inline:open_inline", "local": "device_runtime.process.local:open_local"}
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import pickle
 import socket
@@ -95,18 +96,42 @@ class Control:
         self._end.close()
 
 
-def start_zygote(end: socket.socket, units: int) -> subprocess.Popen[bytes]:
-    """Start the process that cores are forked from; it is told what to do through `end`, and ends with it."""
+class Beginning:
+    """A zygote that has been started and told nothing but where modules are; it ends with its socket."""
+
+    def __init__(self, end: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        self.end = end
+        self.process = process
+
+    def give_up(self) -> None:
+        """End it."""
+        self.end.close()
+        self.process.wait()
+
+
+def begin_zygote(units: int) -> Beginning:
+    """Start the process that cores are forked from; it is told what to do by a socket, and ends with it."""
     # The libraries that have threads of their own (OpenMP, OpenBLAS, MKL, BLIS) all read this variable
     # where their own one is not set; so whichever of them the user has set wins.
     share = {"OMP_NUM_THREADS": str(max(1, available() // units))}
-    return subprocess.Popen(
-        [sys.executable, "-c", _BOOT, str(end.fileno())],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[end.fileno()],
-        env=share | os.environ,
-        start_new_session=True,
-    )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=share | os.environ,
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    try:
+        ours.send(marshal.dumps(search_path()))
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it has ended already, as will be seen
+    return Beginning(ours, process)
 
 
 def search_path() -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import marshal
 import os
 import pickle
 import select
-import socket
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -31,7 +29,7 @@ from device_runtime.launch import (
     Work,
 )
 from device_runtime.process import arena, memory, wire
-from device_runtime.process.control import Control, search_path, start_zygote
+from device_runtime.process.control import Beginning, Control, begin_zygote
 from device_runtime.process.cpus import available
 from device_runtime.process.deaths import count_oom_kills, describe
 from device_runtime.process.janitor import Janitor
@@ -39,7 +37,6 @@ from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.mapping import create
 from device_runtime.process.settled import settle
 from device_runtime.process.status import StatusPage
-from device_runtime.registry import unit_count
 
 if TYPE_CHECKING:
     from device_runtime.process.core import Core
@@ -56,8 +53,10 @@ class ProcessDevice(DirectDevice):
 
     depth = 32
 
-    def __init__(self, units: int) -> None:
+    def __init__(self, units: int, begun: Beginning | None = None) -> None:
         self.address = f"local:{units}"
+        self._begun = begun  # a zygote that has nothing to do yet
+        self._unused = weakref.finalize(self, begun.give_up) if begun is not None else None
         self._units = units
         self._cores: list[Core] = []
         self._gone: set[int] = set()  # the units that will not come back
@@ -72,6 +71,13 @@ class ProcessDevice(DirectDevice):
         self._reserve: list[int] = []  # descriptors to be closed when others are needed
 
     def open(self) -> int:
+        try:
+            return self._open()
+        finally:
+            if self._begun is not None and self._unused is not None:
+                self._unused()
+
+    def _open(self) -> int:
         if not hasattr(os, "memfd_create") or not hasattr(os, "fork"):
             raise DeviceUnavailable(f"{self.address}: process cores need Linux; use the device 'inline' here")
         self._settled, bound = settle(), memory.bound()
@@ -111,12 +117,11 @@ class ProcessDevice(DirectDevice):
         self._page.callback(os.close, self._status_descriptor)
         self._status = StatusPage(self._status_descriptor, self._units)
         self._status.settle(self._settled)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control = Control(ours)
-        with theirs:
-            self._zygote = start_zygote(theirs, self._units)
+        begun, self._begun = self._begun or begin_zygote(self._units), None
+        if self._unused is not None:
+            self._unused.detach()
+        self._control, self._zygote = Control(begun.end), begun.process
         self._epoll.register(self._control, select.EPOLLIN)
-        self._control.send(marshal.dumps(search_path()))
         # What the host has imported, kernels are likely to need. Where cores have to share CPUs, to import
         # in each of them what few kernels need takes longer than to do so once, before.
         preload = [name for name in ("cloudpickle", "numpy") if name in sys.modules]
@@ -452,11 +457,6 @@ class ProcessDevice(DirectDevice):
             else:
                 self._replace(core)
         self._keep_reserve()
-
-
-def open_local(rest: str) -> ProcessDevice:
-    """Make the device of an address: `local` has one core for each CPU, `local:4` has four."""
-    return ProcessDevice(unit_count("local", rest, available()))
 
 
 _devices: weakref.WeakSet[ProcessDevice] = weakref.WeakSet()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from device_runtime.errors import DeviceMemoryError, OptionError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_ROOT = Path("/")
+_ROOT = "/"
 
 
-def bound(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> int:
+def bound(environment: Mapping[str, str] = os.environ, root: str | os.PathLike[str] = _ROOT) -> int:
     """Return how many bytes the host's arena may take: OFFLOAD_ARENA, or a quarter of memory.
 
     Raises OptionError for a value that cannot be meant.
@@ -31,7 +30,7 @@ def bound(environment: Mapping[str, str] = os.environ, root: Path = _ROOT) -> in
     return given
 
 
-def check(nbytes: int, root: Path = _ROOT) -> None:
+def check(nbytes: int, root: str | os.PathLike[str] = _ROOT) -> None:
     """Refuse what would make the kernel kill processes: it gives no error of its own.
 
     Raises DeviceMemoryError.
@@ -43,38 +42,42 @@ def check(nbytes: int, root: Path = _ROOT) -> None:
         )
 
 
-def _meminfo(name: str, root: Path) -> int:
+def _meminfo(name: str, root: str | os.PathLike[str]) -> int:
     try:
-        text = (root / "proc/meminfo").read_text()
+        text = _read(root, "proc/meminfo")
         return int(text.partition(f"{name}:")[2].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
         pages = "SC_PHYS_PAGES" if name == "MemTotal" else "SC_AVPHYS_PAGES"
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _groups(root: Path) -> Iterator[tuple[int, int]]:
+def _groups(root: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
     """Give limit and use, in bytes, of each control group that the process is in."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = _read(root, "proc/self/cgroup").splitlines()
     except OSError:
         return
     for line in lines:
         _, kinds, path = line.split(":", 2)
         if not kinds:
-            top, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
+            top, limit, usage = "sys/fs/cgroup", "memory.max", "memory.current"
         elif "memory" in kinds.split(","):
-            top = root / "sys/fs/cgroup/memory"
+            top = "sys/fs/cgroup/memory"
             limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        folder = top / path.strip("/")
-        for group in (folder, *folder.parents):
-            if group != top and top not in group.parents:
-                break
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts), -1, -1):
+            folder = os.path.join(root, top, *parts[:depth])
             try:
-                most, used = int((group / limit).read_text()), int((group / usage).read_text())
-                stat = (group / "memory.stat").read_text()
+                most, used = int(_read(folder, limit)), int(_read(folder, usage))
+                stat = _read(folder, "memory.stat")
             except (OSError, ValueError):  # "max" where there is no limit
                 continue
             cache = [int(found) for found in re.findall(r"^(?:total_)?inactive_file (\d+)", stat, re.M)]
             yield most, used - max(cache, default=0)
+
+
+def _read(*path: str | os.PathLike[str]) -> str:
+    with open(os.path.join(*path)) as file:
+        return file.read()
