@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
-from device_runtime.errors import ArgsNotSerializable
-from device_runtime.launch import Encoded
+from device_runtime.errors import ArgsNotSerializable, ResultDecodeError
+from device_runtime.launch import Encoded, Outcome
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
 from scheduler.ticket import Depends, Route, Ticket
@@ -49,14 +49,27 @@ def call(
     else:
         values = []
         for outcome in found:
-            if type(outcome) is not bytes:
+            if isinstance(outcome, bytes):
+                values.append(pickle.loads(outcome))
+            elif (value := _value(outcome)) is None:
                 break
-            values.append(pickle.loads(outcome))
+            else:
+                values.append(value)
         else:
             return values
         ticket = dispatcher.settled(route, image, payload, found)
     handle: Handle[Any] = Handle(dispatcher, ticket, route.bare)
     return handle.wait()
+
+
+def _value(outcome: Outcome) -> Any:
+    """Return what a shard gave that is not plain, and so not None; None for an error."""
+    if outcome.failed or outcome.payload is None:
+        return None
+    try:
+        return codec.decode(outcome.payload, writable=True, error=ResultDecodeError)
+    except ResultDecodeError:
+        return None  # the ticket says whose it is
 
 
 def launch(
