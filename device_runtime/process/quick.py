@@ -45,12 +45,16 @@ class Watch:
         self._events = ctypes.create_string_buffer(_EVENT.size * most)
 
     def stirs(self) -> bool:
-        """Tell whether there is anything to report."""
+        """Tell whether there is anything to report.
+
+        All of it is asked for: what is reported goes to the end of the epoll's list, and were it only the
+        first, `reports` would tell of a core's errors before what it printed earlier.
+        """
         if self._crowded:
             self._crowded -= 1
-            return bool(_epoll_wait(self._descriptor, self._events, 1, 0) > 0)
+            return bool(_epoll_wait(self._descriptor, self._events, self._most, 0) > 0)
         before = time.monotonic_ns()
-        found = self._epoll.poll(0, 1)
+        found = self._epoll.poll(0, self._most)
         if self._quick and time.monotonic_ns() - before > _LONG:
             self._crowded = _CROWDED  # another thread wants the interpreter lock, and has had it meanwhile
         return bool(found)
