@@ -28,7 +28,9 @@ class LaunchFuture(Future[Any]):
         """Cancel the launch if no core has begun it; return whether it is cancelled."""
         handle = self._handle
         if self.done() or (handle is not None and handle.cancel()):
-            return super().cancel()
+            cancelled = super().cancel()
+            self._dispatcher.look_up()
+            return cancelled
         return False
 
     def result(self, timeout: float | None = None) -> Any:
@@ -40,10 +42,10 @@ class LaunchFuture(Future[Any]):
     def _wait(self, timeout: float | None) -> float | None:
         """Wait for the launch, so that no other thread need be woken for it; return what time is left."""
         handle = self._handle
-        if handle is None:
+        if handle is None or self.done():
             return timeout
         deadline = Deadline(timeout)
-        self._dispatcher.wait(handle._is_done, deadline.left())
+        self._dispatcher.wait(lambda: handle._is_done() or self.done(), deadline.left())
         return deadline.left()
 
     def running(self) -> bool:

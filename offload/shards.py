@@ -219,7 +219,7 @@ def wait_done(several: Sequence[Shards[Any]], deadline: Deadline) -> None:
             left.popleft()
         return not left
 
-    if left and not left[0][0]._dispatcher.wait(ended, deadline.left()):
+    if left and not left[0][0]._dispatcher.wait(ended, deadline.left()) and left:
         raise left[0][0]._timed_out(deadline)
 
 

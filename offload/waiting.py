@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,8 +56,20 @@ def wait_any(*handles: Handle[R], timeout: float | None = None) -> tuple[Handle[
         if not left:
             raise LookupError("wait_any has handed out all cores of these handles")
         feeds, dispatchers = [handle._feed() for handle in left], {handle._dispatcher for handle in left}
-        if not _wait_ready(feeds, dispatchers, left, deadline):
-            raise left[0]._timed_out(deadline)
+        tickets = [ticket for handle in left for ticket in handle._tickets]
+        told = _told_of(dispatchers, tickets)
+        try:
+            if not _wait_ready(
+                lambda: any(feed.ready() or feed.empty() for feed in feeds),  # noqa: B023
+                dispatchers,
+                told,
+                deadline,
+            ):
+                raise left[0]._timed_out(deadline)
+        finally:
+            if told is not None:
+                for ticket in tickets:
+                    ticket.unfeed(told)
 
 
 def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[Handle[R]]:
@@ -78,13 +90,14 @@ def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[
     feed = Feed()
     for ticket in owners:
         feed.add(ticket)
+    told = _told_of(dispatchers, owners)
 
     def iterate() -> Iterator[Handle[R]]:
         left = dict(launches)
         while left:
             found = feed.take()
             if found is None:
-                if not _wait_ready([feed], dispatchers, left, deadline):
+                if not _wait_ready(feed.ready, dispatchers, told, deadline):
                     raise TimeoutError(
                         f"{len(left)} of {len(launches)} launches have not ended "
                         f"after {deadline.timeout:g} s; nothing was cancelled"
@@ -98,33 +111,30 @@ def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[
     return iterate()
 
 
-def _wait_ready(
-    feeds: list[Feed], dispatchers: set[Dispatcher], handles: Iterable[Handle[Any]], deadline: Deadline
-) -> bool:
-    """Wait until one of the feeds, of shards of these handles, has one to give; return whether it has."""
-
-    def ready() -> bool:
-        return any(feed.ready() or feed.empty() for feed in feeds)
-
+def _told_of(dispatchers: set[Dispatcher], tickets: Iterable[Ticket]) -> _Told | None:
+    """Return what tells of the shards of several dispatchers, None for one: its thread can wait for them."""
     if len(dispatchers) == 1:
+        return None
+    told = _Told()
+    for ticket in tickets:
+        ticket.feed(told)
+    return told
+
+
+def _wait_ready(
+    ready: Callable[[], bool], dispatchers: set[Dispatcher], told: _Told | None, deadline: Deadline
+) -> bool:
+    """Wait until `ready()` holds; return whether it does."""
+    if told is None:
         return next(iter(dispatchers)).wait(ready, deadline.left())
-    # Two schedulers: no thread can wait for both, so each one's own tells when a shard has ended.
     for dispatcher in dispatchers:
         dispatcher.check_wait()
-    told = _Told()
-    tickets = [ticket for handle in handles for ticket in handle._tickets]
-    try:
-        for ticket in tickets:
-            ticket.feed(told)
-        while not ready():
-            try:
-                told.queue.get(timeout=deadline.left())
-            except Empty:
-                return False
-        return True
-    finally:
-        for ticket in tickets:
-            ticket.unfeed(told)
+    while not ready():
+        try:
+            told.queue.get(timeout=deadline.left())
+        except Empty:
+            return ready()
+    return True
 
 
 class _Told(deque[tuple[Ticket, int]]):

@@ -157,14 +157,23 @@ class Dispatcher:
         if self._closed:
             raise SessionClosed(_CLOSED)
         pool, self._queued = ticket.route.pool, self._queued + 1
-        pool.line.append(ticket)
-        # If it is full, a shard will end, and whoever handles that takes in the line. It finds this launch,
-        # which stood there before we looked.
-        full = pool.full
-        if full and self._queued % _OFTEN:
+        if pool.full and self._queued % _OFTEN and not self._closed:
+            pool.line.append(ticket)
+            # While it is full a shard will end, and whoever handles that takes in the line. It finds this
+            # launch, which stood there before we looked again.
+            if pool.full:
+                return
+            with self._guard:
+                if self._closed and ticket in pool.line:
+                    pool.line.remove(ticket)
+                    raise SessionClosed(_CLOSED)
+                self._settle_down(attended)
             return
         with self._guard:
-            if full:  # units would idle while this thread has the interpreter's lock
+            if self._closed:
+                raise SessionClosed(_CLOSED)
+            pool.line.append(ticket)
+            if pool.full:  # units would idle while this thread has the interpreter's lock
                 self._pump.step_in()
             self._settle_down(attended)
 
@@ -209,8 +218,10 @@ class Dispatcher:
         with self._guard:
             if self._closed:
                 raise SessionClosed(_CLOSED)
-            self._ledger.enter(ticket)
-            self._settle_down(attended)
+            try:
+                self._ledger.enter(ticket)
+            finally:  # it may have taken in others, also where it is refused
+                self._settle_down(attended)
 
     def _settle_down(self, attended: bool) -> None:
         """Send what was decided, and see to it that somebody looks after the rest."""
@@ -258,6 +269,7 @@ class Dispatcher:
         with self._guard:
             if not ticket.number:
                 self._ledger.admit_all(ticket.pool)
+                self._flush()
             if ticket.cancelled or ticket.done or not (kill or self._ledger.state.can_cancel(ticket.number)):
                 return ticket.cancelled
             ticket.cancelled = True
@@ -278,6 +290,11 @@ class Dispatcher:
         else:
             with Window():
                 call()
+
+    def look_up(self) -> None:
+        """Have those who wait look again at what they wait for."""
+        with self._guard:
+            self._pump.ring()
 
     def check_wait(self) -> None:
         """Raise RuntimeError if this thread cannot wait: it interrupted itself in a wait already."""
@@ -337,10 +354,11 @@ class Dispatcher:
     def _close_devices(self) -> int:
         """Close all devices, and return how many launches that ended."""
         with self._guard:
-            self._admit_all()
-            ended = len(self._launches)
+            ended = len(self._launches) + sum(len(pool.line) for pool in self._ledger.pools)
             for pool in self._ledger.pools:
                 self._ledger.step(events.PoolClosed(pool.index))
+                pool.full = False
+                self._ledger.admit_all(pool)  # what stands in line ends as closed, and nothing more is sent
                 self._pump.forget(pool.device.fileno())
                 pool.device.close()
             self._open.clear()
@@ -432,12 +450,21 @@ class Dispatcher:
             self._call(calls)
 
     def _call(self, calls: Iterable[tuple[Callable[[Ticket], None], Ticket]]) -> None:
+        left = deque(calls)
         with Shield():
-            for callback, ticket in calls:
-                try:
-                    callback(ticket)
-                except Exception:
-                    _log.exception("a callback of %s failed", ticket.name)
+            try:
+                while left:
+                    callback, ticket = left.popleft()
+                    try:
+                        callback(ticket)
+                    except Exception:
+                        _log.exception("a callback of %s failed", ticket.name)
+            finally:
+                if left:  # an interrupt has struck in one
+                    with self._guard:
+                        self._ledger.callbacks.extendleft(reversed(left))
+                        self._pump.attend()
+                        self._pump.ring()
 
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()

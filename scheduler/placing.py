@@ -73,7 +73,7 @@ class Placing:
         if at_once and idle is not None:  # so no others wait
             self._place(pool, launch, idle)
             return True
-        pool.autos.push(launch)
+        pool.push_auto(launch)
         if idle is not None or pool.last_stalled() is not None:
             self.eager[launch.pool] = None
         return True
@@ -104,7 +104,7 @@ class Placing:
         """Leave out a launch that has just settled, if it waited for a unit."""
         pool = self.pools.get(launch.pool)
         if pool is not None and launch.key and launch.units is None:
-            pool.autos.drop()
+            pool.drop_auto(launch)
 
     def _place(self, pool: Pool, launch: Launch, first: Unit | None = None) -> None:
         """Choose the units of an auto launch, and queue it there; `first` can take it now."""
@@ -188,7 +188,7 @@ class Placing:
             if auto is not None and (head is None or (not unit.resumed and auto.key < head.key)):
                 if unit.flight and not self._has_room(pool, unit, auto):
                     return
-                autos.take()
+                pool.take_auto(auto)
                 self._place(pool, auto, pool.idle() or unit)
                 continue
             if head is None:
@@ -209,7 +209,7 @@ class Placing:
         """Place the first auto launch, if a unit that does nothing can take it."""
         auto, unit = pool.autos.head(), pool.idle() or pool.last_stalled()
         if auto is not None and unit is not None and (not unit.stalled or auto.key < unit.stalled):
-            pool.autos.take()
+            pool.take_auto(auto)
             self._place(pool, auto, unit)
             self.touch(unit)  # it may have room for more
             self.eager[auto.pool] = None  # and so may others

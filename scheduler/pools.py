@@ -9,19 +9,22 @@ from scheduler.launches import Key, Launch
 from scheduler.line import Line
 from scheduler.units import Unit
 
+_ENOUGH = 128  # launches that wait for any unit: so many are known at least, if there are as many
 _SPARE = 64  # entries that the ranking may hold beyond 8 for each unit
 
 
 class Pool:
     """The units of one device, and the launches that leave it to us which ones they run on."""
 
-    __slots__ = ("_free", "_stalled", "autos", "depth", "left", "ranking", "units")
+    __slots__ = ("_free", "_low", "_stalled", "autos", "depth", "enough", "left", "ranking", "units")
 
     def __init__(self, number: int, units: int, depth: int) -> None:
         self.units = [Unit(number, each) for each in range(units)]
         self.depth = depth
         self.left = units  # those that are not gone
         self.autos = Line()  # launches that wait for the first unit that can take them
+        self._low = 0  # those of them that an ordinary launch goes before
+        self.enough = max(_ENOUGH, 8 * units)
         self._free: list[int] = []  # units that may have nothing to do: a heap, with all that have nothing
         self.ranking: list[
             tuple[int, int]
@@ -29,6 +32,28 @@ class Pool:
         self._stalled: list[tuple[Key, int]] = []  # sorted
         for unit in self.units:
             self.eased(unit)
+
+    # ---- launches that wait for any unit ---------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Tell whether so many wait that one more, of ordinary priority, need not be known yet."""
+        return self.autos.queued - self._low >= self.enough
+
+    def push_auto(self, launch: Launch) -> None:
+        """Let a launch wait for the first unit that can take it."""
+        self.autos.push(launch)
+        self._low += _is_low(launch)
+
+    def take_auto(self, launch: Launch) -> None:
+        """Take out the launch that `autos.head` has just returned."""
+        self.autos.take()
+        self._low -= _is_low(launch)
+
+    def drop_auto(self, launch: Launch) -> None:
+        """Leave out a launch that has just ended."""
+        self.autos.drop()
+        self._low -= _is_low(launch)
 
     # ---- units by their backlog -----------------------------------------------------
 
@@ -119,3 +144,7 @@ class Pool:
     def too_large(self) -> list[Launch]:
         """Return the waiting auto launches that ask for more units than are left."""
         return [one for one in self.autos.waiting() if one.count > self.left]
+
+
+def _is_low(launch: Launch) -> bool:
+    return launch.extra is not None and launch.extra.priority < 0

@@ -23,7 +23,6 @@ from scheduler.placing import Placing
 from scheduler.pools import Pool
 from scheduler.units import Unit
 
-ENOUGH = 128  # launches that wait for any unit: all that one step could send
 MAX_UNITS_LOST = 3  # units that one launch may lose before it is not tried again
 _CRASHES, _CRASH_SPAN = 5, 10.0  # a unit that dies so often, within so many seconds, idle, is given up
 
@@ -62,12 +61,12 @@ class State:
         return 0 if found is None else found.left
 
     def is_full(self, pool: int) -> bool:
-        """Tell whether others of the launches that leave the choice of units to us need not come yet.
+        """Tell whether launches of ordinary priority that leave the choice of units to us need not come yet.
 
         While it is, none of those would be sent, and a shard will end.
         """
         found = self._pools.get(pool)
-        return found is not None and found.autos.queued >= ENOUGH
+        return found is not None and found.full
 
     def next_deadline(self) -> float | None:
         """Return when a `Tick` is due."""

@@ -265,6 +265,8 @@ class ProcessDevice(DirectDevice):
                 # Bells are left to whoever sleeps until one rings.
                 if core is not None and descriptor != core.channel.fileno():
                     self._read_output(core, descriptor)
+            with self._lines.fence:  # see `Lines.arm`
+                pass
             for core, events in said:
                 core.channel.give_room()
                 self._note(core, events)
