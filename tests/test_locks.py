@@ -56,6 +56,7 @@ def test_there_is_one_lock() -> None:
         # Fences: taken and released at once, for the order of stores in memory.
         "device_runtime/process/channel.py": ["Lock"],
         "device_runtime/process/lines.py": ["Lock"],
+        "device_runtime/process/links.py": ["Lock"],
         "device_runtime/process/worker.py": ["Lock"],  # the core's: who has it sends, nobody waits for it
         "offload/session.py": ["Lock"],  # by which threads wait for the one that opens a device
         "offload/submissions.py": ["Event"],  # by which a thread waits for the end of another

@@ -45,7 +45,8 @@ class Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         order, descriptors = self._read()
-        assert order is not None
+        if order is None:
+            os._exit(0)  # the device was not opened
         _, self._units, preload = order
         self._host_arena, self._status_descriptor = descriptors
         self._status = StatusPage(self._status_descriptor, self._units)

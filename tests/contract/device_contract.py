@@ -328,10 +328,10 @@ class LostUnits(_Driven):
         assert (begun.unit, begun.shard) == (0, work.shard)
         assert begun.at <= driver.outcome(work).ended
 
-    def test_a_unit_that_is_killed_comes_back(self, driver: Driver) -> None:
-        work = driver.work(signal.pause, report_begin=True)
+    def test_a_unit_that_is_killed_comes_back(self, driver: Driver, gate: Gate) -> None:
+        work = driver.work(gate.pass_through)
         driver.send(0, work)
-        driver.next(Begun)
+        gate.wait()
         driver.device.kill(0, work.shard)
         lost = driver.next(Lost)
         assert (lost.unit, lost.begun) == (0, work.shard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,15 +113,6 @@ def test_anothers_timeout_is_kept_meanwhile(gate: Gate, tmp_path: Path) -> None:
     assert at_gate.options(target=0)(gate, "value") == ["value"]
     other.join()
     never.remove()
-    assert whoami() == [0, 1]
-
-
-def test_ctrl_c(gate: Gate) -> None:
-    other = in_thread(lambda: (gate.wait(), os.kill(os.getpid(), signal.SIGINT)))
-    with pytest.raises(KeyboardInterrupt):
-        at_gate.options(target=0)(gate)
-    other.join()
-    gate.let_on()
     assert whoami() == [0, 1]
 
 
