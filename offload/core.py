@@ -72,7 +72,8 @@ def send(data: Any, core: int) -> None:
 def recv(core: int) -> Any:
     """Return the next value that a core of this launch sent here, waiting for it.
 
-    Raises PeerEnded if the core will never send one.
+    Several threads of a kernel may send, but only one at a time may wait for
+    values. Raises PeerEnded if the core will never send one.
     """
     return _here("recv").mesh.get(operator.index(core))
 

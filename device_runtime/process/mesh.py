@@ -24,6 +24,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -83,6 +84,7 @@ class ProcessMesh:
         self._told = told
         self._patience = patience
         self._looks = 0
+        self._lock = threading.Lock()  # a ring has one end, and a kernel may have several threads
         self._receiving = self._poll()
         self._buffer = bytearray(_HEADER.size + CHUNK)
         self._shard = _IDLE
@@ -133,14 +135,15 @@ class ProcessMesh:
         if running != met or peer.ended:
             self._check(core)
             raise self._in_vain(core, peer.ended or "its shard has ended")
-        number, peer.sent = peer.sent, peer.sent + 1
         total, place = sum([len(piece) for piece in pieces]), 0
-        if total <= _SMALL:
+        with self._lock:
+            number, peer.sent = peer.sent, peer.sent + 1
             header = _HEADER.pack(launch, total, 0, number, count, met, attempt, self._core, tag)
-            if self._links.put(core, header + pieces[0] if len(pieces) == 1 else b"".join([header, *pieces])):
-                if self._status.take_sleep(core):
-                    self._call(core)
-                return
+            put = total <= _SMALL and self._links.put(core, b"".join([header, *pieces]))
+        if put:
+            if self._status.take_sleep(core):
+                self._call(core)
+            return
         for chunk in chunks_of([memoryview(piece) for piece in pieces]):
             header = _HEADER.pack(launch, total, place, number, count, met, attempt, self._core, tag)
             self._send(core, [header, *chunk])
@@ -299,6 +302,10 @@ class ProcessMesh:
 
     def _drain(self) -> None:
         """Take in the packets that are there, and drop those for shards that are over."""
+        with self._lock:
+            self._drain_all()
+
+    def _drain_all(self) -> None:
         links, status = self._links, self._status
         for ring in links.reading():
             while ring.words[ring.tail] != ring.at and (packet := ring.get()) is not None:

@@ -270,6 +270,38 @@ class Block:
         return Block, (pickle.PickleBuffer(self.buffer),)
 
 
+def test_several_threads_of_a_kernel_may_send(local: str) -> None:
+    """Between any two lines that put a message into a ring, another thread has its turn."""
+
+    @offload
+    def exchange(threads: int, each: int) -> int:
+        import threading
+        import time
+
+        def take_turns(frame: Any, event: str, arg: object) -> Any:
+            if frame.f_code.co_filename.endswith("ring.py"):
+                time.sleep(0)
+            return take_turns
+
+        sync()  # threads cannot all wait for the other core to begin
+        if coreid() == 1:
+            return sum(recv(0) for _ in range(threads * each))
+        threading.settrace(take_turns)
+        senders = [
+            threading.Thread(target=lambda: [send(number, 1) for number in range(each)])
+            for _ in range(threads)
+        ]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        threading.settrace(None)  # type: ignore[arg-type]
+        return threads * sum(range(each))
+
+    sent, received = exchange(4, 100)
+    assert received == sent
+
+
 def test_the_bytes_of_an_array_are_no_part_of_the_pickle(local: str) -> None:
     @offload
     def swap(count: int) -> bool:
