@@ -101,6 +101,34 @@ class Window:
         self.__exit__(None, None, None)
 
 
+class Rung:
+    """Within the block a signal also writes a byte to `bell`, if the main thread is in it.
+
+    One that strikes just before that thread goes to sleep would not wake it:
+    Python's handlers run between bytecodes. Where the program has told Python
+    of a descriptor of its own, that one is left in place.
+    """
+
+    __slots__ = ("_bell", "_set")
+
+    def __init__(self, bell: int) -> None:
+        self._bell = bell
+        self._set = False
+
+    def __enter__(self) -> None:
+        if self._bell != -1 and get_ident() == _main:
+            before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+            self._set = before == -1
+            if not self._set:
+                signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._set:
+            signal.set_wakeup_fd(-1)
+
+
 def uninterrupted(function: T) -> T:
     """Mark a short function that Ctrl-C must not strike in; it is put off.
 

@@ -84,6 +84,7 @@ class Direct:
                     if guard.visitor is None or not device.rest(plan):
                         break
                     self._unguarded(self._pump.sleep)
+                    self._pump.hear()
                 outcomes = device.collect(plan) if guard.visitor is not None else None
                 left = False
                 if outcomes is not None:
@@ -91,7 +92,7 @@ class Direct:
                     return outcomes
             finally:
                 guard.visit()
-                self._pump.pumper = None
+                self._pump.leave()
                 if left:
                     self._pump.attend()  # else whoever called waits for the ticket at once
             ticket, self._ticket = self._ticket, None  # it keeps what the launch gives

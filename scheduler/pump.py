@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from device_runtime.interrupts import Guard, Shield, Window
+from device_runtime.interrupts import Guard, Rung, Shield, Window
 
 _LONGEST = 2**31 - 1  # milliseconds, 24 days: what `poll` takes
 
@@ -75,6 +75,7 @@ class Pump:
         self.pumper: int | None = None  # the thread that receives events: here, or by itself
         self._waiters: list[_Waiter] = []
         self._background: threading.Thread | None = None
+        self._heard: set[int] = set()  # where there was something when `sleep` ended
         self._midway = False  # events were received, and not handled yet
         self._parked: _Waiter | None = None  # the background thread's, while it has nothing to do
         self._stopped = False
@@ -99,8 +100,23 @@ class Pump:
 
     def sleep(self) -> None:
         """Sleep until there is an event, or somebody rings; called by the thread that receives events."""
-        with Window():
-            self._poll.poll()
+        self._heard = self._sleep(None)
+
+    def hear(self) -> None:
+        """Take note of the rings that `sleep` has ended with; called under the guard."""
+        if self._bell and self._bell[0] in self._heard:
+            os.read(self._bell[0], 4096)
+
+    def leave(self) -> None:
+        """Receive events no longer; called under the guard."""
+        self.pumper = None
+        if self._stopped:
+            self._close_bell()
+
+    def _sleep(self, timeout: int | None) -> set[int]:
+        """Wait for events, and return where there are some; Ctrl-C is let through."""
+        with Rung(self._bell[1] if self._bell else -1), Window():
+            return {descriptor for descriptor, _ in self._poll.poll(timeout)}
 
     def is_mine(self) -> bool:
         """Tell whether the calling thread is the one that receives events."""
@@ -151,7 +167,7 @@ class Pump:
                     if me in self._waiters:
                         self._waiters.remove(me)
                     if pumping:
-                        self.pumper = None
+                        self.leave()
                     self.attend()
 
     def attend(self) -> None:
@@ -180,10 +196,14 @@ class Pump:
             self.ring()
         if self._background is not None and self._background is not threading.current_thread():
             self._background.join()
-        with self._guard:  # or another thread could ring when the descriptor is another file's
-            bell, self._bell = self._bell, ()
-            for end in bell:
-                os.close(end)
+        with self._guard:
+            if self.pumper is None:  # else it does when it leaves
+                self._close_bell()
+
+    def _close_bell(self) -> None:
+        bell, self._bell = self._bell, ()
+        for end in bell:
+            os.close(end)
 
     def _turn(self, deadline: float | None) -> None:
         """Wait for events once, and let everything follow from them."""
@@ -195,8 +215,7 @@ class Pump:
         timeout = None
         if deadline is not None:
             timeout = min(_LONGEST, max(0, int((deadline - time.monotonic()) * 1000) + 1))
-        with Window():
-            readable = {descriptor for descriptor, _ in self._poll.poll(timeout)}
+        readable = self._sleep(timeout)
         with self._guard:
             if self._bell and self._bell[0] in readable:
                 os.read(self._bell[0], 4096)
@@ -252,7 +271,7 @@ class Pump:
                         needed = not self._stopped and self._is_needed()
             finally:
                 with self._guard:
-                    self.pumper = None
+                    self.leave()
                     self.attend()
 
     def _is_needed(self) -> bool:

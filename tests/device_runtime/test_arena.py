@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import gc
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -257,6 +259,8 @@ def janitor() -> Iterator[Janitor]:
     for thread in threading.enumerate():
         if thread.name == "offload-janitor":
             thread.join(10)
+            if thread.is_alive():
+                faulthandler.dump_traceback(sys.__stderr__)
     assert threading.active_count() == before
 
 

@@ -15,6 +15,7 @@ from gates import Gate
 
 import offload as of
 from offload import Executor, offload, offload_single, wait_all
+from offload.session import session
 
 pytestmark = pytest.mark.usefixtures("local")
 
@@ -125,6 +126,27 @@ def test_shutdown_lets_callbacks_end(gate: Gate) -> None:
         going.wait()
         threading.Thread(target=on.set).start()
     assert got == [None]
+
+
+def test_a_signal_just_before_the_host_goes_to_sleep_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one(1).wait()
+    dispatcher = session().dispatcher
+    poll, struck = dispatcher._pump._poll, []
+
+    class Late:
+        """Python's handler has run when the thread goes to sleep."""
+
+        def poll(self, timeout: int | None = None) -> list[tuple[int, int]]:
+            if not struck:
+                signal.raise_signal(signal.SIGUSR1)
+            return poll.poll(timeout)
+
+    monkeypatch.setattr(dispatcher._pump, "_poll", Late())
+    before = signal.signal(signal.SIGUSR1, lambda *_: struck.append(True))
+    try:
+        assert dispatcher.wait(lambda: bool(struck))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_signal_handler_that_waits_within_a_wait_is_told(gate: Gate) -> None:
