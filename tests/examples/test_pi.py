@@ -52,11 +52,12 @@ def test_cores_throw_different_darts(program: Start) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_stop_early(program: Start, device: str) -> None:
-    said = output(program, "02_stop_early.py", "2000", "0.009", device=device)
+    # Launches that take some milliseconds: shorter ones may be sent to a core before it is free.
+    said = output(program, "02_stop_early.py", "20000", "0.00285", device=device)
     used = number(r"from (\d+) of 300 launches", said)
     assert 15 <= used <= 20, "as many as the error needs, and no more"
-    assert number(r"± ([\d.]+), from", said) <= 0.009
-    assert number(r"pi is ([\d.]+) ± [\d.]+, from", said) == pytest.approx(3.14159, abs=0.045)
+    assert number(r"± ([\d.]+), from", said) <= 0.00285
+    assert number(r"pi is ([\d.]+) ± [\d.]+, from", said) == pytest.approx(3.14159, abs=0.015)
     assert number(r"good enough: (\d+) launch", said) <= int(device[-1])
 
 
