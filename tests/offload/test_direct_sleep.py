@@ -79,10 +79,17 @@ def test_it_sleeps_and_takes_the_values_itself(slept: list[str], gate: Gate) -> 
     assert set(slept) == {"slept"}
 
 
-def test_all_cores(slept: list[str]) -> None:
-    for _ in range(20):
-        assert whoami() == [0, 1]
-    assert "slept" in slept
+def test_all_cores(slept: list[str], gate: Gate) -> None:
+    @offload
+    def one_waits(gate: Gate) -> int:
+        if coreid() == 1:
+            gate.pass_through()
+        return coreid()
+
+    opener = in_thread(lambda: (gate.wait(), gate.let_on()))
+    assert one_waits(gate) == [0, 1]
+    opener.join()
+    assert set(slept) == {"slept"}
 
 
 def test_another_thread_makes_a_launch_meanwhile(slept: list[str], gate: Gate) -> None:
