@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from scheduler_model import Model
+from simulation.model import Model
 
 from device_runtime.launch import ShardId
 from scheduler import events

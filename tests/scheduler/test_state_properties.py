@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from scheduler_simulator import Core, Kind, World
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from simulation.world import Core, Kind, Weather, World
 
 ANY = st.integers(0, 1 << 16)
 
@@ -13,12 +15,21 @@ ANY = st.integers(0, 1 << 16)
 class Histories(RuleBasedStateMachine):
     """Let hypothesis choose what happens next; the world checks each step, and that all of it ends."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World()
+    world: World
 
-    @initialize(sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=2))
-    def open(self, sizes: list[tuple[int, int]]) -> None:
+    @initialize(
+        sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=2),
+        weather=st.builds(
+            Weather,
+            delay=st.sampled_from((0.0, 0.1)),
+            lost=st.sampled_from((0.0, 0.2)),
+            doubled=st.sampled_from((0.0, 0.2)),
+            overtaken=st.sampled_from((0.0, 0.2)),
+        ),
+        seed=ANY,
+    )
+    def open(self, sizes: list[tuple[int, int]], weather: Weather, seed: int) -> None:
+        self.world = World(Random(seed), weather)
         for units, depth in sizes:
             self.world.open(units, depth)
 
@@ -63,25 +74,22 @@ class Histories(RuleBasedStateMachine):
             pool, None if auto else units, len(units), kind, depends=tuple(sorted(depends)), **options
         )
 
-    @rule(core=ANY, steps=st.integers(1, 4))
-    def work(self, core: int, steps: int) -> None:
+    @rule(steps=st.integers(1, 8))
+    def go_on(self, steps: int) -> None:
         for _ in range(steps):
-            self.world.now += 0.25
-            found = self._core(core)
-            if found is not None:
-                self.world.step_core(*found[:2])
+            self.world.advance()
 
     @rule(core=ANY)
     def lose(self, core: int) -> None:
         found = self._core(core)
-        if found is not None and not found[2].gone:
-            self.world.lose(*found[:2])
+        if found is not None:
+            self.world.lose(found)
 
     @rule(core=ANY, sure=st.integers(0, 4))
     def remove(self, core: int, sure: int) -> None:
         found = self._core(core)
         if found is not None and not sure:
-            self.world.remove(*found[:2])
+            self.world.remove(found)
 
     @rule(pool=ANY, sure=st.integers(0, 9))
     def close(self, pool: int, sure: int) -> None:
@@ -94,30 +102,11 @@ class Histories(RuleBasedStateMachine):
         unfinished = sorted(self.world.model.launches)
         self.world.cancel(unfinished[launch % len(unfinished)], kill)
 
-    @rule()
-    def let_time_pass(self) -> None:
-        self.world.tick()
-
-    @precondition(lambda self: self.world.past)
-    @rule(which=ANY)
-    def report_again(self, which: int) -> None:
-        self.world.repeat(*self.world.past[which % len(self.world.past)])
-
-    @invariant()
-    def no_more_is_held_than_allowed(self) -> None:
-        model = self.world.model
-        for pool, cores in self.world.cores.items():
-            assert all(len(core.held) <= model.depth[pool] for core in cores)
-
     def teardown(self) -> None:
         self.world.finish()
 
-    def _core(self, number: int) -> tuple[int, int, Core] | None:
-        cores = [
-            (pool, unit, core)
-            for pool, units in sorted(self.world.cores.items())
-            for unit, core in enumerate(units)
-        ]
+    def _core(self, number: int) -> Core | None:
+        cores = [core for _, units in sorted(self.world.cores.items()) for core in units]
         return cores[number % len(cores)] if cores else None
 
 

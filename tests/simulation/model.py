@@ -37,11 +37,7 @@ class LaunchModel:
         self.deaths: Counter[int] = Counter()  # by rank
         self.losses = 0
         self.doomed: dict[int, str] = {}
-
-    @property
-    def fresh(self) -> list[int]:
-        """The ranks that were never sent and have not ended."""
-        return [rank for rank in range(self.count) if rank not in self.sent and rank not in self.settled]
+        self.fresh = set(range(asked.shards))  # ranks that were never sent and have not ended
 
     @property
     def partial(self) -> bool:
@@ -97,16 +93,21 @@ class Model:
         assert sorted(settles) == sorted(self._settles), "wrong ends"
         kills = [one for one in actions if isinstance(one, Kill)]
         assert kills == self._kills, "wrong kills"
+        changed = set()
         for action in actions:
             if isinstance(action, Placed):
                 self._see_placed(action)
+                changed.add(action.launch)
             elif isinstance(action, Send):
                 self._see_sent(action)
-            elif isinstance(action, Settle) and action.how == "dependency":
-                assert action.cause in self.failures, "a launch failed because of one that did not"
+                changed.add(action.shard.launch)
+            elif isinstance(action, Settle):
+                changed.add(action.launch)
+                if action.how == "dependency":
+                    assert action.cause in self.failures, "a launch failed because of one that did not"
         assert not self._early, "not placed, though a launch that names its units waits for it"
         self._check_idle()
-        self._check_questions()
+        self._check_questions(changed)
         return actions
 
     # ---- what an event must settle -----------------------------------------------------
@@ -285,6 +286,7 @@ class Model:
     def _settle(self, launch: LaunchModel, rank: int, how: str, ok: bool = False) -> None:
         assert rank not in launch.settled
         launch.settled[rank] = self.outcomes[launch.number, rank] = how
+        launch.fresh.discard(rank)
         launch.flying.discard(rank)
         launch.failed = launch.failed or not ok
         self._settles.append((launch.number, rank, how))
@@ -353,6 +355,7 @@ class Model:
             assert sum(one or 0 for one in together[:-1]) <= AHEAD * 1.000001, "sent too far ahead"
             assert len(together) <= self.depth[action.pool], "sent more than the unit may hold"
         launch.sent[shard.rank] = shard.attempt
+        launch.fresh.discard(shard.rank)
         launch.flying.add(shard.rank)
         unit.held.append(shard)
         unit.estimates[shard] = estimate
@@ -415,30 +418,38 @@ class Model:
     def _is_held(self, pool: int, unit: int, shard: ShardId) -> bool:
         return pool in self.pools and shard in self.pools[pool][unit].held
 
-    def _check_questions(self) -> None:
+    def _check_questions(self, changed: set[int]) -> None:
         state = self.state
         assert state.pending == len(self.launches)
-        partial = {number for number, one in self.launches.items() if one.partial and one.entered >= 0}
-        assert state._placing.order._partial == partial
         assert state.stale == self.stale
         assert state.next_deadline() == min(self.deadlines.values(), default=None)
+        partial = set()
+        autos = dict.fromkeys(self.pools, 0)
+        queued = {pool: [len(unit.resumed) for unit in units] for pool, units in self.pools.items()}
         for number, launch in self.launches.items():
-            assert state.running(number) == len(launch.flying)
-            assert state.outstanding(number) == launch.count - len(launch.settled)
-            assert state.can_cancel(number) == (not launch.flying and not launch.settled)
+            if number in changed:
+                assert state.running(number) == len(launch.flying)
+                assert state.outstanding(number) == launch.count - len(launch.settled)
+                assert state.can_cancel(number) == (not launch.flying and not launch.settled)
+            if launch.entered < 0:
+                continue
+            if launch.partial:
+                partial.add(number)
+            if launch.units is None:
+                autos[launch.pool] += 1
+                continue
+            for rank in launch.fresh:
+                queued[launch.pool][launch.units[rank]] += 1
+        assert state._placing.order._partial == partial
         for pool, units in self.pools.items():
             inner = state._pools[pool]
-            for number, unit in enumerate(units):
-                assert list(inner.units[number].flight) == unit.held
-                assert inner.units[number].queued + len(inner.units[number].resumed) == self._queued(
-                    pool, number
-                )
-            for line in (*inner.units, inner.autos):
-                assert line._dropped == len(line._fifo) + len(line._heap) - line.queued
-            assert inner.autos.queued == sum(
-                launch.units is None and launch.entered >= 0 and launch.pool == pool
-                for launch in self.launches.values()
-            )
+            for unit, inside, waiting in zip(units, inner.units, queued[pool], strict=True):
+                assert list(inside.flight) == unit.held
+                assert inside.queued + len(inside.resumed) == waiting
+                assert inside._dropped == len(inside._fifo) + len(inside._heap) - inside.queued
+            line = inner.autos
+            assert line.queued == autos[pool]
+            assert line._dropped == len(line._fifo) + len(line._heap) - line.queued
 
     def check_empty(self) -> None:
         """Check that nothing is left, once all launches have ended and all pools are closed."""

@@ -1,0 +1,1 @@
+"""Planted bugs: see `planted`. `python -m tests.mutants` shows which of them the tests find."""

@@ -1,0 +1,259 @@
+"""Bugs to be planted in the scheduler and the dispatcher, one at a time.
+
+Each is what somebody could write by mistake, and breaks a promise. A text of
+a file is replaced by another one; it must stand there exactly once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A bug: what goes wrong with it, where it is, and the tests that are to find it.
+
+    Without `tests`, the simulation is.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = ()
+
+    def plant(self, root: Path) -> None:
+        """Write the bug into a copy of the project.
+
+        Raises LookupError if its place is not to be found, or not only once.
+        """
+        path = root / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise LookupError(
+                f"{self.name}: {self.file} has this text {text.count(self.old)} times: {self.old}"
+            )
+        path.write_text(text.replace(self.old, self.new))
+
+
+_STATE, _PLACING, _LEDGER = "scheduler/state.py", "scheduler/placing.py", "scheduler/ledger.py"
+_DISPATCHER, _DIRECT, _PUMP = "scheduler/dispatcher.py", "scheduler/direct.py", "scheduler/pump.py"
+
+MUTANTS = (
+    Mutant(
+        "no dedupe: the report of an attempt that is over ends the shard",
+        _STATE,
+        "            self.stale += 1\n            return\n        launch, placing",
+        "            self.stale += 1\n"
+        "            late = self._launches.get(shard.launch)\n"
+        "            if late is not None and not late.has_settled(shard.rank):\n"
+        "                self._settle_queued(late, shard.rank, 'ended')\n"
+        "            return\n        launch, placing",
+    ),
+    Mutant(
+        "no fence: a value that comes after the end was decided counts",
+        _STATE,
+        '        if doom is None:\n            self._settle(launch, shard.rank, "ended", ok)',
+        '        if True:\n            self._settle(launch, shard.rank, "ended", ok)',
+    ),
+    Mutant(
+        "a kernel that had begun runs again, unasked",
+        _STATE,
+        "return extra.deaths[rank] <= extra.retries",
+        "return extra.deaths[rank] <= extra.retries + 1",
+    ),
+    Mutant(
+        "retries are not granted",
+        _STATE,
+        "return extra.deaths[rank] <= extra.retries",
+        "return extra.deaths[rank] < extra.retries",
+    ),
+    Mutant(
+        "a launch may kill units for ever",
+        _STATE,
+        "            elif suspect and extra.lost >= MAX_UNITS_LOST:",
+        "            elif suspect and extra.lost >= 5 * MAX_UNITS_LOST:",
+    ),
+    Mutant(
+        "ignored epoch: a second attempt has the name of the first",
+        _STATE,
+        "extra.attempts[rank] = shard.attempt + 1",
+        "extra.attempts[rank] = shard.attempt",
+    ),
+    Mutant(
+        "what a lost unit held comes back in reverse",
+        _STATE,
+        "unit.resumed.extendleft(reversed(again))",
+        "unit.resumed.extendleft(again)",
+    ),
+    Mutant(
+        "lost wake-up: a unit that is back is not looked at",
+        _STATE,
+        "            pool.eased(unit)\n            self._placing.touch(unit)",
+        "            pool.eased(unit)",
+    ),
+    Mutant(
+        "lost wake-up: a launch whose dependencies have ended is not looked at",
+        _STATE,
+        "                        self._placing.touch(self._pools[dependant.pool].units[number])",
+        "                        pass",
+    ),
+    Mutant(
+        "a launch runs although what it depends on has failed",
+        _STATE,
+        "            if not extra.ok:\n                other.cause",
+        "            if not extra.ok and extra.cause >= 0:\n                other.cause",
+    ),
+    Mutant(
+        "cancel without kill ends what runs",
+        _STATE,
+        "if launch is None or not (event.kill or self.can_cancel(event.launch)):",
+        "if launch is None:",
+    ),
+    Mutant(
+        "a shard that is doomed behind another one is not killed when its turn comes",
+        _STATE,
+        "            if self._launches[first.launch].doom(first.rank) is not None:",
+        "            if self._launches[first.launch].doom(first.rank) == 'timeout':",
+    ),
+    Mutant(
+        "the deadline of a shard that has ended stays",
+        _STATE,
+        "        self._deadlines.drop(shard)\n        self._placing.land(unit, shard, launch)",
+        "        self._placing.land(unit, shard, launch)",
+    ),
+    Mutant(
+        "a unit that died often and worked in between is given up",
+        _STATE,
+        "        if unit.crashes:\n            unit.crashes.clear()",
+        "        if unit.crashes and ok:\n            unit.crashes.popleft()",
+    ),
+    Mutant(
+        "launches too large for the units that are left wait for ever",
+        _STATE,
+        '        for launch in too_large:\n            self._settle_rest(launch, "no units")',
+        '        for launch in too_large[1:]:\n            self._settle_rest(launch, "no units")',
+    ),
+    Mutant(
+        "what waits when its device is closed never ends",
+        _STATE,
+        "        for launch in [one for one in self._launches.values() if one.pool == event.pool]:",
+        "        for launch in [one for one in self._launches.values() if one.key]:",
+    ),
+    Mutant(
+        "what a launch depends on is not placed before it",
+        _STATE,
+        "        if extra.waits and launch.units is not None:\n            self._place_needed(launch)",
+        "        if extra.waits > 1 and launch.units is not None:\n            self._place_needed(launch)",
+    ),
+    Mutant(
+        "a unit that is about to be killed is sent more",
+        _PLACING,
+        "        while unit.up and unit.killed is None:\n            head",
+        "        while unit.up:\n            head",
+    ),
+    Mutant(
+        "long kernels are sent ahead",
+        _PLACING,
+        "            and self._costs.get(launch.kernel, inf) <= AHEAD\n",
+        "",
+    ),
+    Mutant(
+        "a unit is sent more than it may hold",
+        _PLACING,
+        "            and len(unit.flight) < pool.depth\n",
+        "            and len(unit.flight) <= pool.depth\n",
+    ),
+    Mutant(
+        "only one of the units that idle is given what waits for any",
+        _PLACING,
+        "            self.eager[auto.pool] = None  # and so may others",
+        "            pass",
+    ),
+    Mutant(
+        "launches go before one of which a part runs",
+        "scheduler/order.py",
+        "bound = max(bound, self._frontier, last)",
+        "bound = max(bound, last)",
+    ),
+    Mutant(
+        "launches go before earlier ones of their own priority",
+        "scheduler/order.py",
+        "bound = max(bound, self._frontier, last)",
+        "bound = max(bound, self._frontier)",
+    ),
+    Mutant(
+        "lost wake-up: what stands in line is not taken in when there is room",
+        _LEDGER,
+        "            if state.is_full(pool.index):\n                pool.full = True\n                break",
+        "            if state.is_full(pool.index):\n                break",
+        ("tests/offload/test_line.py", "tests/offload/test_threads.py"),
+    ),
+    Mutant(
+        "every shard's outcome is taken for the first one's",
+        _LEDGER,
+        "self.settle(ticket, action.rank, told)",
+        "self.settle(ticket, action.rank if action.how != 'ended' or ticket.outcomes[0] else 0, told)",
+        ("tests/contract/test_launches.py",),
+    ),
+    Mutant(
+        "a launch is made although what it was given has failed before",
+        _LEDGER,
+        "                failed = failed or not ticket.ok",
+        "                pass",
+        ("tests/contract/test_launches.py", "tests/offload/test_handle.py"),
+    ),
+    Mutant(
+        "nobody is told that the one it waits for has ended",
+        _LEDGER,
+        "                if core == ended:",
+        "                if core == ended and outcome.error is not None:",
+        ("tests/misbehaviour/test_crashes.py",),
+    ),
+    Mutant(
+        "a core that was asked for an answer late is told nothing",
+        _LEDGER,
+        "        elif ticket.outcomes[units.index(event.core)] is not None:",
+        "        elif ticket.done:",
+        ("tests/misbehaviour/test_crashes.py",),
+    ),
+    Mutant(
+        "what could not be sent has no end",
+        _DISPATCHER,
+        "            self._events.extend(unsent)\n            self._pump.ring()",
+        "            self._pump.ring()",
+        ("tests/misbehaviour/test_crashes.py", "tests/device_runtime"),
+    ),
+    Mutant(
+        "callbacks of what was cancelled are not called",
+        _DISPATCHER,
+        "        self._call(calls)\n        return True",
+        "        return True",
+        (
+            "tests/offload/test_handle.py",
+            "tests/misbehaviour/test_callbacks.py",
+            "tests/offload/test_executor.py",
+        ),
+    ),
+    Mutant(
+        "lost wake-up: nobody takes over from the thread that received events",
+        _PUMP,
+        "            self._waiters[0].rouse()",
+        "            pass",
+        ("tests/offload/test_threads.py", "tests/offload/test_handle.py"),
+    ),
+    Mutant(
+        "a launch of another thread does not see the one that goes the short way",
+        _DIRECT,
+        "            guard.visitor = self._visitor\n",
+        "",
+        ("tests/offload/test_direct.py", "tests/offload/test_direct_sleep.py"),
+    ),
+    Mutant(
+        "the short way is gone although others wait",
+        _DISPATCHER,
+        "        return not (self._launches or self._events",
+        "        return not (self._events",
+        ("tests/offload/test_direct.py", "tests/offload/test_session.py", "tests/contract/test_launches.py"),
+    ),
+)

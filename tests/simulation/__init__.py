@@ -1,0 +1,1 @@
+"""Deterministic simulation of the scheduler: see `world`. `python -m tests.simulation` runs it."""

@@ -1,0 +1,99 @@
+"""Histories drawn from seeds: what users ask for, and what goes wrong. A seed always gives the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+from .world import Core, Kind, Weather, World
+
+
+def simulate(seed: int, trace: Callable[[str], object] | None = None) -> World:
+    """Run the history of a seed to its end; raise AssertionError where a promise is broken."""
+    random = Random(seed)
+    world = World(random, _weather(random), trace)
+    for _ in range(random.choice((1, 1, 1, 2))):
+        world.open(random.randint(1, 5), random.choice((1, 1, 2, 4)))
+    launches = random.choice((4, 8, 8, 16, 30))
+    pause = random.choice((0.0, 1e-4, 0.05, 0.5))  # seconds between two things that happen
+    faults = random.choice((0.0, 0.02, 0.1))
+    time = 0.0
+    while launches:
+        draw = random.random()
+        if draw < faults:
+            act = partial(_harm, world, random)
+        elif draw > 0.9:
+            act = partial(_cancel, world, random)
+        else:
+            act, launches = partial(_submit, world, random, faults), launches - 1
+        world.at(time, act)
+        time += random.expovariate(1.0) * pause
+    world.finish()
+    return world
+
+
+def _weather(random: Random) -> Weather:
+    return Weather(
+        delay=random.choice((0.0, 5e-5, 1e-3, 0.1)),
+        lost=random.choice((0.0, 0.0, 0.05, 0.3)),
+        doubled=random.choice((0.0, 0.0, 0.1)),
+        overtaken=random.choice((0.0, 0.0, 0.2)),
+        resend=random.choice((1e-3, 0.2)),
+        restart=random.choice((0.0, 0.01, 2.0)),
+        grace=random.choice((0.0, 0.05, 1.0)),
+        early=random.choice((0.0, 0.0, 0.1)),
+        idle=random.choice((0.0, 0.0, 0.8)),
+        cut=random.choice((0.0, 0.5)),
+    )
+
+
+def _submit(world: World, random: Random, deadly: float) -> None:
+    """Make a launch; `deadly` is the share of kernels that kill their cores."""
+    if not world.cores:
+        return
+    pool = random.choice(list(world.cores))
+    size = len(world.cores[pool])
+    count = min(size, random.choice((1, 1, 2, size, random.randint(1, size))))
+    units = None if random.random() < 0.45 else tuple(sorted(random.sample(range(size), count)))
+    unfinished = list(world.model.launches)
+    needed = random.sample(unfinished, min(random.choice((0, 0, 0, 1, 1, 2)), len(unfinished)))
+    kind = Kind(
+        gang=random.random() < 0.6,
+        hangs=random.random() < 0.04,
+        deadly=random.random() < deadly,
+        ok=random.random() < 0.93,
+        seconds=random.choice((0.0, 20e-6, 100e-6, 240e-6, 0.05, 1.0)),
+        nested=random.choice((0,) * 15 + (1, 2)),
+    )
+    world.submit(
+        pool,
+        units,
+        count,
+        kind,
+        kernel=random.randrange(4),
+        priority=random.choice((0, 0, 0, 0, 1, 5, -1)),
+        depends=tuple(sorted(needed)),
+        retries=random.choice((0, 0, 1, 3)),
+        timeout=random.choice((None, None, None, 0.5, 30.0)),
+    )
+
+
+def _cancel(world: World, random: Random) -> None:
+    if world.model.launches:
+        world.cancel(random.choice(list(world.model.launches)), kill=random.random() < 0.6)
+
+
+def _harm(world: World, random: Random) -> None:
+    """Let something go wrong with a core, or close a pool."""
+    if not world.cores:
+        return
+    pool = random.choice(list(world.cores))
+    core: Core = random.choice(world.cores[pool])
+    draw = random.random()
+    if draw < 0.03:
+        world.close(pool)
+    elif draw < 0.13:
+        world.remove(core)
+    else:
+        world.lose(core, own=random.random() < 0.8)

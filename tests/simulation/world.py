@@ -1,0 +1,359 @@
+"""Made-up devices behind made-up wires, with a clock of their own, that drive the real state machine.
+
+Nothing here takes time: what is to happen stands in an agenda, and the clock
+jumps from one entry to the next.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from random import Random
+
+from device_runtime.launch import ShardId
+from scheduler import events
+from scheduler.events import Event, Kill, Placed, Send, Settle
+from scheduler.state import State
+
+from .model import Model
+
+MAX_DEPTH = 2  # of launches nested in kernels
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How a world treats what is under way in it."""
+
+    delay: float = 0.0  # seconds on the wire, on average
+    lost: float = 0.0  # the share of messages that must be sent again
+    doubled: float = 0.0  # the share of reports that come a second time, whenever
+    overtaken: float = 0.0  # the share of reports that later ones may overtake
+    resend: float = 0.05  # seconds until what was lost is sent again
+    restart: float = 0.01  # seconds until a dead core is back
+    grace: float = 0.05  # seconds that a core may go on which is to be killed
+    early: float = 0.0  # the share of shards that are the death of their core before they begin
+    idle: float = 0.0  # the share of restarts after which a core that idles dies again
+    cut: float = 0.0  # the share of deaths that are heard of before the value that came last
+
+
+CALM = Weather()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the kernel of a launch does."""
+
+    gang: bool = False  # a shard ends only when all the others have begun, or ended
+    hangs: bool = False
+    deadly: bool = False  # it kills its core
+    ok: bool = True
+    seconds: float = 1.0
+    nested: int = 0  # launches that it makes itself, one after another, on its core's place
+
+
+@dataclass(eq=False)
+class Core:
+    """A unit of a made-up device, from its start to its death."""
+
+    pool: int
+    unit: int
+    held: deque[ShardId] = field(default_factory=deque)
+    begun: bool = False  # it runs the first shard that it holds
+    alive: bool = True
+    gone: bool = False
+    down: float = 0.0  # when the last message to it arrives
+    up: float = 0.0  # when the last one from it does
+    unheard: list[ShardId] = field(default_factory=list)  # shards whose ends are on the wire
+
+
+class World:
+    """A host, its devices, the wires between, and the model that watches the state machine.
+
+    `runs` counts how often kernels really began, and `ends` how often they
+    were said to have ended: what is promised of both is checked here, whatever
+    the model thinks.
+    """
+
+    def __init__(
+        self,
+        random: Random | None = None,
+        weather: Weather = CALM,
+        trace: Callable[[str], object] | None = None,
+        depth: int = 0,
+    ) -> None:
+        self.random = random or Random(0)
+        self.weather = weather
+        self.trace = trace
+        self.depth = depth
+        self.state = State()
+        self.model = Model(self.state)
+        self.cores: dict[int, list[Core]] = {}
+        self.kinds: dict[int, Kind] = {}
+        self.units: dict[int, tuple[int, ...] | None] = {}
+        self.now = 0.0
+        self.launches = 0
+        self.events = 0  # told, those of nested worlds included
+        self.runs: Counter[tuple[int, int]] = Counter()
+        self.ends: Counter[tuple[int, int]] = Counter()
+        self._asked: dict[int, tuple[int, int]] = {}  # of every launch: shards, and retries
+        self._gangs: dict[int, set[int]] = {}  # by launch: ranks that wait for the others
+        self._agenda: list[tuple[float, int, Callable[[], object]]] = []
+        self._entries = 0
+        self._alarm: float | None = None  # when the next tick is due
+
+    # ---- the clock ---------------------------------------------------------------------
+
+    def at(self, time: float, act: Callable[[], object]) -> None:
+        """Let something happen at a time; what is due at the same time happens in the order noted."""
+        self._entries += 1
+        heappush(self._agenda, (max(time, self.now), self._entries, act))
+
+    def advance(self) -> bool:
+        """Let the next thing happen; return False if nothing stands in the agenda."""
+        if not self._agenda:
+            return False
+        self.now, _, act = heappop(self._agenda)
+        act()
+        return True
+
+    # ---- what the host does ------------------------------------------------------------
+
+    def open(self, units: int, depth: int) -> None:
+        pool = len(self.cores)
+        self.cores[pool] = [Core(pool, unit) for unit in range(units)]
+        self.tell(events.PoolOpened(pool, units, depth))
+
+    def submit(
+        self,
+        pool: int,
+        units: tuple[int, ...] | None,
+        count: int = 0,
+        kind: Kind | None = None,
+        **options: object,
+    ) -> int:
+        """Make a launch and return its number."""
+        self.launches += 1
+        self.kinds[self.launches] = kind or Kind()
+        self.units[self.launches] = units
+        asked = events.Submit(self.launches, pool, units, count or len(units or ()), **options)  # type: ignore[arg-type]
+        self._asked[self.launches] = asked.shards, asked.retries
+        self.tell(asked)
+        return self.launches
+
+    def cancel(self, launch: int, kill: bool) -> None:
+        self.tell(events.Cancel(launch, kill))
+
+    def close(self, pool: int) -> None:
+        for core in self.cores.pop(pool):
+            core.alive = False
+        self.tell(events.PoolClosed(pool))
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to the state machine, and carry out what it says."""
+        self.events += 1
+        if self.trace is not None:
+            self.trace(f"{self.now:9.4f}  {'  ' * self.depth}{event}")
+        for action in self.model.step(event):
+            if self.trace is not None:
+                self.trace(f"{'':9}  {'  ' * self.depth}  -> {action}")
+            if isinstance(action, Placed):
+                self.units[action.launch] = action.units
+            elif isinstance(action, Send):
+                core = self.cores[action.pool][action.unit]
+                self._send_down(core, partial(self._arrive, core, action.shard))
+            elif isinstance(action, Kill):
+                core = self.cores[action.pool][action.unit]
+                self._send_down(core, partial(self._order_death, core, action.shard))
+            elif isinstance(action, Settle):
+                self._note_end(action)
+        due = self.state.next_deadline()
+        if due is not None and (self._alarm is None or due < self._alarm):
+            self._alarm = due
+            self.at(due, self._tick)
+
+    def _note_end(self, action: Settle) -> None:
+        shard = action.launch, action.rank
+        self.ends[shard] += 1
+        assert self.ends[shard] == 1, f"shard {shard} ended twice"
+        if action.how == "ended":
+            assert self.runs[shard], f"shard {shard} has a value and never ran"
+        if action.launch in self._gangs:  # the others wait for it no longer
+            self.at(self.now, partial(self._look_at_gang, action.launch))
+
+    def _tick(self) -> None:
+        if self._alarm is not None and self.now >= self._alarm:
+            self._alarm = None
+            self.tell(events.Tick(self.now))
+
+    # ---- wires -------------------------------------------------------------------------
+
+    def _send_down(self, core: Core, act: Callable[[], object]) -> None:
+        core.down = max(core.down, self.now + self._delay())
+        self.at(core.down, act)
+
+    def _report(self, core: Core, event: Event) -> None:
+        """Let the host hear from a core: once at least, in order as far as the weather allows."""
+        arrival = self.now + self._delay()
+        if self.random.random() >= self.weather.overtaken:
+            arrival = max(core.up, arrival)
+        core.up = max(core.up, arrival)
+        self.at(arrival, partial(self.tell, event))
+        if self.random.random() < self.weather.doubled:
+            self.at(arrival + self.random.expovariate(1.0), partial(self.tell, event))
+
+    def _delay(self) -> float:
+        weather = self.weather
+        if not weather.delay:
+            return 0.0
+        delay = self.random.expovariate(1 / weather.delay)
+        while self.random.random() < weather.lost:
+            delay += weather.resend
+        return delay
+
+    # ---- what cores do -----------------------------------------------------------------
+
+    def _arrive(self, core: Core, shard: ShardId) -> None:
+        """Let a core have a shard; what was on its way to one that died is lost with it."""
+        if core.alive and self.random.random() < self.weather.early:
+            self.lose(core)
+        elif core.alive:
+            core.held.append(shard)
+            self._start(core)
+
+    def _start(self, core: Core) -> None:
+        if core.begun or not core.held:
+            return
+        core.begun = True
+        shard = core.held[0]
+        run = shard[:2]
+        self.runs[run] += 1
+        assert self.runs[run] <= 1 + self._asked[shard.launch][1], f"shard {run} ran again, unasked"
+        kind, asked = self.kinds[shard.launch], self.model.launches.get(shard.launch)
+        if asked is not None and asked.asked.timeout is not None:
+            self._report(core, events.ShardBegun(core.pool, core.unit, shard, self.now))
+        if kind.nested and self.depth < MAX_DEPTH:
+            self._nest(kind)
+        if kind.deadly:
+            self.at(self.now + kind.seconds, partial(self.lose, core))
+        elif kind.gang:
+            self._gangs.setdefault(shard.launch, set()).add(shard.rank)
+            self._look_at_gang(shard.launch)
+        elif not kind.hangs:
+            self.at(self.now + kind.seconds, partial(self._end, core, shard))
+
+    def _look_at_gang(self, number: int) -> None:
+        """Let the shards of a gang go on once each of them has begun, or ended."""
+        waiting, units = self._gangs.get(number), self.units[number]
+        count, kind = self._asked[number][0], self.kinds[number]
+        if waiting is None or any(r not in waiting and not self.ends[number, r] for r in range(count)):
+            return
+        del self._gangs[number]
+        assert units is not None
+        for cores in self.cores.values():
+            for core in cores:
+                if core.begun and core.held[0].launch == number and not kind.hangs:
+                    self.at(self.now + kind.seconds, partial(self._end, core, core.held[0]))
+
+    def _end(self, core: Core, shard: ShardId) -> None:
+        if not (core.alive and core.begun and core.held[0] == shard):
+            return
+        core.held.popleft()
+        core.begun = False
+        kind = self.kinds[shard.launch]
+        core.unheard.append(shard)
+        self._report(core, events.ShardEnded(core.pool, core.unit, shard, kind.ok, kind.seconds))
+        self.at(core.up, partial(core.unheard.remove, shard))
+        self._start(core)
+
+    def _nest(self, kind: Kind) -> None:
+        """Run the launches that a kernel makes, in the session that its core has for them."""
+        inner = World(self.random, trace=self.trace, depth=self.depth + 1)
+        inner.open(1, 1)
+        for _ in range(kind.nested):
+            inner.submit(0, None, 1, Kind(ok=kind.ok, nested=kind.nested - 1))
+            inner.drain()
+        inner.finish()
+        self.events += inner.events
+
+    # ---- accidents ---------------------------------------------------------------------
+
+    def lose(self, core: Core, own: bool = True) -> None:
+        """Let a core die with all it holds; the host hears of it, and of its return, in time."""
+        if not core.alive:
+            return
+        core.alive = False
+        begun = core.held[0] if core.begun else None
+        if begun is not None and begun.launch in self._gangs:
+            self._gangs[begun.launch].discard(begun.rank)
+        core.up = max(core.up, self.now + self._delay())
+        heard = core.up
+        if begun is None and len(core.unheard) == 1 and self.random.random() < self.weather.cut:
+            begun, heard = core.unheard[0], self.now  # its value comes late, and must not count
+        self.at(heard, partial(self._tell_lost, core, begun, own))
+
+    def _tell_lost(self, core: Core, begun: ShardId | None, own: bool) -> None:
+        pool, unit = core.pool, core.unit
+        if pool in self.cores:
+            self.cores[pool][unit] = Core(pool, unit)
+            restart = self.random.random() * self.weather.restart
+            self.at(self.now + restart, partial(self._tell_ready, self.cores[pool][unit]))
+        self.tell(events.UnitLost(pool, unit, begun, self.now, own))
+
+    def _tell_ready(self, core: Core) -> None:
+        if core.alive:
+            self.tell(events.UnitReady(core.pool, core.unit))
+            if self.random.random() < self.weather.idle:
+                self.at(self.now + self.random.random(), partial(self._lose_idle, core))
+
+    def _lose_idle(self, core: Core) -> None:
+        if not core.held:
+            self.lose(core)
+
+    def _order_death(self, core: Core, shard: ShardId) -> None:
+        """Let a core go on for a while that is to die because of a shard."""
+        self.at(self.now + self.random.random() * self.weather.grace, partial(self._strike, core, shard))
+
+    def _strike(self, core: Core, shard: ShardId) -> None:
+        if not core.alive:
+            return
+        if shard in core.held:
+            self.lose(core)
+        else:
+            self._report_spared(core)
+
+    def _report_spared(self, core: Core) -> None:
+        core.up = max(core.up, self.now + self._delay())
+        self.at(core.up, partial(self._tell_ready, core))
+
+    def remove(self, core: Core) -> None:
+        """Let a core go for good, after all that it has said."""
+        if core.alive:
+            core.alive = False
+            core.gone = True
+            self.at(core.up, partial(self.tell, events.UnitGone(core.pool, core.unit)))
+
+    # ---- the end -----------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Let the cores work until all launches have ended; fail if that never comes."""
+        while self.model.launches:
+            if self.advance():
+                continue
+            running = {core.held[0].launch for cores in self.cores.values() for core in cores if core.begun}
+            hanging = [number for number in sorted(running) if self.kinds[number].hangs]
+            assert hanging, f"launches wait for each other for ever: {sorted(self.model.launches)}"
+            self.cancel(hanging[0], kill=True)
+
+    def finish(self) -> None:
+        """Let all launches end, close the pools, and check that nothing is left or was forgotten."""
+        self.drain()
+        while self.advance():
+            pass  # what comes late
+        for pool in list(self.cores):
+            self.close(pool)
+        self.model.check_empty()
+        for number, (count, _) in self._asked.items():
+            assert all(self.ends[number, rank] == 1 for rank in range(count)), f"launch {number} has no end"
