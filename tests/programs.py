@@ -78,8 +78,12 @@ class Program:
             assert poll.poll(PATIENCE * 1000), "a process outlives the program"
             os.close(descriptor)
         assert not self.processes(), "processes are left"
-        assert not list(self._temporary.iterdir()), "temporary files are left"
+        assert not self.temporary_files(), "temporary files are left"
         return Ended(self._process.returncode, out, err)
+
+    def temporary_files(self) -> list[Path]:
+        """Return what stands in its folder for temporary files."""
+        return list(self._temporary.iterdir())
 
     def wait(self) -> int:
         """Wait for the end of the program itself, not of those it started; return its exit code."""

@@ -183,10 +183,10 @@ MUTANTS = (
         "bound = max(bound, self._frontier)",
     ),
     Mutant(
-        "lost wake-up: what stands in line is not taken in when there is room",
-        _LEDGER,
-        "            if state.is_full(pool.index):\n                pool.full = True\n                break",
-        "            if state.is_full(pool.index):\n                break",
+        "lost wake-up: what joins the line when there is room again is not taken in",
+        _DISPATCHER,
+        "            if pool.line or pool.full:",
+        "            if pool.full:",
         ("tests/offload/test_line.py", "tests/offload/test_threads.py"),
     ),
     Mutant(

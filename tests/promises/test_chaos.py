@@ -1,0 +1,114 @@
+"""Cores are killed again and again under thousands of launches: each has one end, and the right one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import cores
+
+import offload as of
+from offload import offload_single
+
+EVERY = 0.1  # seconds between two kills, on average
+SLOW = 0.004  # seconds that a kernel takes
+
+
+class Killer(threading.Thread):
+    """Kill a random core again and again; `killed` says when, by process."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(name="killer")
+        self.killed: dict[int, float] = {}
+        self._random = random.Random(seed)
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(self._random.expovariate(1 / EVERY)):
+            there = [core for core in cores() if core not in self.killed]
+            if there:
+                core = self._random.choice(there)
+                self.killed[core] = time.monotonic()
+                try:
+                    os.kill(core, signal.SIGKILL)
+                except ProcessLookupError:
+                    del self.killed[core]
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def ledger(path: Path) -> Callable[[int], None]:
+    """Return what notes in a file, before anything else is done, which launch runs, and in which process."""
+
+    def note(number: int) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.write(descriptor, f"{number} {os.getpid()}\n".encode())
+        os.close(descriptor)
+
+    return note
+
+
+@pytest.mark.parametrize(
+    ("launches", "kills"),
+    [(1000, 8), pytest.param(10_000, 100, marks=[pytest.mark.promises, pytest.mark.timeout(300)])],
+)
+def test_cores_are_killed_at_random(tmp_path: Path, launches: int, kills: int) -> None:
+    path = tmp_path / "ledger"
+    path.touch()
+    note = ledger(path)
+
+    @offload_single
+    def kernel(number: int, array: Any) -> Any:
+        note(number)
+        time.sleep(SLOW)
+        return array * 2
+
+    again = kernel.options(retries=50)
+    ended: dict[int, float] = {}
+    killer = Killer(launches)
+    with of.connect("local:4"):
+        kernel(0, np.zeros(1)).wait()
+        path.write_text("")
+        killer.start()
+        handles = []
+        try:
+            for number in range(launches):
+                handle = (again if number % 2 else kernel)(number, np.full(100, number))
+                handle.add_done_callback(lambda _, number=number: ended.setdefault(number, time.monotonic()))
+                handles.append(handle)
+            found = [handle.exception(timeout=200) for handle in handles]  # none is lost
+        finally:
+            killer.stop()
+        values = [None if error else handle.result() for error, handle in zip(found, handles, strict=True)]
+
+    lines = [line.split() for line in path.read_text().splitlines()]
+    runs = Counter(int(number) for number, _ in lines)
+    noticed = []
+    for number, (error, value) in enumerate(zip(found, values, strict=True)):
+        if error is None:
+            assert np.array_equal(value, np.full(100, 2 * number))
+            assert runs[number] == 1 or (number % 2 and runs[number] > 1)
+        elif isinstance(error, of.PoisonedKernel):
+            assert number % 2  # it killed none, but was unlucky three times
+        else:
+            assert type(error) is of.WorkerDied and error.begun and not number % 2
+            assert runs[number] <= 1
+            noticed += [ended[number] - killer.killed[int(core)] for ran, core in lines if int(ran) == number]
+    assert len(killer.killed) >= kills
+    times = sorted(1000 * each for each in noticed)
+    print(
+        f"\nchaos: {launches} launches, {len(killer.killed)} kills, {len(noticed)} launches died of them; "
+        f"noticed after {median(times):.1f} ms (median), {times[len(times) * 99 // 100]:.1f} ms (p99)"
+    )
