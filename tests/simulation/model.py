@@ -19,6 +19,8 @@ from scheduler.state import MAX_UNITS_LOST, State
 
 Key = tuple[int, ...]
 
+_OFTEN = 8  # after so many events the books are checked; what is promised, after each
+
 
 class LaunchModel:
     """What is known of a launch that has not ended."""
@@ -76,6 +78,8 @@ class Model:
         self.deadlines: dict[ShardId, float] = {}
         self.stale = 0
         self._entries = 0
+        self._checked = 0  # entries
+        self._events = 0
         self._settles: list[tuple[int, int, str]] = []  # what the present event must settle
         self._kills: list[Kill] = []
         self._ended: list[LaunchModel] = []
@@ -107,7 +111,10 @@ class Model:
                     assert action.cause in self.failures, "a launch failed because of one that did not"
         assert not self._early, "not placed, though a launch that names its units waits for it"
         self._check_idle()
-        self._check_questions(changed)
+        self._check_answers(changed)
+        self._events += 1
+        if not self._events % _OFTEN:
+            self._check_books()
         return actions
 
     # ---- what an event must settle -----------------------------------------------------
@@ -397,9 +404,11 @@ class Model:
 
     def _check_keys(self) -> None:
         """Check the places of the launches that have just entered the queue."""
+        if self._checked == self._entries:
+            return
         entered = [launch for launch in self.launches.values() if launch.entered >= 0]
         for launch in entered:
-            if launch.entered < getattr(self, "_checked", 0):
+            if launch.entered < self._checked:
                 continue
             key = self._key(launch)
             for other in entered:
@@ -418,38 +427,42 @@ class Model:
     def _is_held(self, pool: int, unit: int, shard: ShardId) -> bool:
         return pool in self.pools and shard in self.pools[pool][unit].held
 
-    def _check_questions(self, changed: set[int]) -> None:
+    def _check_answers(self, changed: set[int]) -> None:
+        """Ask the state machine for what it tells others, of the launches that have changed."""
         state = self.state
         assert state.pending == len(self.launches)
         assert state.stale == self.stale
         assert state.next_deadline() == min(self.deadlines.values(), default=None)
-        partial = set()
+        for number in changed & self.launches.keys():
+            launch = self.launches[number]
+            assert state.running(number) == len(launch.flying)
+            assert state.outstanding(number) == launch.count - len(launch.settled)
+            assert state.can_cancel(number) == (not launch.flying and not launch.settled)
+
+    def _check_books(self) -> None:
+        """Look into the state machine: what is queued where, and what units hold."""
+        state, partial = self.state, set()
         autos = dict.fromkeys(self.pools, 0)
         queued = {pool: [len(unit.resumed) for unit in units] for pool, units in self.pools.items()}
         for number, launch in self.launches.items():
-            if number in changed:
-                assert state.running(number) == len(launch.flying)
-                assert state.outstanding(number) == launch.count - len(launch.settled)
-                assert state.can_cancel(number) == (not launch.flying and not launch.settled)
             if launch.entered < 0:
                 continue
             if launch.partial:
                 partial.add(number)
             if launch.units is None:
                 autos[launch.pool] += 1
-                continue
-            for rank in launch.fresh:
-                queued[launch.pool][launch.units[rank]] += 1
+            else:
+                for rank in launch.fresh:
+                    queued[launch.pool][launch.units[rank]] += 1
         assert state._placing.order._partial == partial
         for pool, units in self.pools.items():
             inner = state._pools[pool]
+            assert inner.autos.queued == autos[pool]
             for unit, inside, waiting in zip(units, inner.units, queued[pool], strict=True):
                 assert list(inside.flight) == unit.held
                 assert inside.queued + len(inside.resumed) == waiting
-                assert inside._dropped == len(inside._fifo) + len(inside._heap) - inside.queued
-            line = inner.autos
-            assert line.queued == autos[pool]
-            assert line._dropped == len(line._fifo) + len(line._heap) - line.queued
+            for line in (*inner.units, inner.autos):
+                assert line._dropped == len(line._fifo) + len(line._heap) - line.queued
 
     def check_empty(self) -> None:
         """Check that nothing is left, once all launches have ended and all pools are closed."""
