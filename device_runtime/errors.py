@@ -26,6 +26,7 @@ OffloadError
 │   ├── NotOnDevice                   called on the host
 │   └── PeerEnded                     the other core will never answer
 ├── NestedDeadlockError               launches nested too deeply
+├── QueueFull                         no room for a launch that must not wait for some
 ├── SessionClosed (RuntimeError)      a launch after shutdown
 └── ForkedHandleError (RuntimeError)  a handle used in a forked child
 
@@ -171,6 +172,10 @@ class PeerEnded(MessageError):
 
 class NestedDeadlockError(OffloadError):
     """Refuse launches that are nested too deeply inside kernels."""
+
+
+class QueueFull(OffloadError):
+    """Refuse a launch that would have to wait for room in the queue, and must not."""
 
 
 class SessionClosed(OffloadError, RuntimeError):

@@ -126,7 +126,7 @@ def route_of(pool: Pool, body: Body, options: Options) -> Route:
         return last[1]
     units, count = options.place(pool.units, body.name)
     name, number = body.name, body.number
-    limits = options.priority, options.retries, options.timeout
+    limits = options.priority, options.retries, options.timeout, options.when_full
     route = Route(pool, units, count, name, number, *limits, options.bare)
     if len(pool.routes) >= _ROUTES:
         pool.routes.clear()

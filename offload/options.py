@@ -10,7 +10,7 @@ import itertools
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from device_runtime.errors import OptionError
 from offload.deadline import seconds
@@ -26,6 +26,7 @@ class LimitNames(TypedDict, total=False):
     timeout: float | None
     retries: int
     priority: int
+    when_full: Literal["wait", "raise"]
 
 
 class OptionNames(LimitNames, total=False):
@@ -48,6 +49,7 @@ class Options:
     timeout   seconds a shard may take on its core before it is ended; None is no limit
     retries   how often a shard is run again after its core died under it
     priority  launches with a higher one go first
+    when_full "wait" for room in a full queue, or "raise" QueueFull
     single    `target` was one int, not a sequence
     """
 
@@ -59,6 +61,7 @@ class Options:
     timeout: float | None = None
     retries: int = 0
     priority: int = 0
+    when_full: str = "wait"
     single: bool = False
 
     @property
@@ -99,7 +102,18 @@ class Options:
         return tuple(range(cores)), cores
 
 
-NAMES = ("async_", "async", "auto", "target", "all", "device", "timeout", "retries", "priority")
+NAMES = (
+    "async_",
+    "async",
+    "auto",
+    "target",
+    "all",
+    "device",
+    "timeout",
+    "retries",
+    "priority",
+    "when_full",
+)
 _PLACEMENTS = frozenset({"auto", "target"})
 _NO_PLACEMENT: dict[str, Any] = {"auto": None, "target": None, "all": True, "single": False}
 
@@ -191,6 +205,12 @@ def _timeout(name: str, value: Any, where: str) -> dict[str, Any]:
     return {name: number}
 
 
+def _when_full(name: str, value: Any, where: str) -> dict[str, Any]:
+    if value not in ("wait", "raise"):
+        raise OptionError(f"{where}: {name}={value!r} must be 'wait' or 'raise'")
+    return {name: value}
+
+
 _CHECKS = {
     "async_": _flag,
     "async": _flag,
@@ -201,6 +221,7 @@ _CHECKS = {
     "target": _target,
     "device": _device,
     "timeout": _timeout,
+    "when_full": _when_full,
 }
 
 

@@ -22,6 +22,7 @@ from device_runtime.device import Device, DirectDevice, ImmediateDevice, MemoryF
 from device_runtime.errors import (
     DeviceMemoryError,
     ForkedHandleError,
+    QueueFull,
     SessionClosed,
 )
 from device_runtime.interrupts import Guard, Shield, Window, defer_interrupts
@@ -39,7 +40,7 @@ from device_runtime.launch import (
 )
 from device_runtime.output import line_is_open, show
 from device_runtime.registry import open_device
-from scheduler import events
+from scheduler import events, room
 from scheduler.callbacks import Callbacks
 from scheduler.direct import Direct, Lone
 from scheduler.ledger import Ledger
@@ -49,6 +50,7 @@ from scheduler.ticket import Pool, Route, Ticket
 _log = logging.getLogger("offload")
 _OFTEN = 16  # of so many launches, one that is queued also looks what has ended
 _PATIENCE = 1.0  # seconds to wait for room in a device's memory while no launch is under way
+_ROOM = 7 / 8  # of what may be queued: who waits for room goes on when there is less
 _CLOSED = "the session is shut down; offload.connect() starts a new one"
 
 
@@ -63,6 +65,7 @@ class Dispatcher:
     """Run launches on devices."""
 
     def __init__(self) -> None:
+        self._most = room.most_launches()  # that may be under way
         self._guard = Guard()
         self._numbers = itertools.count(1)
         self._ledger = Ledger(self._numbers.__next__)
@@ -136,13 +139,15 @@ class Dispatcher:
         `attended`: the caller waits for it at once, so that no thread need be
         woken to look after it.
 
-        Raises SessionClosed, ForkedHandleError, and OptionError for a
-        dependency on a launch of another session.
+        Raises SessionClosed, ForkedHandleError, OptionError for a dependency
+        on a launch of another session, and QueueFull.
         """
         if self.forked:
             self.check()
         route = ticket.route
         pool = route.pool
+        if not attended and not self._has_room(pool):
+            self._wait_for_room(pool, route)
         if pool.immediate:
             with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
                 self._queue(ticket, attended)
@@ -152,12 +157,28 @@ class Dispatcher:
         else:
             self._stand_in_line(ticket, attended)
 
+    def _has_room(self, pool: Pool, share: float = 1.0) -> bool:
+        """Tell whether less than a share of what may be queued is."""
+        launches, size = len(self._launches) + len(pool.line), self._ledger.bytes
+        return launches < share * self._most and size < share * room.BYTES
+
+    def _wait_for_room(self, pool: Pool, route: Route) -> None:
+        """Wait until the queue has room for some launches."""
+        if route.when_full == "raise" or self._pump.is_mine():
+            launches, size = len(self._launches) + len(pool.line), self._ledger.bytes
+            raise QueueFull(
+                f"kernel {route.name}: the queue is full, with {launches:,} launches (OFFLOAD_QUEUE allows "
+                f"{self._most:,}) and {size:,} bytes of arguments (of {room.BYTES:,}); wait for some of them"
+            )
+        self.wait(lambda: self._closed or self._has_room(pool, _ROOM))
+
     def _stand_in_line(self, ticket: Ticket, attended: bool) -> None:
         """Queue a launch for whichever units are free first."""
         if self._closed:
             raise SessionClosed(_CLOSED)
         pool, self._queued = ticket.route.pool, self._queued + 1
-        if pool.full and self._queued % _OFTEN and not self._closed:
+        size = room.weight(ticket.args)
+        if pool.full and self._queued % _OFTEN and not (size or self._closed):
             pool.line.append(ticket)
             # While it is full a shard will end, and whoever handles that takes in the line. It finds this
             # launch, which stood there before we looked again.
@@ -173,6 +194,7 @@ class Dispatcher:
             if self._closed:
                 raise SessionClosed(_CLOSED)
             pool.line.append(ticket)
+            self._ledger.bytes += size
             if pool.full:  # units would idle while this thread has the interpreter's lock
                 self._pump.step_in()
             self._settle_down(attended)

@@ -32,6 +32,7 @@ from device_runtime.launch import (
 from scheduler import events
 from scheduler.direct import Lone
 from scheduler.plans import Plans
+from scheduler.room import weight
 from scheduler.state import State
 from scheduler.ticket import Pool, Ticket
 from scheduler.verdicts import dependency_error, verdict
@@ -47,6 +48,7 @@ class Ledger:
         self.launches: dict[int, Ticket] = {}
         self.plans = Plans()
         self.settled = 0  # shards, so far
+        self.bytes = 0  # of arguments, of launches that have not ended (see `room`)
         self.callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()  # due, of what has ended
         self._outbox: dict[tuple[int, int], list[Message]] = {}
 
@@ -71,6 +73,7 @@ class Ledger:
         Raises OptionError for a dependency on a launch of another session.
         """
         unfinished, failed = self.dependencies(ticket) if ticket.more.depends else ((), False)
+        self.bytes += weight(ticket.args)
         self.admit_all(ticket.pool)
         if failed:
             self._number(ticket)
@@ -167,6 +170,7 @@ class Ledger:
         route, plan = lone.route, lone.plan
         ticket = self.launches[lone.number] = Ticket(route, lone.image, lone.args)
         ticket.number, ticket.units, ticket.plan = lone.number, plan.cores, plan
+        self.bytes += weight(lone.args)
         actions = self.state.step(
             events.Submit(
                 lone.number,
@@ -222,7 +226,9 @@ class Ledger:
     def settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
         """Write down how a shard ended, and tell those that wait for messages of it."""
         self.settled += 1
+        size = weight(ticket.args) if self.bytes else 0
         if ticket.settle(rank, outcome):
+            self.bytes -= size
             del self.launches[ticket.number]
             if ticket.callbacks:
                 self.callbacks.extend((callback, ticket) for callback in ticket.take_callbacks())

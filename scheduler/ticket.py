@@ -69,6 +69,7 @@ class Route:
     priority: int = 0
     retries: int = 0
     timeout: float | None = None
+    when_full: str = "wait"
     bare: bool = False  # it is asked for one unit
 
 

@@ -18,7 +18,7 @@ EXPORTED = """
     ArgsDecodeError ArgsNotSerializable AsyncKernel DependencyError DeviceError DeviceMemoryError
     DeviceUnavailable Executor ForkedHandleError Handle Kernel KernelError KernelNotSerializable
     KernelTypeError LaunchError LaunchTimeout MessageError NestedDeadlockError NoUnitsError NotOnDevice
-    OffloadError OptionError Options PeerEnded PoisonedKernel RemoteTraceback ResidentDataLost
+    OffloadError OptionError Options PeerEnded PoisonedKernel QueueFull RemoteTraceback ResidentDataLost
     ResidentNameError ResultDecodeError ResultNotSerializable SerializationError Session SessionClosed
     SingleHandle SingleKernel Timing UnknownDeviceError WorkerDied as_completed broadcast connect
     copy_from_device copy_to_device define_on_device offload offload_multiple offload_single
