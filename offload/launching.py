@@ -59,7 +59,10 @@ def call(
             return values
         ticket = dispatcher.settled(route, image, payload, found)
     handle: Handle[Any] = Handle(dispatcher, ticket, route.bare)
-    return handle.wait()
+    try:
+        return handle.wait()
+    finally:
+        del handle, handles, ticket, found  # which an error would hold by its traceback, and they it
 
 
 def _value(outcome: Outcome) -> Any:

@@ -60,7 +60,7 @@ class Once(Generic[T]):
         first = self._making.setdefault(key, mine)
         if first is mine:
             try:
-                self.values[key] = mine.value = make()
+                made = self.values[key] = mine.value = make()
             except BaseException as error:
                 del self._making[key]  # the next one tries again
                 mine.error = error
@@ -68,7 +68,9 @@ class Once(Generic[T]):
             finally:
                 mine.over = True
                 mine.lock.release()
-        elif first.maker == mine.maker and not first.over:
+                del mine, first  # else an error would hold, by its traceback, what holds it
+            return made
+        if first.maker == mine.maker and not first.over:
             raise RuntimeError("a signal handler cannot use the device that it interrupted the opening of")
         with Shield(), first.lock:  # Ctrl-C must not leave it locked
             pass

@@ -51,8 +51,11 @@ class Shards(Generic[R]):
             return values
         error = self._error()
         if error is not None:
-            # Without the traceback of the last time it was raised, to which this one would be added.
-            raise error.with_traceback(None)
+            try:
+                # Without the traceback of the last time it was raised, to which this one would be added.
+                raise error.with_traceback(None)
+            finally:
+                del self, error  # which the traceback would hold, and they it
         return [ticket.value(rank) for ticket in self._tickets for rank in range(ticket.count)]
 
     def wait_any(self, timeout: float | None = None) -> dict[int, R]:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from device_runtime.device import Device, DirectDevice, ImmediateDevice, MemoryFull
 from device_runtime.errors import (
     DeviceMemoryError,
+    DeviceUnavailable,
     ForkedHandleError,
     QueueFull,
     SessionClosed,
@@ -62,14 +63,21 @@ class Closed(NamedTuple):
 
 
 class Dispatcher:
-    """Run launches on devices."""
+    """Run launches on devices.
+
+    Making one raises OptionError for a setting that cannot be meant, and
+    DeviceUnavailable where the process can have no more descriptors.
+    """
 
     def __init__(self) -> None:
         self._most = room.most_launches()  # that may be under way
         self._guard = Guard()
         self._numbers = itertools.count(1)
         self._ledger = Ledger(self._numbers.__next__)
-        self._pump = Pump(self._guard, self)
+        try:
+            self._pump = Pump(self._guard, self)
+        except OSError as error:
+            raise DeviceUnavailable(f"no device can be used: {error}") from error
         self._open: dict[int, Pool] = {}  # by the descriptor that tells of its events
         self._launches = self._ledger.launches
         self._events: deque[tuple[int, Event]] = deque()  # received, not handled yet

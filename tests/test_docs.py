@@ -76,3 +76,11 @@ def test_every_call_inside_a_kernel_is_explained() -> None:
     for name, value in vars(core).items():
         if callable(value) and not name.startswith("_") and value.__module__ == core.__name__:
             assert re.search(rf"\b{name}\b", text), name
+
+
+def test_every_test_that_promises_are_shown_by_is_there() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", ROOT.joinpath("docs/promises.md").read_text())
+    assert len(named) > 30
+    for file, _, test in (name.partition("::") for name in named):
+        assert not test or f"\ndef {test}(" in ROOT.joinpath(file).read_text(), test
+        assert ROOT.joinpath(file).exists(), file

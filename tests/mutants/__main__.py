@@ -29,8 +29,8 @@ def is_caught(mutant: Mutant) -> bool:
         mutant.plant(copy)
         command = [sys.executable, "-m", "tests.simulation", "--jobs", "1", "--histories", str(_HISTORIES)]
         if mutant.tests:
-            command = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "--timeout", "20"]
-            command += mutant.tests
+            command = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "--timeout=15"]
+            command += ["--timeout-method=thread", *mutant.tests]  # the first that hangs is the end of them
         try:
             done = subprocess.run(
                 command, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_PATIENCE

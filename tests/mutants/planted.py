@@ -247,7 +247,7 @@ MUTANTS = (
         _DIRECT,
         "            guard.visitor = self._visitor\n",
         "",
-        ("tests/offload/test_direct.py", "tests/offload/test_direct_sleep.py"),
+        ("tests/offload/test_direct_sleep.py",),
     ),
     Mutant(
         "the short way is gone although others wait",

@@ -1,0 +1,157 @@
+"""What runs out: descriptors, memory, the disk, the queue. An error says so, and then it goes on."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gates import Gate, gated
+from programs import Program
+
+import offload as of
+from offload import offload, offload_single
+from offload.core import coreid
+
+
+@offload
+def total(array: np.ndarray) -> float:
+    return float(array.sum())
+
+
+@offload_single
+def length(value: bytes) -> int:
+    return len(value)
+
+
+at_gate = offload_single(gated)
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Callable[[], list[int]]]:
+    """Give a call that takes all descriptors which this process may have; the rest is back at the end."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def take() -> list[int]:
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 60, before[1]))
+        while True:
+            try:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                return taken
+
+    yield take
+    for descriptor in taken:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_descriptors(no_descriptors: Callable[[], list[int]]) -> None:
+    array = np.ones(100_000)
+    with of.connect("local:2") as session:
+        assert total(array) == [1e5, 1e5]
+        no_descriptors()
+        assert total(array) == [1e5, 1e5]
+        with pytest.raises(of.WorkerDied):
+            offload(lambda: os._exit(1), target=0)()
+        assert total(array) == [1e5, 1e5]
+        with pytest.raises(of.DeviceUnavailable, match="open files"):
+            offload(coreid, device="local:3")()
+        assert total(array) == [1e5, 1e5]
+        assert not session.closed
+
+
+def test_a_device_that_finds_a_few_descriptors_only(
+    no_descriptors: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The limit allows for them, but the program has them: so each in turn is the one that is not to be had.
+    monkeypatch.setattr("device_runtime.process.cores.allow_descriptors", lambda needed: (needed, needed))
+    array = np.ones(100_000)
+    with of.connect("local:2"):
+        total(array)  # all is imported
+    taken = no_descriptors()
+    refused = 0
+    for left in range(50):
+        try:
+            with of.connect("local:2"):
+                assert total(array) == [1e5, 1e5]
+        except of.OffloadError as error:
+            assert "Too many open files" in str(error)
+            refused = left
+        gc.collect()  # an error's traceback may hold what holds the error
+        os.close(taken.pop())
+    assert 10 < refused < 40
+
+
+def test_the_arena(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+    monkeypatch.setenv("OFFLOAD_ARENA", "4M")
+    with of.connect("local:2"):
+        with pytest.raises(of.DeviceMemoryError, match="OFFLOAD_ARENA"):
+            length(bytes(5_000_000))
+        held = at_gate(gate, target=0)
+        gate.wait()
+        handles: list[of.Handle[int]] = []
+        thread = threading.Thread(
+            target=lambda: handles.extend([length(bytes(900_000), target=0) for _ in range(20)])
+        )
+        thread.start()  # it waits for room as soon as four are queued
+        gate.let_on()
+        thread.join()
+        assert [handle.result() for handle in handles] == [900_000] * 20
+        held.wait()
+
+
+def test_no_disk(program: Callable[..., Program]) -> None:
+    """Nothing is written to files: where there is no place for any, everything works."""
+    script = """
+        import numpy as np
+        import offload as of
+        from offload import offload
+
+        @offload
+        def total(array):
+            return float(array.sum())
+
+        print(total(np.ones(200_000)))
+    """
+    ended = program("script.py", files={"script.py": script}, TMPDIR="/nowhere", HOME="/nowhere").end()
+    assert ended == (0, "[200000.0, 200000.0]\n", "")
+
+
+def memory() -> int:
+    """Return how many bytes of memory this process has to itself."""
+    gc.collect()
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError
+
+
+@pytest.mark.promises
+@pytest.mark.timeout(900)
+def test_a_million_launches_are_queued(gate: Gate) -> None:
+    now = length.options(when_full="raise")
+    with of.connect("local:1"):
+        length(b"").wait()
+        held = at_gate(gate)
+        gate.wait()
+        before = memory()
+        handles = []
+        with pytest.raises(of.QueueFull, match="1,000,000 launches"):
+            while True:
+                handles.append(now(b"x" * (len(handles) % 10)))
+        grown = memory() - before
+        assert len(handles) == 999_999
+        assert grown < 1 << 30
+        gate.let_on()
+        assert all(handle.result() == n % 10 for n, handle in enumerate(handles))
+        held.wait()
+        assert now(b"again").result() == 5
+        print(f"\nqueue: a million launches took {grown / 1e6:.0f} MB, handles included")
