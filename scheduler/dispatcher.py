@@ -434,6 +434,7 @@ class Dispatcher:
                 self._output.append(partial(show, event))
                 continue
             elif isinstance(event, Lost):
+                self._ledger.lose(index, event.unit)
                 self._output.append(partial(show, event))
             elif isinstance(event, Gone):
                 told = event.unit, pool.address, event.why

@@ -8,7 +8,7 @@ dispatcher's guard.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from device_runtime.errors import OptionError
@@ -51,6 +51,7 @@ class Ledger:
         self.bytes = 0  # of arguments, of launches that have not ended (see `room`)
         self.callbacks: deque[tuple[Callable[[Ticket], None], Ticket]] = deque()  # due, of what has ended
         self._outbox: dict[tuple[int, int], list[Message]] = {}
+        self._lost: Counter[tuple[int, int]] = Counter()  # by pool and unit: losses, not handled yet
 
     def admit(self, pool: Pool) -> None:
         """Take in launches that stand in line, until enough wait for a unit."""
@@ -103,6 +104,14 @@ class Ledger:
         )
         self.step(make(events.Submit, asked))
 
+    def lose(self, pool: int, unit: int) -> None:
+        """Send a unit nothing until the state machine knows that it was lost.
+
+        The device has another one in its place already. What the state machine
+        means for the one that is gone it will send again.
+        """
+        self._lost[pool, unit] += 1
+
     def handle(self, pool: int, event: Event) -> None:
         """Tell the state machine what a device reported."""
         if isinstance(event, Ended):
@@ -114,6 +123,10 @@ class Ledger:
             self.step(events.ShardBegun(pool, event.unit, event.shard, event.at))
         elif isinstance(event, Lost):
             self.pools[pool].down.add(event.unit)
+            self._outbox.pop((pool, event.unit), None)
+            self._lost[pool, event.unit] -= 1
+            if not self._lost[pool, event.unit]:
+                del self._lost[pool, event.unit]
             lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own)
             self.step(lost, lost=event)
         elif isinstance(event, Ready):
@@ -160,6 +173,8 @@ class Ledger:
         if self._outbox:
             outbox, self._outbox = self._outbox, {}
             for (pool, unit), messages in outbox.items():
+                if (pool, unit) in self._lost:
+                    continue
                 unsent = self.pools[pool].device.send(unit, messages)
                 if unsent:
                     ends.extend((pool, event) for event in unsent)

@@ -190,6 +190,20 @@ MUTANTS = (
         ("tests/offload/test_line.py", "tests/offload/test_threads.py"),
     ),
     Mutant(
+        "what was decided for a core that has died reaches the one in its place",
+        _LEDGER,
+        "            self._outbox.pop((pool, event.unit), None)\n",
+        "",
+        ("tests/scheduler/test_ledger.py",),
+    ),
+    Mutant(
+        "a core is sent something before the death of the one before it is handled",
+        _DISPATCHER,
+        "                self._ledger.lose(index, event.unit)\n",
+        "",
+        ("tests/scheduler/test_ledger.py", "tests/misbehaviour/test_crashes.py"),
+    ),
+    Mutant(
         "every shard's outcome is taken for the first one's",
         _LEDGER,
         "self.settle(ticket, action.rank, told)",

@@ -1,0 +1,91 @@
+"""What was decided for a unit that has died does not reach the one in its place, or it would run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from device_runtime.interrupts import Guard
+from device_runtime.launch import Ended, Event, Image, Lost, Message, Outcome, Ready, ShardId, Work
+from scheduler import events
+from scheduler.ledger import Ledger
+from scheduler.ticket import Pool, Route, Ticket
+
+IMAGE = Image(1, "kernel", "module", b"")
+
+
+class Unit:
+    """A device of one unit, that notes what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[ShardId] = []
+
+    def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
+        self.sent += [message.shard for message in messages if isinstance(message, Work)]
+        return []
+
+
+class Desk:
+    """A ledger with one unit, and launches for it."""
+
+    def __init__(self, launches: int) -> None:
+        self.unit = Unit()
+        self.ledger = Ledger(count(1).__next__)
+        pool = Pool(0, "made-up:1", 1, self.unit, Guard())  # type: ignore[arg-type]
+        self.ledger.pools.append(pool)
+        self.ledger.step(events.PoolOpened(0, 1, 4))
+        route = Route(pool, None, 1, "kernel", 1)
+        self.tickets = [Ticket(route, IMAGE, b"") for _ in range(launches)]
+        for ticket in self.tickets:
+            self.ledger.enter(ticket)
+        self.flush()
+
+    def flush(self) -> list[ShardId]:
+        """Send what was decided; return all that was sent so far."""
+        self.ledger.flush()
+        return self.unit.sent
+
+    def report(self, *reports: Event) -> None:
+        """Take in what the device says, all at once, as the dispatcher does."""
+        for report in reports:
+            if isinstance(report, Lost):
+                self.ledger.lose(0, report.unit)
+        for report in reports:
+            self.ledger.handle(0, report)
+
+
+def ended(launch: int, attempt: int = 0) -> Ended:
+    return Ended(0, ShardId(launch, 0, attempt), Outcome(b"", begun=1.0, ended=2.0))
+
+
+LOST = Lost(0, None, "it died", -9, "")
+
+
+def test_what_follows_from_an_end_before_the_death() -> None:
+    desk = Desk(2)
+    assert desk.flush() == [(1, 0, 0)]
+    desk.report(ended(1), LOST, Ready(0))
+    assert desk.flush() == [(1, 0, 0), (2, 0, 1)]
+
+
+def test_what_follows_between_two_deaths() -> None:
+    desk = Desk(2)
+    desk.report(ended(1), LOST, Ready(0), LOST, Ready(0))
+    assert desk.flush() == [(1, 0, 0), (2, 0, 2)]
+
+
+def test_what_is_launched_before_the_death_is_handled() -> None:
+    desk = Desk(0)
+    desk.ledger.lose(0, 0)
+    desk.ledger.enter(Ticket(Route(desk.ledger.pools[0], (0,), 1, "kernel", 1), IMAGE, b""))
+    assert desk.flush() == []
+    desk.ledger.handle(0, LOST)
+    assert desk.flush() == []
+    desk.ledger.handle(0, Ready(0))
+    assert desk.flush() == [(1, 0, 1)]
+
+
+def test_what_has_begun_is_not_sent_again() -> None:
+    desk = Desk(1)
+    desk.report(LOST._replace(begun=ShardId(1, 0, 0)), Ready(0))
+    assert desk.flush() == [(1, 0, 0)] and desk.tickets[0].done
