@@ -14,7 +14,7 @@ from pathlib import Path
 from .planted import MUTANTS, Mutant
 
 _ROOT = Path(__file__).parents[2]
-_HISTORIES = 1500
+_HISTORIES = 3000
 _PATIENCE = 120  # seconds; a bug that makes the tests hang is found, too
 _SURVIVORS = 0.1  # the share of bugs that may stay undiscovered
 

@@ -204,10 +204,10 @@ MUTANTS = (
         ("tests/scheduler/test_ledger.py", "tests/misbehaviour/test_crashes.py"),
     ),
     Mutant(
-        "every shard's outcome is taken for the first one's",
+        "outcomes are taken for those of other shards",
         _LEDGER,
         "self.settle(ticket, action.rank, told)",
-        "self.settle(ticket, action.rank if action.how != 'ended' or ticket.outcomes[0] else 0, told)",
+        "self.settle(ticket, ticket.count - 1 - action.rank, told)",
         ("tests/contract/test_launches.py",),
     ),
     Mutant(

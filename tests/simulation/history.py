@@ -23,7 +23,7 @@ def simulate(seed: int, trace: Callable[[str], object] | None = None) -> World:
         draw = random.random()
         if draw < faults:
             act = partial(_harm, world, random)
-        elif draw > 0.9:
+        elif draw > 0.85:
             act = partial(_cancel, world, random)
         else:
             act, launches = partial(_submit, world, random, faults), launches - 1
