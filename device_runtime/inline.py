@@ -25,7 +25,7 @@ from typing import Any, TextIO
 from device_runtime import codec
 from device_runtime.context import Context, current, enter_thread
 from device_runtime.device import ImmediateDevice
-from device_runtime.errors import PeerEnded, SerializationError
+from device_runtime.errors import DeviceUnavailable, PeerEnded, SerializationError
 from device_runtime.interrupts import Window, uninterrupted
 from device_runtime.launch import Encoded, Ended, Event, Message, Outcome, Ready, ShardId, Work
 from device_runtime.output import end_line, write_marked
@@ -67,7 +67,10 @@ class InlineDevice(ImmediateDevice):
     def open(self) -> int:
         outer = current()
         self._depth = 0 if outer is None else outer.depth + 1
-        self._bell: tuple[int, ...] = os.pipe()
+        try:
+            self._bell: tuple[int, ...] = os.pipe()
+        except OSError as error:
+            raise DeviceUnavailable(f"{self.address} could not be opened: {error}") from error
         for end in self._bell:
             os.set_blocking(end, False)
         self._meshes = [_InlineMesh(self, core) for core in range(self._units)]

@@ -12,7 +12,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from device_runtime import codec
-from device_runtime.errors import ArgsNotSerializable, ForkedHandleError, OffloadError
+from device_runtime.errors import ArgsNotSerializable, ForkedHandleError, OffloadError, SessionClosed
 from device_runtime.interrupts import Shield
 from offload import initializer as initializers
 from offload.body import refuse_coroutine
@@ -137,7 +137,10 @@ class Submissions:
         estimate = hash((getattr(function, "__code__", capture.name), chunked))
         route = Route(pool, None, 1, capture.name, estimate, bare=True)
         ticket = Ticket(route, image, payload)
-        dispatcher.submit(ticket)
+        try:
+            dispatcher.submit(ticket)
+        except SessionClosed:  # while it waited for room in the queue
+            raise RuntimeError("cannot schedule new futures after shutdown") from None
         future = Submission(SingleHandle(dispatcher, ticket, True), self)
         self.pending[future] = None
         if future.done():  # perhaps before it was noted as pending

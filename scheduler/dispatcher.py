@@ -154,8 +154,8 @@ class Dispatcher:
             self.check()
         route = ticket.route
         pool = route.pool
-        if not attended and not self._has_room(pool):
-            self._wait_for_room(pool, route)
+        if not attended and not self._has_room():
+            self._wait_for_room(route)
         if pool.immediate:
             with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
                 self._queue(ticket, attended)
@@ -165,20 +165,38 @@ class Dispatcher:
         else:
             self._stand_in_line(ticket, attended)
 
-    def _has_room(self, pool: Pool, share: float = 1.0) -> bool:
-        """Tell whether less than a share of what may be queued is."""
-        launches, size = len(self._launches) + len(pool.line), self._ledger.bytes
-        return launches < share * self._most and size < share * room.BYTES
+    def _under_way(self) -> int:
+        """Return how many launches have not ended, those in line included."""
+        return sum([len(pool.line) for pool in self._ledger.pools], len(self._launches))
 
-    def _wait_for_room(self, pool: Pool, route: Route) -> None:
-        """Wait until the queue has room for some launches."""
-        if route.when_full == "raise" or self._pump.is_mine():
-            launches, size = len(self._launches) + len(pool.line), self._ledger.bytes
+    def _has_room(self, share: float = 1.0) -> bool:
+        """Tell whether less than a share of what may be queued is."""
+        return self._under_way() < share * self._most and self._ledger.bytes < share * room.BYTES
+
+    def _wait_for_room(self, route: Route) -> None:
+        """Wait until the queue has room for some launches, or for one after some have ended.
+
+        Raises QueueFull where the caller must not, or cannot, wait.
+        """
+        full = (
+            f"kernel {route.name}: the queue is full, with {self._under_way():,} launches (OFFLOAD_QUEUE "
+            f"allows {self._most:,}) and {self._ledger.bytes:,} bytes of arguments (of {room.BYTES:,})"
+        )
+        if route.when_full == "raise":
+            raise QueueFull(f"{full}; wait for some of them")
+        if self._pump.is_mine():
             raise QueueFull(
-                f"kernel {route.name}: the queue is full, with {launches:,} launches (OFFLOAD_QUEUE allows "
-                f"{self._most:,}) and {size:,} bytes of arguments (of {room.BYTES:,}); wait for some of them"
+                f"{full}, and this thread cannot wait: it receives what cores say; "
+                "a signal handler, a log handler or a stream must leave launches to another thread"
             )
-        self.wait(lambda: self._closed or self._has_room(pool, _ROOM))
+        enough = self._ledger.settled + max(1, self._most // 8)
+        self.wait(
+            lambda: (
+                self._closed
+                or self._has_room(_ROOM)
+                or (self._ledger.settled >= enough and self._has_room())  # others may keep it as good as full
+            )
+        )
 
     def _stand_in_line(self, ticket: Ticket, attended: bool) -> None:
         """Queue a launch for whichever units are free first."""

@@ -125,7 +125,7 @@ class Ledger:
             self.pools[pool].down.add(event.unit)
             self._outbox.pop((pool, event.unit), None)
             self._lost[pool, event.unit] -= 1
-            if not self._lost[pool, event.unit]:
+            if self._lost[pool, event.unit] <= 0:
                 del self._lost[pool, event.unit]
             lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own)
             self.step(lost, lost=event)
@@ -164,6 +164,8 @@ class Ledger:
             elif type(action) is events.Placed:
                 self.launches[action.launch].units = action.units
             elif type(action) is events.Kill:
+                if (action.pool, action.unit) in self._lost:
+                    continue  # it is dead already; a kill would strike the core in its place
                 self.pools[action.pool].down.add(action.unit)
                 self.pools[action.pool].device.kill(action.unit, action.shard)
 

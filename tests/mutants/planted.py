@@ -201,7 +201,14 @@ MUTANTS = (
         _DISPATCHER,
         "                self._ledger.lose(index, event.unit)\n",
         "",
-        ("tests/scheduler/test_ledger.py", "tests/misbehaviour/test_crashes.py"),
+        ("tests/scheduler/test_ledger.py",),
+    ),
+    Mutant(
+        "a kill that was meant for a core that has died strikes the one in its place",
+        _LEDGER,
+        "                if (action.pool, action.unit) in self._lost:\n                    continue",
+        "                if not self.pools:\n                    continue",
+        ("tests/scheduler/test_ledger.py",),
     ),
     Mutant(
         "outcomes are taken for those of other shards",

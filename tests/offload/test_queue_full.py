@@ -88,14 +88,68 @@ def test_bytes_count_too(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     assert now(b"").result() == 0
 
 
-def test_a_call_that_waits_for_its_value_needs_no_room(gate: Gate) -> None:
+def test_a_call_that_waits_for_its_value_needs_no_room(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = Dispatcher.submit
+
+    def submitted(dispatcher: Dispatcher, ticket: Any, attended: bool = False) -> None:
+        submit(dispatcher, ticket, attended)
+        if attended:
+            gate.let_on()
+
     held(gate)
     handles = [length("ab") for _ in range(MOST - 1)]
-    opener = threading.Timer(0, gate.let_on)
-    opener.start()
+    monkeypatch.setattr(Dispatcher, "submit", submitted)
     assert length.options(async_=False, when_full="raise")("abc") == [3]
     assert [handle.result() for handle in handles] == [2] * (MOST - 1)
-    opener.join()
+
+
+def test_who_waits_goes_on_though_others_keep_it_full(
+    gate: Gate, waiting: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.dispatcher._ROOM", 0.0)  # as if it never came to be less full
+    held(gate)
+    handles = [length("ab") for _ in range(MOST - 1)]
+    late: list[of.Handle[int]] = []
+    thread = threading.Thread(target=lambda: late.append(length("late")))
+    thread.start()
+    waiting.wait()
+    gate.let_on()
+    thread.join()
+    assert [handle.result() for handle in handles + late] == [2] * (MOST - 1) + [4]
+
+
+def test_all_devices_of_a_session_count(gate: Gate) -> None:
+    held(gate)
+    for _ in range(MOST - 1):
+        length("ab")
+    with pytest.raises(of.QueueFull):
+        now("ab", device="local:2")
+    gate.let_on()
+
+
+def test_an_executor_that_is_shut_down_while_a_call_waits_for_room(
+    gate: Gate, waiting: threading.Event
+) -> None:
+    executor = of.Executor(1, "local:1")
+    futures = [executor.submit(gated, gate, 0)]
+    gate.wait()
+    futures += [executor.submit(len, "ab") for _ in range(MOST - 1)]
+    refused: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            executor.submit(len, "abc")
+        except RuntimeError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    waiting.wait()
+    executor.shutdown(wait=False)
+    thread.join()
+    assert str(refused[0]) == "cannot schedule new futures after shutdown"
+    gate.let_on()
+    assert [future.result() for future in futures] == [0] + [2] * (MOST - 1)
 
 
 def test_shutdown_ends_the_wait(gate: Gate, waiting: threading.Event) -> None:

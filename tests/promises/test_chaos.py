@@ -20,7 +20,7 @@ from processes import cores
 import offload as of
 from offload import offload_single
 
-EVERY = 0.1  # seconds between two kills, on average
+EVERY = 0.08  # seconds between two kills, on average
 SLOW = 0.004  # seconds that a kernel takes
 
 
@@ -107,7 +107,7 @@ def test_cores_are_killed_at_random(tmp_path: Path, launches: int, kills: int) -
             assert runs[number] <= 1
             noticed += [ended[number] - killer.killed[int(core)] for ran, core in lines if int(ran) == number]
     assert len(killer.killed) >= kills
-    times = sorted(1000 * each for each in noticed)
+    times = sorted(1000 * each for each in noticed) or [0.0]
     print(
         f"\nchaos: {launches} launches, {len(killer.killed)} kills, {len(noticed)} launches died of them; "
         f"noticed after {median(times):.1f} ms (median), {times[len(times) * 99 // 100]:.1f} ms (p99)"

@@ -68,26 +68,28 @@ def test_descriptors(no_descriptors: Callable[[], list[int]]) -> None:
         assert not session.closed
 
 
+@pytest.mark.parametrize("address", ["local:1", "inline:1"])
 def test_a_device_that_finds_a_few_descriptors_only(
-    no_descriptors: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
+    no_descriptors: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     # The limit allows for them, but the program has them: so each in turn is the one that is not to be had.
     monkeypatch.setattr("device_runtime.process.cores.allow_descriptors", lambda needed: (needed, needed))
     array = np.ones(100_000)
-    with of.connect("local:2"):
+    with of.connect(address):
         total(array)  # all is imported
     taken = no_descriptors()
-    refused = 0
-    for left in range(50):
+    refused, made = -1, 0
+    while made < 3:
         try:
-            with of.connect("local:2"):
-                assert total(array) == [1e5, 1e5]
+            with of.connect(address):
+                assert total(array) == [1e5]
+                made += 1
         except of.OffloadError as error:
             assert "Too many open files" in str(error)
-            refused = left
+            refused, made = refused + 1, 0
         gc.collect()  # an error's traceback may hold what holds the error
         os.close(taken.pop())
-    assert 10 < refused < 40
+    assert refused >= 0
 
 
 def test_the_arena(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:

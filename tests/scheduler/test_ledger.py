@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from collections.abc import Sequence
 from itertools import count
 
+import pytest
+
+from device_runtime.device import Device
 from device_runtime.interrupts import Guard
-from device_runtime.launch import Ended, Event, Image, Lost, Message, Outcome, Ready, ShardId, Work
+from device_runtime.launch import Ended, Event, Image, Lost, Message, Outcome, Printed, Ready, ShardId, Work
 from scheduler import events
+from scheduler.dispatcher import Dispatcher
 from scheduler.ledger import Ledger
 from scheduler.ticket import Pool, Route, Ticket
 
@@ -19,6 +26,10 @@ class Unit:
 
     def __init__(self) -> None:
         self.sent: list[ShardId] = []
+        self.killed: list[ShardId] = []
+
+    def kill(self, unit: int, shard: ShardId) -> None:
+        self.killed.append(shard)
 
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
         self.sent += [message.shard for message in messages if isinstance(message, Work)]
@@ -89,3 +100,58 @@ def test_what_has_begun_is_not_sent_again() -> None:
     desk = Desk(1)
     desk.report(LOST._replace(begun=ShardId(1, 0, 0)), Ready(0))
     assert desk.flush() == [(1, 0, 0)] and desk.tickets[0].done
+
+
+def test_a_kill_does_not_strike_the_one_in_its_place() -> None:
+    desk = Desk(2)
+    desk.ledger.lose(0, 0)
+    desk.ledger.step(events.Cancel(1, kill=True))
+    assert not desk.unit.killed
+    desk.ledger.handle(0, LOST._replace(begun=ShardId(1, 0, 0)))
+    desk.ledger.handle(0, Ready(0))
+    assert desk.tickets[0].done and desk.flush() == [(1, 0, 0), (2, 0, 0)]
+    desk.ledger.step(events.Cancel(2, kill=True))
+    assert desk.unit.killed == [(2, 0, 0)]
+
+
+class Script(Unit, Device):
+    """A device of one unit that reports what it is told to, all at once."""
+
+    address = "made-up:1"
+
+    def __init__(self, *reports: Event) -> None:
+        super().__init__()
+        self._bell = os.eventfd(1)
+        self._reports = list(reports)
+
+    def open(self) -> int:
+        return 1
+
+    def fileno(self) -> int:
+        return self._bell
+
+    def receive(self) -> list[Event]:
+        os.eventfd_read(self._bell)
+        return self._reports
+
+    def close(self) -> None:
+        os.close(self._bell)
+
+
+def test_what_is_launched_while_a_death_waits_to_be_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream makes a launch while it is given what the dead core had printed."""
+    device = Script(Printed(0, "stdout", "its last words\n"), LOST, Ready(0))
+    dispatcher = Dispatcher()
+    pool = dispatcher.add(device, device.open())
+    before: list[int] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            dispatcher.submit(Ticket(Route(pool, (0,), 1, "kernel", 1), IMAGE, b""))
+            before.append(len(device.sent))
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Stream())
+    assert dispatcher.wait(lambda: bool(device.sent), 30)
+    assert before == [0] and device.sent == [(1, 0, 1)]
+    dispatcher.close(0)
