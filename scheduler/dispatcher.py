@@ -178,10 +178,12 @@ class Dispatcher:
 
         Raises QueueFull where the caller must not, or cannot, wait.
         """
-        full = (
-            f"kernel {route.name}: the queue is full, with {self._under_way():,} launches (OFFLOAD_QUEUE "
-            f"allows {self._most:,}) and {self._ledger.bytes:,} bytes of arguments (of {room.BYTES:,})"
-        )
+        launches, size = self._under_way(), self._ledger.bytes
+        full = f"kernel {route.name}: the queue is full, with {launches:,} launches"
+        if size < room.BYTES:
+            full += f" (OFFLOAD_QUEUE allows {self._most:,})"
+        else:
+            full += f" that have {size:,} bytes of arguments (there may be {room.BYTES:,})"
         if route.when_full == "raise":
             raise QueueFull(f"{full}; wait for some of them")
         if self._pump.is_mine():
