@@ -270,11 +270,4 @@ MUTANTS = (
         "",
         ("tests/offload/test_direct_sleep.py",),
     ),
-    Mutant(
-        "the short way is gone although others wait",
-        _DISPATCHER,
-        "        return not (self._launches or self._events",
-        "        return not (self._events",
-        ("tests/offload/test_direct.py", "tests/offload/test_session.py", "tests/contract/test_launches.py"),
-    ),
 )
