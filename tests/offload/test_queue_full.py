@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -54,6 +54,15 @@ def held(gate: Gate) -> of.Handle[Any]:
     return handle
 
 
+def while_it_waits(waiting: threading.Event, launch: Callable[[], object], act: Callable[[], object]) -> None:
+    """Launch in a thread, and do something once that waits for room; return when it waits no more."""
+    thread = threading.Thread(target=launch)
+    thread.start()
+    waiting.wait()
+    act()
+    thread.join()
+
+
 def test_a_launch_that_must_not_wait_is_refused(gate: Gate) -> None:
     first = held(gate)
     handles = [length("ab") for _ in range(MOST - 1)]
@@ -69,11 +78,7 @@ def test_a_launch_that_must_not_wait_is_refused(gate: Gate) -> None:
 def test_a_launch_waits_for_room(gate: Gate, waiting: threading.Event) -> None:
     held(gate)
     handles: list[of.Handle[int]] = []
-    thread = threading.Thread(target=lambda: handles.extend([length("a" * n) for n in range(3 * MOST)]))
-    thread.start()
-    waiting.wait()
-    gate.let_on()
-    thread.join()
+    while_it_waits(waiting, lambda: handles.extend([length("a" * n) for n in range(3 * MOST)]), gate.let_on)
     assert [handle.result() for handle in handles] == list(range(3 * MOST))
 
 
@@ -110,11 +115,7 @@ def test_who_waits_goes_on_though_others_keep_it_full(
     held(gate)
     handles = [length("ab") for _ in range(MOST - 1)]
     late: list[of.Handle[int]] = []
-    thread = threading.Thread(target=lambda: late.append(length("late")))
-    thread.start()
-    waiting.wait()
-    gate.let_on()
-    thread.join()
+    while_it_waits(waiting, lambda: late.append(length("late")), gate.let_on)
     assert [handle.result() for handle in handles + late] == [2] * (MOST - 1) + [4]
 
 
@@ -142,11 +143,7 @@ def test_an_executor_that_is_shut_down_while_a_call_waits_for_room(
         except RuntimeError as error:
             refused.append(error)
 
-    thread = threading.Thread(target=submit)
-    thread.start()
-    waiting.wait()
-    executor.shutdown(wait=False)
-    thread.join()
+    while_it_waits(waiting, submit, lambda: executor.shutdown(wait=False))
     assert str(refused[0]) == "cannot schedule new futures after shutdown"
     gate.let_on()
     assert [future.result() for future in futures] == [0] + [2] * (MOST - 1)
@@ -163,11 +160,7 @@ def test_shutdown_ends_the_wait(gate: Gate, waiting: threading.Event) -> None:
         except of.SessionClosed as error:
             refused.append(error)
 
-    thread = threading.Thread(target=launch)
-    thread.start()
-    waiting.wait()
-    of.shutdown(wait=False)
-    thread.join()
+    while_it_waits(waiting, launch, lambda: of.shutdown(wait=False))
     assert len(refused) == 1
 
 

@@ -7,11 +7,11 @@ import os
 import resource
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gates import Gate, gated
+from processes import private_memory
 from programs import Program
 
 import offload as of
@@ -127,15 +127,6 @@ def test_no_disk(program: Callable[..., Program]) -> None:
     assert ended == (0, "[200000.0, 200000.0]\n", "")
 
 
-def memory() -> int:
-    """Return how many bytes of memory this process has to itself."""
-    gc.collect()
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Private_Dirty:"):
-            return int(line.split()[1]) * 1024
-    raise LookupError
-
-
 @pytest.mark.promises
 @pytest.mark.timeout(900)
 def test_a_million_launches_are_queued(gate: Gate) -> None:
@@ -144,12 +135,14 @@ def test_a_million_launches_are_queued(gate: Gate) -> None:
         length(b"").wait()
         held = at_gate(gate)
         gate.wait()
-        before = memory()
+        gc.collect()
+        before = private_memory(os.getpid())
         handles = []
         with pytest.raises(of.QueueFull, match="1,000,000 launches"):
             while True:
                 handles.append(now(b"x" * (len(handles) % 10)))
-        grown = memory() - before
+        gc.collect()
+        grown = private_memory(os.getpid()) - before
         assert len(handles) == 999_999
         assert grown < 1 << 30
         gate.let_on()

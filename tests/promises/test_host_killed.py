@@ -41,7 +41,6 @@ SCRIPT = """
         of.wait_all(*handles)
 """
 LIFE = 1.0  # seconds of its life that are tried
-GONE = 1.0  # seconds after which nothing may be left
 
 
 def named_sockets() -> set[str]:
@@ -63,9 +62,12 @@ def wait_until_gone(program: Program) -> float:
 
 
 @pytest.mark.parametrize(
-    "times", [10, pytest.param(200, marks=[pytest.mark.promises, pytest.mark.timeout(900)])]
+    ("times", "limit"),  # seconds after which nothing may be left
+    [(10, 30.0), pytest.param(200, 1.0, marks=[pytest.mark.promises, pytest.mark.timeout(900)])],
 )
-def test_the_host_is_killed_at_random_points(program: Callable[..., Program], times: int) -> None:
+def test_the_host_is_killed_at_random_points(
+    program: Callable[..., Program], times: int, limit: float
+) -> None:
     draw = random.Random(times)
     before = set(os.listdir("/dev/shm")), named_sockets()
     took, at_work = [], 0
@@ -79,7 +81,7 @@ def test_the_host_is_killed_at_random_points(program: Callable[..., Program], ti
         script.signal(signal.SIGKILL)
         assert script.wait() == -signal.SIGKILL
         took.append(wait_until_gone(script))
-        assert took[-1] < GONE or times < 100, "processes live on"
+        assert took[-1] < limit, "processes live on"
         assert not script.temporary_files()
         script.close()
     left = [name for name in os.listdir("/dev/shm") if name not in before[0] and "offload" in name]
