@@ -14,7 +14,7 @@ from typing import Any
 from device_runtime import capture, codec, walk
 from device_runtime.context import Context, Mesh
 from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
-from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, ShardId, Work
+from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, ShardId, Work, make
 from device_runtime.resident import Resident
 from device_runtime.traces import text_of
 
@@ -105,7 +105,7 @@ class Runner:
                     context.nested.shutdown()
             ended = time.monotonic()
             del function, calls
-            return Outcome(self._encoded(image, value), False, None, begun, ended)
+            return make(Outcome, (self._encoded(image, value), False, None, begun, ended))
         except BaseException as error:
             ended = time.monotonic()
             _explain(error)

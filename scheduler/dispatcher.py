@@ -49,7 +49,7 @@ from scheduler.pump import Pump
 from scheduler.ticket import Pool, Route, Ticket
 
 _log = logging.getLogger("offload")
-_OFTEN = 16  # of so many launches, one that is queued also looks what has ended
+_OFTEN = 32  # of so many launches, one that is queued also looks what has ended
 _PATIENCE = 1.0  # seconds to wait for room in a device's memory while no launch is under way
 _ROOM = 7 / 8  # of what may be queued: who waits for room goes on when there is less
 _CLOSED = "the session is shut down; offload.connect() starts a new one"
@@ -167,7 +167,10 @@ class Dispatcher:
 
     def _under_way(self) -> int:
         """Return how many launches have not ended, those in line included."""
-        return sum([len(pool.line) for pool in self._ledger.pools], len(self._launches))
+        found = len(self._launches)
+        for pool in self._ledger.pools:
+            found += len(pool.line)
+        return found
 
     def _has_room(self, share: float = 1.0) -> bool:
         """Tell whether less than a share of what may be queued is."""
@@ -472,7 +475,7 @@ class Dispatcher:
 
     def handle(self) -> None:
         while self._events:
-            self._ledger.handle(*self._events.popleft())
+            self._ledger.handle(self._events)
         due = self._ledger.state.next_deadline()
         if due is not None:
             now = time.monotonic()

@@ -6,6 +6,7 @@ A pool is the set of units of one open device; `unit` counts within its pool,
 
 # Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from device_runtime.launch import ShardId
@@ -28,7 +29,11 @@ class PoolClosed(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """A launch is made: on the named units, or on as many of the scheduler's choice as it has shards."""
+    """A launch is made: on the named units, or on as many of the scheduler's choice as it has shards.
+
+    Or several at once, numbered in a row, `launch` the last of them: of one
+    kernel, for one unit each of the scheduler's choice, and nothing else asked.
+    """
 
     launch: int  # grows from launch to launch
     pool: int
@@ -39,6 +44,7 @@ class Submit(NamedTuple):
     depends: tuple[int, ...] = ()  # unfinished launches whose values it needs
     retries: int = 0
     timeout: float | None = None  # seconds a shard may run
+    launches: int = 1
 
 
 class ShardBegun(NamedTuple):
@@ -58,6 +64,15 @@ class ShardEnded(NamedTuple):
     shard: ShardId
     ok: bool
     seconds: float  # its run time
+
+
+class BundleAdvanced(NamedTuple):
+    """A unit delivered the outcomes of launches of one bundle, the first of them `launch`."""
+
+    pool: int
+    unit: int
+    launch: int
+    seconds: Sequence[float]  # the run time of each
 
 
 class UnitLost(NamedTuple):
@@ -103,6 +118,7 @@ Event = (
     | Submit
     | ShardBegun
     | ShardEnded
+    | BundleAdvanced
     | UnitLost
     | UnitReady
     | UnitGone
@@ -114,10 +130,14 @@ Event = (
 
 
 class Placed(NamedTuple):
-    """A launch that left the choice to the scheduler has its units, ascending, by rank."""
+    """A launch that left the choice to the scheduler has its units, ascending, by rank.
+
+    With several `launches`, these are numbered in a row and it is the last of them; so in `Send`.
+    """
 
     launch: int
     units: tuple[int, ...]
+    launches: int = 1
 
 
 class Send(NamedTuple):
@@ -126,6 +146,7 @@ class Send(NamedTuple):
     pool: int
     unit: int
     shard: ShardId
+    launches: int = 1
 
 
 class Kill(NamedTuple):
@@ -152,4 +173,11 @@ class Settle(NamedTuple):
     deaths: int = 0  # of units while they ran the shard
 
 
-Action = Placed | Send | Kill | Settle
+class Advance(NamedTuple):
+    """The outcomes of a bundle's launches, from `launch` on, that were just delivered are final."""
+
+    launch: int
+    launches: int
+
+
+Action = Placed | Send | Kill | Settle | Advance

@@ -17,6 +17,7 @@ class Launch:
     """A launch that has not ended."""
 
     __slots__ = ("count", "extra", "flying", "kernel", "key", "left", "number", "pool", "units")
+    size = 1  # launches that it stands for
 
     def __init__(
         self,
@@ -71,6 +72,39 @@ class Launch:
     def waits(self) -> bool:
         """Tell whether a launch that it depends on has not ended."""
         return self.extra is not None and self.extra.waits > 0
+
+
+class Bundle(Launch):
+    """Launches in a row of one kernel, each of one shard, that go through the scheduler as one.
+
+    They are those from `first`, which grows as they end, to `number`. It is
+    made where they can be sent to a unit at once. If anything but its end is to
+    happen to one of them, they are taken apart first (`Placing.take_apart`).
+    """
+
+    __slots__ = ("first", "size")
+
+    def __init__(self, number: int, pool: int, kernel: int, size: int) -> None:
+        super().__init__(number, pool, None, 1, kernel, None)
+        self.first = number - size + 1
+        self.size = size  # those that have not ended
+
+    def advance(self, count: int) -> None:
+        """Note that the first launches have ended."""
+        self.first += count
+        self.size -= count
+        if not self.size:
+            self.left = self.flying = 0
+
+    def apart(self) -> list[Launch]:
+        """Return the launches that have not ended, each by itself."""
+        found = []
+        for number in range(self.first, self.number + 1):
+            launch = Launch(number, self.pool, self.units, 1, self.kernel, None)
+            launch.key = (number,)
+            launch.flying = self.flying
+            found.append(launch)
+        return found
 
 
 class Extra:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from device_runtime.errors import OptionError
 from device_runtime.launch import (
@@ -56,17 +56,40 @@ class Ledger:
     def admit(self, pool: Pool) -> None:
         """Take in launches that stand in line, until enough wait for a unit."""
         pool.full = False  # first: whoever joins the line and finds it full can rely on being seen below
-        line, state = pool.line, self.state
+        line = pool.line
         while line:
-            if state.is_full(pool.index):
+            route = line[0].route
+            count = 1
+            if route.count == 1 and not route.retries and route.timeout is None:
+                count = (len(line) - 1) // pool.units + 1
+            most = self.state.room_for(pool.index, route.kernel, count)
+            if not most:
                 pool.full = True
                 break
-            self._enter(line.popleft())
+            self._enter_together(pool, most)
 
     def admit_all(self, pool: Pool) -> None:
         """Take in all launches that stand in line: something else is to come behind them, or end them."""
         while pool.line:
             self._enter(pool.line.popleft())
+
+    def _enter_together(self, pool: Pool, most: int) -> None:
+        """Take in the first launch of a line, and as many others as are alike, `most` in all."""
+        line = pool.line
+        first = line.popleft()
+        route, image, mapped = first.route, first.image, first.more.mapped
+        alike = [first]
+        while len(alike) < most:
+            other = line[0]
+            if other.route is not route or other.image is not image or other.more.mapped != mapped:
+                break
+            alike.append(line.popleft())
+        if len(alike) == 1:
+            self._enter(first)
+            return
+        for ticket in alike:
+            last = self._number(ticket)
+        self.step(make(events.Submit, (last, pool.index, None, 1, route.kernel, 0, (), 0, None, len(alike))))
 
     def enter(self, ticket: Ticket) -> None:
         """Take in a launch, behind all that stand in line.
@@ -101,6 +124,7 @@ class Ledger:
             unfinished,
             route.retries,
             route.timeout,
+            1,
         )
         self.step(make(events.Submit, asked))
 
@@ -112,10 +136,25 @@ class Ledger:
         """
         self._lost[pool, unit] += 1
 
-    def handle(self, pool: int, event: Event) -> None:
-        """Tell the state machine what a device reported."""
+    def handle(self, received: deque[tuple[int, Event]]) -> None:
+        """Tell the state machine of the first of the events that devices have reported, by pool.
+
+        Ends of launches that are a bundle are taken together.
+        """
+        pool, event = received.popleft()
         if isinstance(event, Ended):
             unit, shard, outcome = event
+            bundled = self.state.bundled(shard.launch)
+            if bundled:
+                outcomes = [outcome]
+                while len(outcomes) < bundled and received:
+                    other, following = received[0]
+                    if other != pool or not isinstance(following, Ended) or following.unit != unit:
+                        break
+                    outcomes.append(following.outcome)
+                    del received[0]
+                self._advance(pool, unit, shard.launch, outcomes)
+                return
             ok = outcome.error is None and not outcome.failed
             ended = pool, unit, shard, ok, outcome.ended - outcome.begun
             self.step(make(events.ShardEnded, ended), outcome)
@@ -137,23 +176,32 @@ class Ledger:
         elif isinstance(event, Waiting):
             self._listen(pool, event)
 
+    def _advance(self, pool: int, unit: int, launch: int, outcomes: Sequence[Outcome]) -> None:
+        """Let the first launches of a bundle, from `launch` on, end."""
+        seconds = [outcome.ended - outcome.begun for outcome in outcomes]
+        self.step(make(events.BundleAdvanced, (pool, unit, launch, seconds)), outcomes=outcomes)
+
     def step(
         self,
         event: events.Event,
         outcome: Outcome | None = None,
         lost: Lost | None = None,
+        outcomes: Sequence[Outcome] = (),
     ) -> None:
         """Carry out what the state machine decides.
 
-        `outcome` and `lost` are what the device told with the event.
+        `outcome`, `lost` and `outcomes` are what the device told with the event.
         """
         for action in self.state.step(event):
             if type(action) is events.Send:
-                pool, unit, shard = action
+                pool, unit, shard, launches = action
                 outbox = self._outbox.get((pool, unit))
                 if outbox is None:
                     outbox = self._outbox[pool, unit] = []
-                outbox.append(self._work(shard))
+                if launches == 1:
+                    outbox.append(self._work(shard))
+                else:
+                    self._send_together(outbox, shard.launch, launches)
             elif type(action) is events.Settle:
                 ticket = self.launches[action.launch]
                 told = outcome
@@ -162,7 +210,12 @@ class Ledger:
                 assert told is not None
                 self.settle(ticket, action.rank, told)
             elif type(action) is events.Placed:
-                self.launches[action.launch].units = action.units
+                last, units, launches = action
+                for number in range(last - launches + 1, last + 1):
+                    self.launches[number].units = units
+            elif type(action) is events.Advance:
+                for number, told in enumerate(outcomes, action.launch):
+                    self.settle(self.launches[number], 0, told)
             elif type(action) is events.Kill:
                 if (action.pool, action.unit) in self._lost:
                     continue  # it is dead already; a kill would strike the core in its place
@@ -239,6 +292,12 @@ class Ledger:
             return make(Work, (shard, plan, args, ()))
         needs = [Dependency(need.bare, _payloads(need.tickets)) for need in depends]
         return Work(shard, plan, args, tuple(needs))
+
+    def _send_together(self, outbox: list[Message], last: int, launches: int) -> None:
+        plan = self._work(ShardId(last, 0)).plan
+        for number in range(last - launches + 1, last + 1):
+            ticket = self.launches[number]
+            outbox.append(make(Work, (make(ShardId, (number, 0, 0)), plan, ticket.args, ())))
 
     def settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
         """Write down how a shard ended, and tell those that wait for messages of it."""

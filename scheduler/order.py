@@ -27,10 +27,14 @@ class Order:
         # By priority: launches with a key of several numbers, and the last such key. Others grow anyway.
         self._levels: dict[int, tuple[int, Key]] = {}
 
+    def is_plain(self, launch: Launch) -> bool:
+        """Tell whether a launch that nothing special is asked of has just its number for a key."""
+        return launch.number > self._newest and not (self._frontier or self._levels)
+
     def enter(self, launch: Launch, bound: Key = ()) -> None:
         """Give a launch its key, behind `bound`."""
         number, extra = launch.number, launch.extra
-        if extra is None and number > self._newest and not (bound or self._frontier or self._levels):
+        if extra is None and not bound and self.is_plain(launch):
             self._newest = number
             launch.key = (number,)
             return

@@ -12,6 +12,9 @@ from math import inf
 
 # Seconds. Only kernels no longer than that are sent ahead, to a unit that holds no more work than that.
 AHEAD = 500e-6
+# Seconds. So much work of kernels as short as that may go to a unit as one bundle, where much is queued, and
+# one bundle ahead of another.
+BUNDLE = 2e-3
 _KEPT = 4096  # kernels
 
 
@@ -35,6 +38,11 @@ class Pace:
             seconds = known + (seconds - known) / 8
         estimates[kernel] = seconds
         self.costs[kernel] = seconds if seconds <= AHEAD else inf
+
+    def together(self, kernel: int, most: int) -> int:
+        """Return how many launches of a kernel may be a bundle, `most` at most."""
+        cost = self.costs.get(kernel, inf)
+        return max(1, most if cost * most <= BUNDLE else int(BUNDLE / cost))
 
     def _forget_some(self) -> None:
         if len(self._estimates) >= _KEPT:

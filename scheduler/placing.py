@@ -15,17 +15,21 @@ from math import inf
 
 from device_runtime.launch import ShardId, make
 from scheduler.events import Action, Kill, Placed, Send
-from scheduler.launches import Key, Launch
+from scheduler.launches import Bundle, Key, Launch
 from scheduler.order import Order
-from scheduler.pace import AHEAD, Pace
+from scheduler.pace import AHEAD, BUNDLE, Pace
 from scheduler.pools import Pool
 from scheduler.units import Unit
+
+
+_FEW = 4  # the part of what a unit may hold that is better sent together
 
 
 class Placing:
     """Hold the queues of all units; `actions` collects what is to be done."""
 
     def __init__(self) -> None:
+        self.launches: dict[int, Launch] = {}  # that have not ended; a bundle under each of its numbers
         self.actions: list[Action] = []
         self.pools: dict[int, Pool] = {}
         self.pace = Pace()
@@ -52,7 +56,7 @@ class Placing:
             elif behind or unit.queued or unit.resumed:
                 if unit.push(launch):
                     self.touch(unit)
-            elif unit.up and unit.killed is None and (not unit.flight or self._has_room(pool, unit, launch)):
+            elif unit.up and unit.killed is None and (not unit.flight or self._has_room(pool, unit, launch.kernel)):
                 self._send(unit, launch, rank)
             else:
                 unit.push(launch)
@@ -70,9 +74,11 @@ class Placing:
             return False
         self.order.enter(launch)
         idle = pool.idle()
-        if at_once and idle is not None:  # so no others wait
-            self._place(pool, launch, idle)
-            return True
+        if at_once and (idle is not None or not pool.autos.queued):  # so no others wait
+            unit = idle if launch.count > 1 else self._next(pool, launch.kernel, 1)[0]
+            if unit is not None:
+                self._place(pool, launch, unit)
+                return True
         pool.push_auto(launch)
         if idle is not None or pool.last_stalled() is not None:
             self.eager[launch.pool] = None
@@ -114,8 +120,65 @@ class Placing:
             self.queue(launch)
             return
         launch.units = first.alone
-        self.actions.append(make(Placed, (launch.number, first.alone)))
+        self.actions.append(make(Placed, (launch.number, first.alone, launch.size)))
         self._send(first, launch, 0)
+
+    # ---- bundles -----------------------------------------------------------------
+
+    def room_for(self, pool: int, kernel: int, count: int) -> int:
+        """Return how many of some launches of a kernel, for one unit each, had best come now; 0 if none.
+
+        Then units have enough to do, and one of them will end a shard, come back, or be gone.
+        """
+        found = self.pools.get(pool)
+        if found is None:
+            return 1
+        if found.autos.queued or not found.left:
+            return int(not found.full)
+        return self._next(found, kernel, count)[1]
+
+    def queue_bundle(self, bundle: Bundle) -> bool:
+        """Send a bundle to a unit; return False if it cannot be sent as one, now.
+
+        Nothing else happens in this step that could go before it.
+        """
+        pool = self.pools[bundle.pool]
+        if pool.autos.queued or not self.order.is_plain(bundle):
+            return False
+        unit, most = self._next(pool, bundle.kernel, bundle.size)
+        if unit is None or most < bundle.size:
+            return False
+        self.order.enter(bundle)
+        self._place(pool, bundle, unit)
+        return True
+
+    def take_apart(self, bundle: Bundle) -> None:
+        """Let the launches of a bundle go on each by itself."""
+        found = bundle.apart()
+        self.launches.update((launch.number, launch) for launch in found)
+        assert bundle.units is not None
+        self.pools[bundle.pool].units[bundle.units[0]].take_apart(bundle, found)
+
+    def single(self, number: int) -> Launch | None:
+        """Return a launch that has not ended, taken out of its bundle if it is in one."""
+        found = self.launches.get(number)
+        if type(found) is Bundle:
+            self.take_apart(found)
+            found = self.launches[number]
+        return found
+
+    def _next(self, pool: Pool, kernel: int, count: int) -> tuple[Unit | None, int]:
+        """Return the unit that the next launches of a kernel go to, if no others wait, and how many at once."""
+        most = min(count, self.pace.together(kernel, pool.depth // 2)) if count > 1 else 1
+        idle = pool.idle()
+        if idle is not None:
+            return idle, 1 if most > 1 and pool.idle_besides(idle) else most
+        few = pool.depth // _FEW  # a unit that holds as many can wait until some come together
+        for unit in pool.units:
+            if unit.held < max(few, 1) or most >= few:
+                if unit.is_open and self._has_room(pool, unit, kernel, most):
+                    return unit, most
+        return None, 0
 
     # ---- units -------------------------------------------------------------------
 
@@ -169,13 +232,12 @@ class Placing:
         if unit.queued or pool.autos.queued or unit.resumed:
             self._fill(pool, unit)
 
-    def _has_room(self, pool: Pool, unit: Unit, launch: Launch) -> bool:
-        """Tell whether a unit that holds shards already may be sent one of a launch."""
-        return (
-            unit.load <= AHEAD
-            and self._costs.get(launch.kernel, inf) <= AHEAD
-            and len(unit.flight) < pool.depth
-        )
+    def _has_room(self, pool: Pool, unit: Unit, kernel: int, size: int = 1) -> bool:
+        """Tell whether a unit that holds shards already may be sent one of a kernel, or a bundle of so many."""
+        cost = self._costs.get(kernel, inf)
+        if cost > AHEAD or unit.held + size > pool.depth:
+            return False
+        return unit.load <= AHEAD if size == 1 else unit.load + size * cost <= 2 * BUNDLE
 
     def _fill(self, pool: Pool, unit: Unit) -> None:
         if unit.stalled:
@@ -186,7 +248,7 @@ class Placing:
             head = unit.resumed[0] if unit.resumed else unit.head() if unit.queued else None
             auto = autos.head() if autos.queued else None
             if auto is not None and (head is None or (not unit.resumed and auto.key < head.key)):
-                if unit.flight and not self._has_room(pool, unit, auto):
+                if unit.flight and not self._has_room(pool, unit, auto.kernel):
                     return
                 pool.take_auto(auto)
                 self._place(pool, auto, pool.idle() or unit)
@@ -197,7 +259,7 @@ class Placing:
                 if not unit.flight:
                     pool.stall(unit, head.key)
                 return
-            if unit.flight and not self._has_room(pool, unit, head):
+            if unit.flight and not self._has_room(pool, unit, head.kernel):
                 return
             if unit.resumed:
                 unit.resumed.popleft()
@@ -224,7 +286,9 @@ class Placing:
                 launch.extra.unsent -= 1
                 self.order.mark(launch)
         launch.flying += 1
-        cost = self._costs.get(launch.kernel, inf)
+        size = launch.size
+        cost = self._costs.get(launch.kernel, inf) * size
         unit.load += cost
+        unit.held += size
         unit.flight[shard] = cost
-        self.actions.append(make(Send, (unit.pool, unit.number, shard)))
+        self.actions.append(make(Send, (unit.pool, unit.number, shard, size)))

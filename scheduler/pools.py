@@ -79,6 +79,15 @@ class Pool:
             unit.listed = False
         return None
 
+    def idle_besides(self, unit: Unit) -> bool:
+        """Tell whether units other than this one have nothing to do."""
+        if self.idle() is not unit:
+            return bool(self._free)
+        heappop(self._free)
+        found = self.idle() is not None
+        heappush(self._free, unit.number)
+        return found
+
     def choose(self, count: int, first: Unit | None = None) -> tuple[int, ...]:
         """Return `count` units: `first`, then those with the smallest backlog."""
         if not self.ranking:

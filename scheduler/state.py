@@ -17,8 +17,8 @@ from typing import Any
 from device_runtime.launch import ShardId, make
 from scheduler import events
 from scheduler.deadlines import Deadlines
-from scheduler.events import Action, Event, Settle
-from scheduler.launches import Extra, Key, Launch
+from scheduler.events import Action, Advance, Event, Settle
+from scheduler.launches import Bundle, Extra, Key, Launch
 from scheduler.placing import Placing
 from scheduler.pools import Pool
 from scheduler.units import Unit
@@ -33,8 +33,7 @@ class State:
     def __init__(self) -> None:
         self.stale = 0  # reports of shards that were not, or no longer, under way
         self._placing = Placing()
-        self._pools = self._placing.pools
-        self._launches: dict[int, Launch] = {}
+        self._pools, self._launches = self._placing.pools, self._placing.launches
         self._deadlines = Deadlines()
         self._finished: deque[Launch] = deque()
 
@@ -60,13 +59,18 @@ class State:
         found = self._launches.get(launch)
         return 0 if found is None else found.left
 
-    def is_full(self, pool: int) -> bool:
-        """Tell whether launches of ordinary priority that leave the choice of units to us need not come yet.
+    def room_for(self, pool: int, kernel: int, count: int) -> int:
+        """Return how many of `count` ordinary launches had best be submitted now, together; 0 for none yet.
 
-        While it is, none of those would be sent, and a shard will end.
+        They are of one kernel, each for one unit of our choice. Where it is 0 units have enough to do; a
+        shard will end, or a unit come back or be gone.
         """
-        found = self._pools.get(pool)
-        return found is not None and found.full
+        return self._placing.room_for(pool, kernel, count)
+
+    def bundled(self, launch: int) -> int:
+        """Return how many launches are in a bundle, if this one is the first of them; else 0."""
+        found = self._launches.get(launch)
+        return found.size if type(found) is Bundle and found.first == launch else 0
 
     def next_deadline(self) -> float | None:
         """Return when a `Tick` is due."""
@@ -93,9 +97,12 @@ class State:
         self._pools[event.pool] = Pool(event.pool, event.units, event.depth)
 
     def _close(self, event: events.PoolClosed) -> None:
-        pool = self._pools.pop(event.pool, None)
+        pool = self._pools.get(event.pool)
         if pool is None:
             return
+        for unit in pool.units:
+            self._take_apart(unit)
+        del self._pools[event.pool]
         for unit in pool.units:
             for shard in unit.flight:
                 launch = self._launches[shard.launch]
@@ -106,9 +113,12 @@ class State:
             self._settle_rest(launch, "closed")
 
     def _submit(self, event: events.Submit) -> None:
-        number, home, units, count, kernel, priority, needs, retries, timeout = event
+        number, home, units, count, kernel, priority, needs, retries, timeout, launches = event
         pool = self._pools.get(home)
         _check(event, pool)
+        if launches > 1:
+            self._submit_together(event)
+            return
         if number in self._launches:
             raise ValueError(f"launch {number} is queued already")
         extra = None
@@ -127,6 +137,19 @@ class State:
         elif not launch.waits() and not self._placing.queue_auto(launch, at_once=True):
             self._settle_rest(launch, "no units")
 
+    def _submit_together(self, event: events.Submit) -> None:
+        last, home, kernel, size = event.launch, event.pool, event.kernel, event.launches
+        numbers = range(last - size + 1, last + 1)
+        if not self._launches.keys().isdisjoint(numbers):
+            raise ValueError(f"one of the launches {numbers[0]} to {last} is queued already")
+        if home in self._pools:
+            bundle = Bundle(last, home, kernel, size)
+            if self._placing.queue_bundle(bundle):
+                self._launches.update(dict.fromkeys(numbers, bundle))
+                return
+        for number in numbers:
+            self._submit(event._replace(launch=number, launches=1))
+
     def _begun(self, event: events.ShardBegun) -> None:
         launch = self._launches.get(event.shard.launch)
         if launch is None or not self._placing.holds(event.pool, event.unit, event.shard):
@@ -136,11 +159,13 @@ class State:
 
     def _ended(self, event: events.ShardEnded) -> None:
         home, number, shard, ok, seconds = event
-        pool = self._pools.get(home)
-        if pool is None or shard not in (unit := pool.units[number]).flight:
+        pool, placing = self._pools.get(home), self._placing
+        launch = self._launches.get(shard.launch)
+        if type(launch) is Bundle:
+            launch = placing.single(shard.launch)
+        if pool is None or launch is None or shard not in (unit := pool.units[number]).flight:
             self.stale += 1
             return
-        launch, placing = self._launches[shard.launch], self._placing
         if unit.crashes:
             unit.crashes.clear()
         if seconds:  # else it never ran
@@ -157,6 +182,33 @@ class State:
             placing.refill(pool, unit)
         else:
             self._end(unit, launch, shard, ok)
+
+    def _advanced(self, event: events.BundleAdvanced) -> None:
+        home, number, first, seconds = event
+        pool, bundle, count = self._pools.get(home), self._launches.get(first), len(seconds)
+        if (
+            pool is None
+            or type(bundle) is not Bundle
+            or bundle.first != first
+            or bundle.size < count
+            or ShardId(bundle.number, 0) not in pool.units[number].flight
+        ):
+            self.stale += count
+            return
+        unit, placing = pool.units[number], self._placing
+        if unit.crashes:
+            unit.crashes.clear()
+        for each in seconds:
+            if each:
+                placing.pace.learn(bundle.kernel, each)
+        for each in range(first, first + count):
+            del self._launches[each]
+        unit.put_down_some(bundle, count)
+        bundle.advance(count)
+        placing.actions.append(make(Advance, (first, count)))
+        if unit.doomed:
+            self._kill_doomed(unit)
+        placing.refill(pool, unit)
 
     def _end(self, unit: Unit, launch: Launch, shard: ShardId, ok: bool) -> None:
         self._land(unit, shard, launch)
@@ -177,6 +229,7 @@ class State:
         crashed = event.begun is None and unit.killed is None
         unit.up, unit.killed, unit.doomed = False, None, 0
         again = []
+        self._take_apart(unit)
         held = list(unit.flight)
         for place, shard in enumerate(held):
             launch, rank = self._launches[shard.launch], shard.rank
@@ -221,6 +274,7 @@ class State:
         pool = self._pools.get(event.pool)
         if pool is not None and not pool.units[event.unit].gone:
             unit = pool.units[event.unit]
+            self._take_apart(unit)
             for shard in list(unit.flight):
                 launch = self._launches[shard.launch]
                 self._land(unit, shard, launch)
@@ -228,8 +282,10 @@ class State:
             self._give_up(unit)
 
     def _cancel(self, event: events.Cancel) -> None:
-        launch = self._launches.get(event.launch)
-        if launch is None or not (event.kill or self.can_cancel(event.launch)):
+        if not (event.kill or self.can_cancel(event.launch)):
+            return
+        launch = self._placing.single(event.launch)
+        if launch is None:
             return
         if launch.flying:
             assert launch.units is not None
@@ -266,7 +322,8 @@ class State:
         """Return the unfinished launches that a launch depends on."""
         if launch.extra is None or not launch.extra.needs:
             return []
-        return [self._launches[number] for number in launch.extra.needs if number in self._launches]
+        found = [self._placing.single(number) for number in launch.extra.needs]
+        return [needed for needed in found if needed is not None]
 
     def _bound(self, launch: Launch) -> Key:
         """Return the largest key among the launches that a launch depends on."""
@@ -316,6 +373,11 @@ class State:
             self._settle_queued(launch, launch.rank(unit.number), "no units")
         for launch in too_large:
             self._settle_rest(launch, "no units")
+
+    def _take_apart(self, unit: Unit) -> None:
+        """Let the bundles that a unit holds be launches by themselves."""
+        for shard in list(unit.flight):
+            self._placing.single(shard.launch)
 
     def _settle(self, launch: Launch, rank: int, how: str, ok: bool = False) -> None:
         launch.left -= 1
@@ -372,7 +434,10 @@ class State:
 def _check(asked: events.Submit, pool: Pool | None) -> None:
     """Raise ValueError for a launch that cannot be meant."""
     units, needs = asked.units, asked.depends
-    right = asked.shards > 0
+    right = asked.shards > 0 and asked.launches > 0
+    if asked.launches > 1:
+        extra = asked.priority or needs or asked.retries or asked.timeout is not None
+        right = right and asked.shards == 1 and units is None and not extra
     if needs:
         right = right and len(set(needs)) == len(needs) and max(needs) < asked.launch
     if right and units is not None and pool is not None:
@@ -405,6 +470,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     events.Submit: State._submit,
     events.ShardBegun: State._begun,
     events.ShardEnded: State._ended,
+    events.BundleAdvanced: State._advanced,
     events.UnitLost: State._lost,
     events.UnitReady: State._ready,
     events.UnitGone: State._gone,

@@ -28,6 +28,9 @@ _PACKET = 1 << 16  # bytes of a packet, at most
 _SIZE = struct.Struct("<I")
 
 
+NOT, NOW, SOON = range(3)  # whether a side is to be woken: for any record, or not for one that others follow
+
+
 class Mark:
     """A word in shared memory that one side sets and the other side sees."""
 
@@ -37,7 +40,7 @@ class Mark:
         self.words = words
         self.index = index
 
-    def set(self, value: bool) -> None:
+    def set(self, value: int) -> None:
         self.words[self.index] = value
 
     def taken(self) -> bool:
@@ -70,8 +73,11 @@ class Channel(ABC):
     def put(self, record: bytes) -> None:
         """Take a record to be sent; `flush` must follow, once for any number of them."""
 
-    def post(self, record: bytes) -> bool:
-        """Put and flush a record; tell whether the other side is known to have been asleep."""
+    def post(self, record: bytes, followed: bool = False) -> bool:
+        """Put and flush a record; tell whether the other side is known to have been asleep.
+
+        `followed`: others are expected to follow soon, and the other side may be left to sleep till then.
+        """
         self.put(record)
         self.flush()
         return False
@@ -156,7 +162,7 @@ class RingChannel(Channel):
         if self._backlog or not self.out.put(record):
             self._backlog.append(record)
 
-    def post(self, record: bytes) -> bool:
+    def post(self, record: bytes, followed: bool = False) -> bool:
         if self._backlog or not self.out.put(record):
             self._backlog.append(record)
             self.flush()
@@ -164,9 +170,10 @@ class RingChannel(Channel):
         with self.fence:
             pass
         asleep = self.asleep
-        if not asleep.words[asleep.index]:
+        wanted = asleep.words[asleep.index]
+        if wanted == NOT or (followed and wanted == SOON):
             return False
-        asleep.words[asleep.index] = 0
+        asleep.words[asleep.index] = NOT
         ring_bell(self._end)
         return True
 

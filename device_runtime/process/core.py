@@ -40,6 +40,7 @@ from device_runtime.runner import Kept, Remembered
 _TAIL = 2000  # characters of output kept, to be told when the core dies
 _READ = 65536
 _RETURNED = 500  # blocks that one record returns at most
+_TOGETHER = 15_000  # bytes of arguments of several works that travel as one record
 _MOST = 1 << 20  # bytes of output taken in at once: printing without an end must not hold up the rest
 
 
@@ -85,6 +86,7 @@ class Core:
         self._path: list[str] = []
         self.held: deque[ShardId] = deque()  # what it was sent and has not reported ended
         self._ended = 0
+        self._alike = 0  # works until the last that came with others as one record
         self._tail = ""
         self._told_last = -1  # the descriptor whose output the tail ends with
 
@@ -103,26 +105,48 @@ class Core:
     def send(self, messages: Sequence[Message]) -> list[Ended]:
         """Send messages, in order; return the ends of shards that memory cannot hold."""
         unsent: list[Ended] = []
+        alike: list[Work] = []  # plain works, to be put as one record
+        arguments: list[bytes] = []  # theirs
+        size = 0
         for message in messages:
+            if type(message) is Work:
+                args = message.args
+                if (
+                    type(args) is bytes
+                    and message.plan.number in self.plans
+                    and not (message.dependencies or self._reader.returned)
+                ):
+                    size += len(args)
+                    if alike and (size > _TOGETHER or not _follows(message, alike[-1])):
+                        self._put_alike(alike, arguments)
+                        alike, arguments, size = [], [], len(args)
+                    alike.append(message)
+                    arguments.append(args)
+                    self.held.append(message.shard)
+                    continue
+            self._put_alike(alike, arguments)
+            alike, arguments, size = [], [], 0
             if isinstance(message, PeerNotice):
                 self.channel.put(wire.pack(("notice", tuple(message.shard), message.core, message.why)))
-                continue
-            args, number = message.args, message.plan.number
-            if (
-                type(args) is bytes
-                and number in self.plans
-                and not (message.dependencies or self._reader.returned)
-            ):
-                self.held.append(message.shard)
-                self.channel.put(wire.plain_record(message.shard, number, args))
                 continue
             try:
                 self.put_work(message)
             except DeviceMemoryError as error:
                 told = f"the arguments of a launch could not be handed to core {self.unit}: {error}"
                 unsent.append(Ended(self.unit, message.shard, Outcome(error=DeviceMemoryError(told))))
+        self._put_alike(alike, arguments)
         self.channel.flush()
         return unsent
+
+    def _put_alike(self, works: Sequence[Work], arguments: Sequence[bytes]) -> None:
+        """Put plain works of one plan, numbered in a row, into the channel."""
+        if works:
+            shard, plan, _, _ = works[0]
+            if len(works) == 1:
+                self.channel.put(wire.plain_record(shard, plan.number, arguments[0]))
+            else:
+                self.channel.put(wire.works_record(shard.launch, plan.number, arguments))
+                self._alike = self._ended + len(self.held)
 
     def read(self) -> list[Event]:
         """Return what the core said."""
@@ -166,6 +190,11 @@ class Core:
         except Exception as error:  # that shard's: what others said must not be lost with it
             return Outcome(error=error)
         return outcome
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the end of the work that it runs need not be rung for: others came with it."""
+        return self._ended + 1 < self._alike
 
     @property
     def owes(self) -> bool:
@@ -294,3 +323,10 @@ class Core:
         if isinstance(buffer, Block):
             reached.append(buffer)
         return buffer
+
+
+def _follows(work: Work, other: Work) -> bool:
+    """Tell whether both are first attempts with one plan, numbered in a row."""
+    launch, _, attempt = work.shard
+    before, _, tried = other.shard
+    return launch == before + 1 and not (attempt or tried) and work.plan is other.plan

@@ -8,7 +8,7 @@ import select
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from device_runtime.launch import (
     Work,
 )
 from device_runtime.process import arena, memory, wire
+from device_runtime.process.channel import NOT, NOW
 from device_runtime.process.control import Beginning, Control, begin_zygote
 from device_runtime.process.cpus import available
 from device_runtime.process.deaths import count_oom_kills, describe
@@ -45,13 +46,14 @@ _NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
 _ROUNDS = 4  # that one `receive` looks again, as cores go on talking
 _RESERVE = 6  # descriptors that a core, or the page of all of them, takes before the old ones are given back
+_SOON = 5_000_000  # nanoseconds until ends are looked for that nobody has rung for
 _MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
 
 
 class ProcessDevice(DirectDevice):
     """Cores that are processes of this machine, forked from one zygote."""
 
-    depth = 32
+    depth = 64
 
     def __init__(self, units: int, begun: Beginning | None = None) -> None:
         self.address = f"local:{units}"
@@ -97,6 +99,7 @@ class ProcessDevice(DirectDevice):
             self._epoll.register(self._again, select.EPOLLIN)
             self._oom_kills = count_oom_kills()
             self._start_zygote()
+            self._set_alarm()
             for unit in range(self._units):
                 self._cores.append(self._spawn(unit, 0))
             self._keep_reserve()
@@ -133,7 +136,13 @@ class ProcessDevice(DirectDevice):
         from device_runtime.process.quick import Watch
 
         self._lines = Lines(self._settled, self._status)
-        self._watch = Watch(self._epoll, 4 * self._units + 1)
+        self._watch = Watch(self._epoll, 4 * self._units + 2)
+
+    def _set_alarm(self) -> None:
+        from device_runtime.process.quick import Alarm
+
+        self._alarm = self._descriptors.enter_context(closing(Alarm(_SOON)))
+        self._epoll.register(self._alarm, select.EPOLLIN)
 
     def _order(
         self,
@@ -171,7 +180,7 @@ class ProcessDevice(DirectDevice):
                     core.prepare(plan)
         except DeviceMemoryError:
             return False  # the ordinary way will say so
-        self._lines.sleeps.set(False)
+        self._lines.sleeps.set(NOT)
         self._lines.woken = self._rested = False
         for rank, core in enumerate(cores):
             self._active[core.unit] = core
@@ -197,10 +206,11 @@ class ProcessDevice(DirectDevice):
             core = self._by_descriptor.get(descriptor)
             if core is None or descriptor != core.channel.fileno() or mask != select.EPOLLIN:
                 return False
-            if core.unit not in plan.cores:
-                return False
             core.channel.hear()
             if core.channel.ended:
+                return False
+            # A core may have rung when its outcome had just been found without that.
+            if core.unit not in plan.cores and core.channel.ready():
                 return False
         return True
 
@@ -224,7 +234,7 @@ class ProcessDevice(DirectDevice):
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
         core = self._cores[unit]
         if not self._active:  # else they ring already, or have rung
-            self._lines.sleeps.set(True)
+            self._lines.sleeps.set(NOW)
         unsent = core.send(messages)
         if core.held:
             self._active[unit] = core
@@ -236,10 +246,14 @@ class ProcessDevice(DirectDevice):
         return self._epoll.fileno()
 
     def receive(self) -> list[Event]:
+        overdue = False
         for _ in range(_ROUNDS):
             # Those first: what a kernel printed before it ended is then there when we look for output.
             said = [(core, core.read()) for core in list(self._active.values()) if core.channel.ready()]
             ready = self._watch.reports()
+            if ready.pop(self._alarm.fileno(), 0):
+                self._alarm.hear()
+                overdue = True
             control = ready.pop(self._control.fileno(), 0)
             rung = self._hear(ready)
             for core, events in said:
@@ -250,7 +264,12 @@ class ProcessDevice(DirectDevice):
                 self._epoll.modify(self._control, select.EPOLLIN)
             if control:
                 self._hear_zygote()
-            if self._lines.arm({*self._active.values(), *rung}):
+            # Who looks after a while needs no bell for each of many works. If they take longer, it does.
+            patient = self._settled.rings and not overdue
+            patient = patient and any([core.has_more for core in self._active.values()])
+            if patient:
+                self._alarm.set()
+            if self._lines.arm({*self._active.values(), *rung}, patient):
                 break
         else:
             os.eventfd_write(self._again, 1)

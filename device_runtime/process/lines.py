@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from device_runtime.process.channel import Channel, Mark, RingChannel, SocketChannel
+from device_runtime.process.channel import NOT, NOW, SOON, Channel, Mark, RingChannel, SocketChannel
 from device_runtime.process.patience import Patience
 from device_runtime.process.quick import give_way, this_cpu
 from device_runtime.process.ring import CORE_SLEEPS, CORE_WANTS, HOST_WANTS, Rings
@@ -80,7 +80,7 @@ class Lines:
 
     def rest(self, channels: Sequence[Channel]) -> bool:
         """Have the cores ring when they say something; return False if all of them have said it."""
-        self.sleeps.set(True)
+        self.sleeps.set(NOW)
         with self.fence:
             pass
         missing = False
@@ -89,11 +89,14 @@ class Lines:
             missing = missing or not channel.ready()
         return missing
 
-    def arm(self, active: Iterable[Speaker]) -> bool:
-        """Have the cores ring when they say something; return False if one has, and did not."""
+    def arm(self, active: Iterable[Speaker], patient: bool = False) -> bool:
+        """Have the cores ring when they say something; return False if one has, and did not.
+
+        `patient`: they need not for the ends of works that others follow.
+        """
         if not self.settled.rings:
             return True
-        self.sleeps.set(True)
+        self.sleeps.set(SOON if patient else NOW)
         with self.fence:
             pass
         silent = True

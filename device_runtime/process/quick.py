@@ -7,6 +7,7 @@ turn of that thread, milliseconds, to have it back.
 from __future__ import annotations
 
 import ctypes
+import os
 import select
 import socket
 import struct
@@ -30,6 +31,11 @@ _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _recv = _LIBC.recv
 _recv.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # to put it together takes as long as a call
+_timerfd_create = _LIBC.timerfd_create
+_timerfd_create.argtypes = (ctypes.c_int, ctypes.c_int)
+_timerfd_settime = _LIBC.timerfd_settime
+_timerfd_settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_TIMES = struct.Struct("@4l")  # of a timer: seconds and nanoseconds of its interval, and until it goes off
 _heard = ctypes.create_string_buffer(16)
 
 
@@ -68,6 +74,30 @@ class Watch:
             return {}
         events = memoryview(self._events)[: found * _EVENT.size]
         return {descriptor: mask for mask, descriptor in _EVENT.iter_unpack(events)}
+
+
+class Alarm:
+    """A descriptor that becomes readable a while after it was set."""
+
+    def __init__(self, nanoseconds: int) -> None:
+        self._times = _TIMES.pack(0, 0, *divmod(nanoseconds, 10**9))
+        self._descriptor: int = _timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._descriptor < 0:
+            raise OSError("no timer can be had")
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def set(self) -> None:
+        """Let it go off in so many nanoseconds from now, and not before."""
+        _timerfd_settime(self._descriptor, 0, self._times, None)
+
+    def hear(self) -> None:
+        """Take note that it has gone off."""
+        os.read(self._descriptor, 8)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def ring_bell(end: socket.socket) -> None:

@@ -29,13 +29,14 @@ from device_runtime.process.arena import Arena, Block, on_wire
 from device_runtime.process.channel import LARGEST
 from device_runtime.process.reader import Reader, Viewed
 
-WORK, ENDED, LARGE = b"W"[0], b"E"[0], b"L"[0]  # first bytes of records; a pickle begins with another
+WORK, WORKS, ENDED, LARGE = b"WBEL"  # first bytes of records; a pickle begins with another
 # What the flags of works and outcomes say.
 PLAIN = 1  # the rest loads to scalars
 MORE = 2  # the rest is a pickle of the payload's description and of what else there is to say
 FAILED = 4  # the payload is an exception
 
 WORK_HEAD = struct.Struct("<BBHIQ")  # first byte, flags, attempt, plan, launch
+WORKS_HEAD = struct.Struct("<BxHIQ")  # first byte, how many, plan, first launch; sizes and arguments follow
 ENDED_HEAD = struct.Struct("<BBxxxxxxdd")  # first byte, flags, begun, ended
 _SHORT = LARGEST - 10_000  # bytes of arguments with which a work is no large record, whatever else it tells
 _LARGE = struct.Struct("<BxxxxxxxQQ")  # first byte, offset and size of the block
@@ -124,6 +125,22 @@ def _in_one(value: Encoded) -> tuple[int, bytes | None]:
 def plain_record(shard: ShardId, plan: int, args: bytes) -> bytes:
     """Return the record of a work with plain arguments, if there is nothing more to tell."""
     return WORK_HEAD.pack(WORK, PLAIN, shard.attempt, plan, shard.launch) + args
+
+
+def works_record(first: int, plan: int, args: Sequence[bytes]) -> bytes:
+    """Return the record of several such works, first attempts of launches numbered in a row."""
+    sizes = struct.pack(f"<{len(args)}H", *map(len, args))
+    return b"".join((WORKS_HEAD.pack(WORKS, len(args), plan, first), sizes, *args))
+
+
+def works_in(record: bytes) -> tuple[int, int, list[bytes]]:
+    """Return the first launch, the plan, and the arguments of each, of such a record."""
+    _, count, plan, first = WORKS_HEAD.unpack_from(record)
+    place, args = WORKS_HEAD.size + 2 * count, []
+    for size in struct.unpack_from(f"<{count}H", record, WORKS_HEAD.size):
+        args.append(record[place : place + size])
+        place += size
+    return first, plan, args
 
 
 def is_short(args: Encoded) -> bool:

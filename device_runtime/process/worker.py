@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 from device_runtime import codec, context
 from device_runtime.context import Context
 from device_runtime.errors import DeviceMemoryError, NotOnDevice
-from device_runtime.launch import Buffer, Image, Outcome, Payload, Plan, ShardId, Work
+from device_runtime.launch import Buffer, Encoded, Image, Outcome, Payload, Plan, ShardId, Work, make
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block, place
 from device_runtime.process.channel import LARGEST
@@ -168,12 +168,14 @@ class Worker:
         self._alone = False  # host and cores of the last launch were no more than there are CPUs
         self._looks = 0
         self._cpus = settled.cpus if settled.cpus < seat.cores else 0  # 0: cores cannot be more than CPUs
-        self._out: deque[bytes] = deque()  # records to be sent
+        self._out: deque[tuple[bytes, bool]] = deque()  # records to be sent
         self._sending = threading.Lock()
         self._reader = Reader(seat.host_arena, writable=False)
         self._arena = Arena(seat.arena)
         self._lent: dict[int, Block] = {}  # by offset: blocks that the host looks at
-        self._works: deque[tuple[bytes, _Place, Any]] = deque()  # record, place, and what more it told
+        # Launch, attempt, place, arguments if they are all there is to tell, else what more the record
+        # told, and whether another work follows that came with it.
+        self._works: deque[tuple[int, int, _Place, Encoded | None, Any, bool]] = deque()
         self._work = 0  # the number of works that have ended
         self._running = False  # a shard
         self._images = Remembered()
@@ -253,31 +255,31 @@ class Worker:
         if self._core < self._settled_cpus - 1 and self._status.shares_cpu(cpu):
             leave(cpu)
 
-    def _run(self, record: bytes, place: _Place, more: Any) -> None:
-        _, flags, attempt, _, launch = wire.WORK_HEAD.unpack_from(record)
-        plan = place.plan
+    def _run(
+        self, launch: int, attempt: int, place: _Place, args: Encoded | None, more: Any, followed: bool
+    ) -> None:
+        plan, rank = place
         self._alone = len(plan.cores) < self._settled_cpus
-        shard = ShardId(launch, place.rank, attempt)
+        shard = make(ShardId, (launch, rank, attempt))
         if self._root.level != plan.log_level:
             self._root.setLevel(plan.log_level)
         self._running = True
         self._mesh.begin(shard, plan.cores)
-        outcome = self._run_shard(shard, plan, flags, record, more)
-        del more
+        outcome = self._run_shard(shard, plan, args, more)
+        del args, more
         self._mesh.end()
         for stream in self._streams:
             if stream.written:
                 stream.finish()
         self._running = False
-        self._end(outcome)
+        self._end(outcome, followed)
         self._mend_streams()
 
-    def _run_shard(self, shard: ShardId, plan: Plan, flags: int, record: bytes, more: Any) -> Outcome:
+    def _run_shard(self, shard: ShardId, plan: Plan, args: Encoded | None, more: Any) -> Outcome:
         if plan.report_begin:  # loading the arguments counts, too
             self._post(wire.pack(("begun", tuple(shard), time.monotonic())))
-        if more is None:
-            data = record[wire.WORK_HEAD.size :]
-            work = Work(shard, plan, data if flags & wire.PLAIN else Payload(data))
+        if args is not None:
+            work = make(Work, (shard, plan, args, ()))
         else:
             try:
                 needs = tuple([wire.dependency_in(need, self._reader) for need in more[1]])
@@ -286,11 +288,11 @@ class Worker:
                 return Outcome(codec.encode_error(error, bytes), True)
         return self._runner.run(work)
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, followed: bool) -> None:
         returned = []
         while self._reader.returned:
             returned.append(self._reader.returned.popleft())
-        self._post(wire.outcome_out(outcome, self._lend, returned))
+        self._post(wire.outcome_out(outcome, self._lend, returned), followed)
         self._status.end(self._core, self._work)
         self._work += 1
 
@@ -330,13 +332,13 @@ class Worker:
         if not self._running:
             self._channel.wake()
 
-    def _post(self, record: bytes) -> None:
+    def _post(self, record: bytes, followed: bool = False) -> None:
         """Send a record to the host. Any thread may, and a signal handler in the midst of it."""
         if len(record) > LARGEST:
             record, block = wire.fit(record, self._arena)
             assert block is not None
             self._lend(block)
-        self._out.append(record)
+        self._out.append((record, followed))
         while self._out and self._sending.acquire(blocking=False):  # else who holds it sends this one, too
             try:
                 self._send()
@@ -346,8 +348,8 @@ class Worker:
     def _send(self) -> None:
         channel, out = self._channel, self._out
         while out:
-            channel.put(out.popleft())
-        while not channel.flush():
+            channel.post(*out.popleft())
+        while channel.blocked and not channel.flush():
             channel.wake()  # whatever it has looked for
             channel.wait_for_room()
         if channel.ended:
@@ -363,13 +365,25 @@ class Worker:
         if record[0] == wire.LARGE:
             record = wire.unfit(record, self._reader)
         if record[0] == wire.WORK:
-            _, flags, _, number, _ = wire.WORK_HEAD.unpack_from(record)
+            _, flags, attempt, number, launch = wire.WORK_HEAD.unpack_from(record)
+            args: Encoded | None = None
             more = None
             if flags & wire.MORE:
                 more = wire.more_of_work(record)
                 for offset in more[2]:
                     del self._lent[offset]
-            self._works.append((record, self._plans[number], more))
+            else:
+                data = record[wire.WORK_HEAD.size :]
+                args = data if flags & wire.PLAIN else Payload(data)
+            self._works.append((launch, attempt, self._plans[number], args, more, False))
+            return
+        if record[0] == wire.WORKS:
+            first, number, arguments = wire.works_in(record)
+            place = self._plans[number]
+            last = first + len(arguments) - 1
+            self._works.extend(
+                [(launch, 0, place, args, None, launch < last) for launch, args in enumerate(arguments, first)]
+            )
             return
         entry = pickle.loads(record)
         word: str = entry[0]
@@ -387,10 +401,11 @@ class Worker:
 
     def _mend_streams(self) -> None:
         """Give the next kernel its streams, whatever the last one did to them."""
-        for number, stream in enumerate(self._streams, 1):
-            try:
-                os.get_blocking(number)
-            except OSError:
+        try:
+            os.get_blocking(1)
+            os.get_blocking(2)
+        except OSError:
+            for number, stream in enumerate(self._streams, 1):
                 os.dup2(stream.fileno(), number)
         sys.stdout, sys.stderr = self._streams
 

@@ -154,14 +154,14 @@ def test_a_core_that_talks_without_an_end_does_not_hold_the_host(
     arm, asked = device._lines.arm, 0
     with open(paths[0], "wb", 0) as ask, open(paths[1], "rb", 0) as say:
 
-        def arm_late(active: Iterable[Speaker]) -> bool:
+        def arm_late(active: Iterable[Speaker], patient: bool = False) -> bool:
             nonlocal asked
             assert asked < many, "the host hears this core for ever"
             asked += 1
             device._lines.sleeps.set(False)  # it has rung before, and that was heard: it does not ring again
             ask.write(b"x")
             say.read(1)
-            return arm(active)
+            return arm(active, patient)
 
         monkeypatch.setattr(device._lines, "arm", arm_late)
         heard = device.receive()

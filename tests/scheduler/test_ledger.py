@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections import deque
 from collections.abc import Sequence
 from itertools import count
 
@@ -62,7 +63,7 @@ class Desk:
             if isinstance(report, Lost):
                 self.ledger.lose(0, report.unit)
         for report in reports:
-            self.ledger.handle(0, report)
+            self.ledger.handle(deque([(0, report)]))
 
 
 def ended(launch: int, attempt: int = 0) -> Ended:
@@ -90,9 +91,9 @@ def test_what_is_launched_before_the_death_is_handled() -> None:
     desk.ledger.lose(0, 0)
     desk.ledger.enter(Ticket(Route(desk.ledger.pools[0], (0,), 1, "kernel", 1), IMAGE, b""))
     assert desk.flush() == []
-    desk.ledger.handle(0, LOST)
+    desk.ledger.handle(deque([(0, LOST)]))
     assert desk.flush() == []
-    desk.ledger.handle(0, Ready(0))
+    desk.ledger.handle(deque([(0, Ready(0))]))
     assert desk.flush() == [(1, 0, 1)]
 
 
@@ -107,8 +108,8 @@ def test_a_kill_does_not_strike_the_one_in_its_place() -> None:
     desk.ledger.lose(0, 0)
     desk.ledger.step(events.Cancel(1, kill=True))
     assert not desk.unit.killed
-    desk.ledger.handle(0, LOST._replace(begun=ShardId(1, 0, 0)))
-    desk.ledger.handle(0, Ready(0))
+    desk.ledger.handle(deque([(0, LOST._replace(begun=ShardId(1, 0, 0)))]))
+    desk.ledger.handle(deque([(0, Ready(0))]))
     assert desk.tickets[0].done and desk.flush() == [(1, 0, 0), (2, 0, 0)]
     desk.ledger.step(events.Cancel(2, kill=True))
     assert desk.unit.killed == [(2, 0, 0)]

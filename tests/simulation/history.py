@@ -13,20 +13,23 @@ def simulate(seed: int, trace: Callable[[str], object] | None = None) -> World:
     """Run the history of a seed to its end; raise AssertionError where a promise is broken."""
     random = Random(seed)
     world = World(random, _weather(random), trace)
+    bulk = random.random() < 0.25  # mostly short launches, many of them alike
     for _ in range(random.choice((1, 1, 1, 2))):
-        world.open(random.randint(1, 5), random.choice((1, 1, 2, 4)))
+        world.open(random.randint(1, 3 if bulk else 5), random.choice((8, 16) if bulk else (1, 1, 2, 4)))
     launches = random.choice((4, 8, 8, 16, 30))
     pause = random.choice((0.0, 1e-4, 0.05, 0.5))  # seconds between two things that happen
     faults = random.choice((0.0, 0.02, 0.1))
     time = 0.0
-    while launches:
+    while launches > 0:
         draw = random.random()
         if draw < faults:
             act = partial(_harm, world, random)
         elif draw > 0.85:
             act = partial(_cancel, world, random)
         else:
-            act, launches = partial(_submit, world, random, faults), launches - 1
+            together = random.random() < (0.8 if bulk else 0.02)
+            act = partial(_submit_together if together else _submit, world, random, faults)
+            launches -= 2 if together else 1
         world.at(time, act)
         time += random.expovariate(1.0) * pause
     world.finish()
@@ -45,6 +48,7 @@ def _weather(random: Random) -> Weather:
         early=random.choice((0.0, 0.0, 0.1)),
         idle=random.choice((0.0, 0.0, 0.8)),
         cut=random.choice((0.0, 0.5)),
+        gather=random.choice((0.0, 1e-4, 0.05)),
     )
 
 
@@ -77,6 +81,19 @@ def _submit(world: World, random: Random, deadly: float) -> None:
         retries=random.choice((0, 0, 1, 3)),
         timeout=random.choice((None, None, None, 0.5, 30.0)),
     )
+
+
+def _submit_together(world: World, random: Random, deadly: float) -> None:
+    """Make some launches that are alike, and short."""
+    if not world.cores:
+        return
+    seconds = random.choice((0.0, 20e-6, 100e-6))
+    kinds = [
+        Kind(hangs=random.random() < 0.01, deadly=random.random() < deadly / 4, seconds=seconds)
+        for _ in range(random.randint(1, 8))
+    ]
+    pool = random.choice(list(world.cores))
+    world.submit_together(pool, random.choice((0, 0, 2, 4)), random.randrange(2), kinds)
 
 
 def _cancel(world: World, random: Random) -> None:

@@ -13,13 +13,35 @@ from collections.abc import Iterable
 
 from device_runtime.launch import ShardId
 from scheduler import events
-from scheduler.events import Action, Event, Kill, Placed, Send, Settle
-from scheduler.pace import AHEAD
+from scheduler.events import Action, Advance, Event, Kill, Placed, Send, Settle
+from scheduler.launches import Bundle
+from scheduler.pace import AHEAD, BUNDLE
 from scheduler.state import MAX_UNITS_LOST, State
 
 Key = tuple[int, ...]
 
 _OFTEN = 8  # after so many events the books are checked; what is promised, after each
+
+
+def in_a_row(last: int, launches: int) -> range:
+    """Return the numbers of so many launches."""
+    return range(last - launches + 1, last + 1)
+
+
+def _one_by_one(actions: Iterable[Action]) -> Iterable[Action]:
+    """Take apart what is decided for several launches together."""
+    for action in actions:
+        if isinstance(action, Placed):
+            for number in in_a_row(action.launch, action.launches):
+                yield Placed(number, action.units)
+        elif isinstance(action, Send):
+            for number in in_a_row(action.shard.launch, action.launches):
+                yield action._replace(shard=action.shard._replace(launch=number))
+        elif isinstance(action, Advance):
+            for number in range(action.launch, action.launch + action.launches):
+                yield Settle(number, 0, "ended")
+        else:
+            yield action
 
 
 class LaunchModel:
@@ -88,7 +110,8 @@ class Model:
     def step(self, event: Event) -> list[Action]:
         """Hand an event to the state machine, and check what it does."""
         self._settles, self._kills, self._ended, self._early = [], [], [], set()
-        actions = self.state.step(event)
+        decided = self.state.step(event)
+        actions = list(_one_by_one(decided))
         getattr(self, "_" + type(event).__name__)(event)
         while self._ended:
             self._follow(self._ended.pop(0))
@@ -115,7 +138,7 @@ class Model:
         self._events += 1
         if not self._events % _OFTEN:
             self._check_books()
-        return actions
+        return decided
 
     # ---- what an event must settle -----------------------------------------------------
 
@@ -132,6 +155,10 @@ class Model:
                 self._settle_rest(launch, "closed")
 
     def _Submit(self, event: events.Submit) -> None:
+        if event.launches > 1:
+            for number in in_a_row(event.launch, event.launches):
+                self._Submit(event._replace(launch=number, launches=1))
+            return
         launch = self.launches[event.launch] = LaunchModel(event)
         if event.pool not in self.pools:
             self._settle_rest(launch, "closed")
@@ -185,6 +212,10 @@ class Model:
         doomed = launch.doomed.get(event.shard.rank)
         self._settle(launch, event.shard.rank, doomed or "ended", event.ok and not doomed)
         self._kill_doomed(event.pool, event.unit)
+
+    def _BundleAdvanced(self, event: events.BundleAdvanced) -> None:
+        for number, seconds in enumerate(event.seconds, event.launch):
+            self._ShardEnded(events.ShardEnded(event.pool, event.unit, ShardId(number, 0), True, seconds))
 
     def _UnitLost(self, event: events.UnitLost) -> None:
         if event.pool not in self.pools or self.pools[event.pool][event.unit].gone:
@@ -359,7 +390,10 @@ class Model:
         if unit.held:
             together = [*unit.estimates.values(), estimate]
             assert all(one is not None and one <= AHEAD for one in together), "sent ahead, though not short"
-            assert sum(one or 0 for one in together[:-1]) <= AHEAD * 1.000001, "sent too far ahead"
+            total, bound = sum(one or 0 for one in together[:-1]), AHEAD
+            if action.launches > 1:
+                total, bound = total + (estimate or 0), 2 * BUNDLE
+            assert total <= bound * 1.000001, "sent too far ahead"
             assert len(together) <= self.depth[action.pool], "sent more than the unit may hold"
         launch.sent[shard.rank] = shard.attempt
         launch.fresh.discard(shard.rank)
@@ -400,7 +434,8 @@ class Model:
     # ---- keys --------------------------------------------------------------------------
 
     def _key(self, launch: LaunchModel) -> Key:
-        return self.state._launches[launch.number].key
+        found = self.state._launches[launch.number]
+        return (launch.number,) if isinstance(found, Bundle) else found.key
 
     def _check_keys(self) -> None:
         """Check the places of the launches that have just entered the queue."""
@@ -459,10 +494,16 @@ class Model:
             inner = state._pools[pool]
             assert inner.autos.queued == autos[pool]
             for unit, inside, waiting in zip(units, inner.units, queued[pool], strict=True):
-                assert list(inside.flight) == unit.held
+                assert [each for shard in inside.flight for each in self._apart(shard)] == unit.held
+                assert inside.held == len(unit.held)
                 assert inside.queued + len(inside.resumed) == waiting
             for line in (*inner.units, inner.autos):
                 assert line._dropped == len(line._fifo) + len(line._heap) - line.queued
+
+    def _apart(self, shard: ShardId) -> list[ShardId]:
+        """Return what a unit is said to hold, launch by launch."""
+        size = self.state._launches[shard.launch].size
+        return [shard._replace(launch=number) for number in in_a_row(shard.launch, size)]
 
     def check_empty(self) -> None:
         """Check that nothing is left, once all launches have ended and all pools are closed."""

@@ -7,7 +7,7 @@ jumps from one entry to the next.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
@@ -15,10 +15,10 @@ from random import Random
 
 from device_runtime.launch import ShardId
 from scheduler import events
-from scheduler.events import Event, Kill, Placed, Send, Settle
+from scheduler.events import Advance, Event, Kill, Placed, Send, Settle
 from scheduler.state import State
 
-from .model import Model
+from .model import Model, in_a_row
 
 MAX_DEPTH = 2  # of launches nested in kernels
 
@@ -37,6 +37,7 @@ class Weather:
     early: float = 0.0  # the share of shards that are the death of their core before they begin
     idle: float = 0.0  # the share of restarts after which a core that idles dies again
     cut: float = 0.0  # the share of deaths that are heard of before the value that came last
+    gather: float = 0.0  # seconds until the host takes in the ends that have come, if nothing else comes
 
 
 CALM = Weather()
@@ -99,6 +100,7 @@ class World:
         self.runs: Counter[tuple[int, int]] = Counter()
         self.ends: Counter[tuple[int, int]] = Counter()
         self._asked: dict[int, tuple[int, int]] = {}  # of every launch: shards, and retries
+        self._heard: list[events.ShardEnded] = []  # come, and not taken in
         self._gangs: dict[int, set[int]] = {}  # by launch: ranks that wait for the others
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._entries = 0
@@ -143,16 +145,59 @@ class World:
         self.tell(asked)
         return self.launches
 
+    def submit_together(self, pool: int, most: int, kernel: int, kinds: Sequence[Kind]) -> None:
+        """Make launches of one kernel, `most` at once; or as many as had best come now."""
+        while kinds:
+            size = most or max(1, self.state.room_for(pool, kernel, len(kinds)))
+            now, kinds = kinds[:size], kinds[size:]
+            for kind in now:
+                self.launches += 1
+                self.kinds[self.launches] = kind
+                self.units[self.launches] = None
+                self._asked[self.launches] = 1, 0
+            self.tell(events.Submit(self.launches, pool, None, 1, kernel, launches=len(now)))
+
     def cancel(self, launch: int, kill: bool) -> None:
         self.tell(events.Cancel(launch, kill))
 
     def close(self, pool: int) -> None:
+        self._take_in()
         for core in self.cores.pop(pool):
             core.alive = False
         self.tell(events.PoolClosed(pool))
 
     def tell(self, event: Event) -> None:
-        """Hand an event to the state machine, and carry out what it says."""
+        """Hand an event to the state machine, after all ends that have come, and carry out what it says."""
+        self._take_in()
+        self._tell(event)
+
+    def _hear(self, event: Event) -> None:
+        """Take in a report; ends may wait for others, to be taken in together."""
+        if not isinstance(event, events.ShardEnded):
+            self.tell(event)
+            return
+        if not self._heard:
+            self.at(self.now + self.weather.gather, self._take_in)
+        self._heard.append(event)
+
+    def _take_in(self) -> None:
+        """Tell of the ends that have come, those in a row of one bundle together."""
+        heard, self._heard = self._heard, []
+        while heard:
+            first = heard.pop(0)
+            pool, unit, (launch, _, attempt), _, _ = first
+            bundled, seconds = self.state.bundled(launch), [first.seconds]
+            while heard and len(seconds) < bundled:
+                following = heard[0]
+                if following[:2] != (pool, unit) or following.shard != (launch + len(seconds), 0, attempt):
+                    break
+                seconds.append(heard.pop(0).seconds)
+            if bundled:
+                self._tell(events.BundleAdvanced(pool, unit, launch, seconds))
+            else:
+                self._tell(first)
+
+    def _tell(self, event: Event) -> None:
         self.events += 1
         if self.trace is not None:
             self.trace(f"{self.now:9.4f}  {'  ' * self.depth}{event}")
@@ -160,15 +205,20 @@ class World:
             if self.trace is not None:
                 self.trace(f"{'':9}  {'  ' * self.depth}  -> {action}")
             if isinstance(action, Placed):
-                self.units[action.launch] = action.units
+                for number in in_a_row(action.launch, action.launches):
+                    self.units[number] = action.units
             elif isinstance(action, Send):
                 core = self.cores[action.pool][action.unit]
-                self._send_down(core, partial(self._arrive, core, action.shard))
+                for number in in_a_row(action.shard.launch, action.launches):
+                    self._send_down(core, partial(self._arrive, core, action.shard._replace(launch=number)))
             elif isinstance(action, Kill):
                 core = self.cores[action.pool][action.unit]
                 self._send_down(core, partial(self._order_death, core, action.shard))
             elif isinstance(action, Settle):
                 self._note_end(action)
+            elif isinstance(action, Advance):
+                for number in range(action.launch, action.launch + action.launches):
+                    self._note_end(Settle(number, 0, "ended"))
         due = self.state.next_deadline()
         if due is not None and (self._alarm is None or due < self._alarm):
             self._alarm = due
@@ -200,9 +250,9 @@ class World:
         if self.random.random() >= self.weather.overtaken:
             arrival = max(core.up, arrival)
         core.up = max(core.up, arrival)
-        self.at(arrival, partial(self.tell, event))
+        self.at(arrival, partial(self._hear, event))
         if self.random.random() < self.weather.doubled:
-            self.at(arrival + self.random.expovariate(1.0), partial(self.tell, event))
+            self.at(arrival + self.random.expovariate(1.0), partial(self._hear, event))
 
     def _delay(self) -> float:
         weather = self.weather
@@ -295,6 +345,7 @@ class World:
         self.at(heard, partial(self._tell_lost, core, begun, own))
 
     def _tell_lost(self, core: Core, begun: ShardId | None, own: bool) -> None:
+        self._take_in()  # what follows from that is meant for the one that is dead
         pool, unit = core.pool, core.unit
         if pool in self.cores:
             self.cores[pool][unit] = Core(pool, unit)
