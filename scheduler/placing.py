@@ -21,7 +21,6 @@ from scheduler.pace import AHEAD, BUNDLE, Pace
 from scheduler.pools import Pool
 from scheduler.units import Unit
 
-
 _FEW = 4  # the part of what a unit may hold that is better sent together
 
 
@@ -56,7 +55,11 @@ class Placing:
             elif behind or unit.queued or unit.resumed:
                 if unit.push(launch):
                     self.touch(unit)
-            elif unit.up and unit.killed is None and (not unit.flight or self._has_room(pool, unit, launch.kernel)):
+            elif (
+                unit.up
+                and unit.killed is None
+                and (not unit.flight or self._has_room(pool, unit, launch.kernel))
+            ):
                 self._send(unit, launch, rank)
             else:
                 unit.push(launch)
@@ -119,7 +122,7 @@ class Placing:
             self.actions.append(Placed(launch.number, launch.units))
             self.queue(launch)
             return
-        launch.units = first.alone
+        launch.units, pool.turn = first.alone, first.number + 1
         self.actions.append(make(Placed, (launch.number, first.alone, launch.size)))
         self._send(first, launch, 0)
 
@@ -168,16 +171,18 @@ class Placing:
         return found
 
     def _next(self, pool: Pool, kernel: int, count: int) -> tuple[Unit | None, int]:
-        """Return the unit that the next launches of a kernel go to, if no others wait, and how many at once."""
+        """Return the unit that the next launches of a kernel go to, where no others wait, and how many."""
         most = min(count, self.pace.together(kernel, pool.depth // 2)) if count > 1 else 1
         idle = pool.idle()
         if idle is not None:
             return idle, 1 if most > 1 and pool.idle_besides(idle) else most
-        few = pool.depth // _FEW  # a unit that holds as many can wait until some come together
-        for unit in pool.units:
-            if unit.held < max(few, 1) or most >= few:
-                if unit.is_open and self._has_room(pool, unit, kernel, most):
-                    return unit, most
+        few = max(1, pool.depth // _FEW)  # a unit that holds as many can wait until some come together
+        units, turn = pool.units, pool.turn
+        for place in range(turn, turn + len(units)):
+            unit = units[place % len(units)]
+            enough = unit.held >= few > most
+            if unit.is_open and not enough and self._has_room(pool, unit, kernel, most):
+                return unit, most
         return None, 0
 
     # ---- units -------------------------------------------------------------------
@@ -233,7 +238,7 @@ class Placing:
             self._fill(pool, unit)
 
     def _has_room(self, pool: Pool, unit: Unit, kernel: int, size: int = 1) -> bool:
-        """Tell whether a unit that holds shards already may be sent one of a kernel, or a bundle of so many."""
+        """Tell whether a unit that holds shards already may be sent one of a kernel, or so many together."""
         cost = self._costs.get(kernel, inf)
         if cost > AHEAD or unit.held + size > pool.depth:
             return False

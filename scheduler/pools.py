@@ -16,7 +16,7 @@ _SPARE = 64  # entries that the ranking may hold beyond 8 for each unit
 class Pool:
     """The units of one device, and the launches that leave it to us which ones they run on."""
 
-    __slots__ = ("_free", "_low", "_stalled", "autos", "depth", "enough", "left", "ranking", "units")
+    __slots__ = ("_free", "_low", "_stalled", "autos", "depth", "enough", "left", "ranking", "turn", "units")
 
     def __init__(self, number: int, units: int, depth: int) -> None:
         self.units = [Unit(number, each) for each in range(units)]
@@ -25,6 +25,7 @@ class Pool:
         self.autos = Line()  # launches that wait for the first unit that can take them
         self._low = 0  # those of them that an ordinary launch goes before
         self.enough = max(_ENOUGH, 8 * units)
+        self.turn = 0  # the unit from which on one is looked for that may be sent more
         self._free: list[int] = []  # units that may have nothing to do: a heap, with all that have nothing
         self.ranking: list[
             tuple[int, int]

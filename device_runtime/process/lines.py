@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from device_runtime.process.channel import NOT, NOW, SOON, Channel, Mark, RingChannel, SocketChannel
+from device_runtime.process.channel import NOW, SOON, Channel, Mark, RingChannel, SocketChannel
 from device_runtime.process.patience import Patience
 from device_runtime.process.quick import give_way, this_cpu
 from device_runtime.process.ring import CORE_SLEEPS, CORE_WANTS, HOST_WANTS, Rings

@@ -381,9 +381,8 @@ class Worker:
             first, number, arguments = wire.works_in(record)
             place = self._plans[number]
             last = first + len(arguments) - 1
-            self._works.extend(
-                [(launch, 0, place, args, None, launch < last) for launch, args in enumerate(arguments, first)]
-            )
+            for launch, each in enumerate(arguments, first):
+                self._works.append((launch, 0, place, each, None, launch < last))
             return
         entry = pickle.loads(record)
         word: str = entry[0]
