@@ -267,8 +267,7 @@ class ProcessDevice(DirectDevice):
             # Who looks after a while needs no bell for each of many works. If they take longer, it does.
             patient = self._settled.rings and not overdue
             patient = patient and any([core.has_more for core in self._active.values()])
-            if patient:
-                self._alarm.set()
+            self._alarm.set(patient)
             if self._lines.arm({*self._active.values(), *rung}, patient):
                 break
         else:

@@ -31,7 +31,7 @@ _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _recv = _LIBC.recv
 _recv.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _AT_ONCE = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # to put it together takes as long as a call
-_timerfd_create = _LIBC.timerfd_create
+_timerfd_create = ctypes.PyDLL(None, use_errno=True).timerfd_create
 _timerfd_create.argtypes = (ctypes.c_int, ctypes.c_int)
 _timerfd_settime = _LIBC.timerfd_settime
 _timerfd_settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -80,17 +80,20 @@ class Alarm:
     """A descriptor that becomes readable a while after it was set."""
 
     def __init__(self, nanoseconds: int) -> None:
-        self._times = _TIMES.pack(0, 0, *divmod(nanoseconds, 10**9))
+        self._times = _TIMES.pack(0, 0, 0, 0), _TIMES.pack(0, 0, *divmod(nanoseconds, 10**9))
+        self._is_set = False
         self._descriptor: int = _timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
-            raise OSError("no timer can be had")
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def fileno(self) -> int:
         return self._descriptor
 
-    def set(self) -> None:
-        """Let it go off in so many nanoseconds from now, and not before."""
-        _timerfd_settime(self._descriptor, 0, self._times, None)
+    def set(self, on: bool) -> None:
+        """Let it go off in so many nanoseconds from now, and not before; or not at all."""
+        if on or self._is_set:
+            _timerfd_settime(self._descriptor, 0, self._times[on], None)
+            self._is_set = on
 
     def hear(self) -> None:
         """Take note that it has gone off."""

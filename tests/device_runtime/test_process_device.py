@@ -24,6 +24,7 @@ from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Ended, Event, Gone, Logged, Lost, Plan, Ready, ShardId, Work
 from device_runtime.process.cores import ProcessDevice
 from device_runtime.process.lines import Speaker
+from device_runtime.process.ring import are_sound
 from device_runtime.process.status import StatusPage
 
 PATIENCE = 30  # seconds, for what takes a fraction of one unless it is broken
@@ -261,3 +262,80 @@ def test_opening_with_too_few_descriptors_is_refused_and_leaves_none(monkeypatch
         assert len(os.listdir("/proc/self/fd")) == before
     device.close()
     assert refused > 10
+
+
+def alike(used: Opened, count: int, function: Callable[..., object], *args: object) -> list[ShardId]:
+    """Send unit 0 so many works of one plan, together."""
+    plan = Plan(1000, Capture(function).image(), (0,))
+    payload = codec.plain_call(args, {})
+    assert payload is not None
+    shards = [ShardId(1000 + number, 0) for number in range(count + 1)]
+    used.device.send(0, [Work(shards[0], plan, payload)])
+    assert used.next(Ended).shard == shards[0]  # now the core knows the plan
+    used.device.send(0, [Work(shard, plan, payload) for shard in shards[1:]])
+    return shards[1:]
+
+
+@pytest.mark.parametrize("size", [10, 2_000, 14_000])
+@pytest.mark.parametrize("channel", ["ring", "socket"])
+def test_works_that_are_alike_are_run_in_order(
+    opened: Callable[[int], Opened], monkeypatch: pytest.MonkeyPatch, channel: str, size: int
+) -> None:
+    if channel == "ring" and not are_sound():
+        pytest.skip("the processor may reorder stores")
+    monkeypatch.setenv("OFFLOAD_CHANNEL", channel)
+    used = opened(1)
+
+    shards = alike(used, 50, len, "x" * size)
+    last = used.send(0, os.getpid)
+
+    ended = [used.next(Ended) for _ in range(51)]
+    assert [one.shard for one in ended] == [*shards, last]
+    assert all(codec.decode(one.outcome.payload) == size for one in ended[:50] if one.outcome.payload)
+
+
+def test_the_end_of_a_work_is_heard_of_though_the_next_one_takes_long(
+    opened: Callable[[int], Opened], gate: Gate, tmp_path: Path
+) -> None:
+    """A core need not ring for each of many; then the host looks after a while."""
+    used = opened(1)
+
+    def second_waits(calls: str, here: str, on: str) -> None:
+        with open(calls, "ab", 0) as file:
+            file.write(b".")
+            if file.tell() == 3:  # one was sent before these
+                Gate(here, on).pass_through()
+
+    first, second, third = alike(used, 3, second_waits, str(tmp_path / "calls"), *gate)
+    gate.wait()
+
+    assert used.next(Ended).shard == first
+    gate.let_on()
+    assert [used.next(Ended).shard, used.next(Ended).shard] == [second, third]
+
+
+def test_a_bell_that_rang_in_vain_does_not_keep_a_launch_from_the_short_way(
+    opened: Callable[[int], Opened], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A core may ring while the host finds what it has said without that."""
+    if not are_sound():
+        pytest.skip("the processor may reorder stores")
+    monkeypatch.setenv("OFFLOAD_CHANNEL", "ring")
+    used = opened(2)
+    device = used.device
+    for unit in range(2):
+        used.send(unit, os.getpid)
+        used.next(Ended)
+    used.send(0, os.getpid)
+    assert select.select([device.fileno()], [], [], PATIENCE)[0], "it rings"
+    assert [type(event) for event in device.ends()] == [Ended]
+
+    plan = Plan(500, Capture(gate.pass_through).image(), (1,))
+    payload = codec.plain_call((), {})
+    assert payload is not None and device.post(plan, 500, payload)
+    gate.wait()
+    assert device.rest(plan)
+    gate.let_on()
+    while not device._cores[1].channel.ready():
+        select.select([device.fileno()], [], [])
+    assert device.collect(plan)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,3 +185,129 @@ def test_an_interrupt_in_a_callback_keeps_no_other_from_being_called(
         handle.cancel()
     called.wait()
     gates[0].let_on()
+
+
+# ---- launches that go to a core together ---------------------------------------------------
+
+
+@offload_single
+def step(number: int, odd: int, calls: str, gate: Gate | None = None, how: str = "") -> int:
+    """Note the call; one of them does something out of the ordinary."""
+    with open(calls, "ab", 0) as file:
+        file.write(b"%d\n" % number)
+    if number == odd:
+        if how == "raise":
+            raise LookupError(number)
+        if how == "die":
+            os._exit(3)
+        assert gate is not None
+        gate.pass_through()
+    return number
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Gate, Gate]]:
+    """Make two gates, and leave it to the scheduler what is sent to a core ahead."""
+    gates = Gate.make(tmp_path / "first"), Gate.make(tmp_path / "second")
+    yield gates
+    for gate in gates:
+        gate.remove()
+
+
+class Steps:
+    """Many launches of a kernel that was found to be short, with an odd one in their midst."""
+
+    ODD = MANY // 2 + 5
+
+    def __init__(self, path: Path, how: str = "", *, first: Gate, gate: Gate | None = None) -> None:
+        self.calls = path / "calls"
+        for number in range(-40, 0):
+            step(number, self.ODD, str(self.calls)).wait()
+        hold(first)  # until all the others are there
+        first.wait()
+        self.handles = [step(n, self.ODD, str(self.calls), gate, how) for n in range(MANY)]
+        first.let_on()
+
+    def made(self) -> list[int]:
+        """Return the calls that were made."""
+        return [int(line) for line in self.calls.read_text().split() if int(line) >= 0]
+
+    def others(self) -> list[Handle[int]]:
+        return [handle for number, handle in enumerate(self.handles) if number != self.ODD]
+
+
+def test_each_has_its_own_value_and_is_run_once_in_order(
+    one_core: str, pair: tuple[Gate, Gate], tmp_path: Path
+) -> None:
+    steps = Steps(tmp_path, "raise", first=pair[0])
+
+    assert [handle.result() for handle in steps.others()] == [n for n in range(MANY) if n != steps.ODD]
+    with pytest.raises(LookupError):
+        steps.handles[steps.ODD].result()
+    assert steps.made() == list(range(MANY))
+
+
+def test_one_that_kills_its_core_takes_no_other_along(
+    one_core: str, pair: tuple[Gate, Gate], tmp_path: Path
+) -> None:
+    steps = Steps(tmp_path, "die", first=pair[0])
+
+    assert [handle.result() for handle in steps.others()] == [n for n in range(MANY) if n != steps.ODD]
+    with pytest.raises(offload.WorkerDied):
+        steps.handles[steps.ODD].result()
+    assert steps.made() == list(range(MANY))
+
+
+def test_one_can_be_killed_and_the_others_go_on(
+    one_core: str, pair: tuple[Gate, Gate], tmp_path: Path
+) -> None:
+    steps = Steps(tmp_path, gate=pair[1], first=pair[0])
+    pair[1].wait()
+
+    assert steps.handles[steps.ODD].cancel(kill=True)
+
+    assert [handle.result() for handle in steps.others()] == [n for n in range(MANY) if n != steps.ODD]
+    with pytest.raises(CancelledError):
+        steps.handles[steps.ODD].result()
+    assert steps.made() == list(range(MANY))
+
+
+def test_those_that_have_ended_are_done_while_the_next_one_waits(
+    one_core: str, pair: tuple[Gate, Gate], tmp_path: Path
+) -> None:
+    steps = Steps(tmp_path, gate=pair[1], first=pair[0])
+    pair[1].wait()
+
+    before = steps.handles[: steps.ODD]
+    assert wait_all(*before) == [[number] for number in range(steps.ODD)]
+    assert steps.handles[steps.ODD].number_running() == 1
+    assert not any(handle.done() for handle in steps.handles[steps.ODD :])
+    pair[1].let_on()
+    assert steps.handles[-1].result() == MANY - 1
+
+
+def test_one_may_depend_on_one_in_their_midst(one_core: str, pair: tuple[Gate, Gate], tmp_path: Path) -> None:
+    steps = Steps(tmp_path, gate=pair[1], first=pair[0])
+    pair[1].wait()
+    number, failed = steps.ODD + 1, at(steps.handles[steps.ODD])
+    behind = at(steps.handles[number])
+
+    steps.handles[steps.ODD].cancel(kill=True)
+
+    assert behind.result()[0] == number
+    with pytest.raises(offload.DependencyError):
+        failed.result()
+
+
+def test_a_shutdown_that_does_not_wait_ends_those_that_were_sent(
+    pair: tuple[Gate, Gate], tmp_path: Path
+) -> None:
+    offload.connect("local:1")
+    steps = Steps(tmp_path, gate=pair[1], first=pair[0])
+    pair[1].wait()
+    session().shutdown(wait=False)
+
+    assert steps.made() == list(range(steps.ODD + 1))
+    for handle in steps.handles[steps.ODD :]:
+        with pytest.raises((CancelledError, SessionClosed)):
+            handle.result()
