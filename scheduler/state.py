@@ -186,13 +186,7 @@ class State:
     def _advanced(self, event: events.BundleAdvanced) -> None:
         home, number, first, seconds = event
         pool, bundle, count = self._pools.get(home), self._launches.get(first), len(seconds)
-        if (
-            pool is None
-            or type(bundle) is not Bundle
-            or bundle.first != first
-            or bundle.size < count
-            or ShardId(bundle.number, 0) not in pool.units[number].flight
-        ):
+        if pool is None or type(bundle) is not Bundle or self.bundled(first) < count:
             self.stale += count
             return
         unit, placing = pool.units[number], self._placing

@@ -43,12 +43,12 @@ MUTANTS = (
     Mutant(
         "no dedupe: the report of an attempt that is over ends the shard",
         _STATE,
-        "            self.stale += 1\n            return\n        launch, placing",
+        "            self.stale += 1\n            return\n        if unit.crashes",
         "            self.stale += 1\n"
         "            late = self._launches.get(shard.launch)\n"
         "            if late is not None and not late.has_settled(shard.rank):\n"
         "                self._settle_queued(late, shard.rank, 'ended')\n"
-        "            return\n        launch, placing",
+        "            return\n        if unit.crashes",
     ),
     Mutant(
         "no fence: a value that comes after the end was decided counts",
@@ -107,8 +107,8 @@ MUTANTS = (
     Mutant(
         "cancel without kill ends what runs",
         _STATE,
-        "if launch is None or not (event.kill or self.can_cancel(event.launch)):",
-        "if launch is None:",
+        "        if not (event.kill or self.can_cancel(event.launch)):\n            return\n",
+        "",
     ),
     Mutant(
         "a shard that is doomed behind another one is not killed when its turn comes",
@@ -125,8 +125,8 @@ MUTANTS = (
     Mutant(
         "a unit that died often and worked in between is given up",
         _STATE,
-        "        if unit.crashes:\n            unit.crashes.clear()",
-        "        if unit.crashes and ok:\n            unit.crashes.popleft()",
+        "        if unit.crashes:\n            unit.crashes.clear()\n        if seconds:",
+        "        if unit.crashes and ok:\n            unit.crashes.popleft()\n        if seconds:",
     ),
     Mutant(
         "launches too large for the units that are left wait for ever",
@@ -155,14 +155,71 @@ MUTANTS = (
     Mutant(
         "long kernels are sent ahead",
         _PLACING,
-        "            and self._costs.get(launch.kernel, inf) <= AHEAD\n",
-        "",
+        "if cost > AHEAD or unit.held + size > pool.depth:",
+        "if unit.held + size > pool.depth:",
     ),
     Mutant(
         "a unit is sent more than it may hold",
         _PLACING,
-        "            and len(unit.flight) < pool.depth\n",
-        "            and len(unit.flight) <= pool.depth\n",
+        "if cost > AHEAD or unit.held + size > pool.depth:",
+        "if cost > AHEAD or unit.held + size > pool.depth + 1:",
+    ),
+    Mutant(
+        "a bundle that a unit holds when it dies is one launch",
+        _STATE,
+        "        again = []\n        self._take_apart(unit)\n",
+        "        again = []\n",
+    ),
+    Mutant(
+        "one of a bundle is killed, and all of it with it",
+        _STATE,
+        "        launch = self._placing.single(event.launch)\n",
+        "        launch = self._launches.get(event.launch)\n",
+    ),
+    Mutant(
+        "one of a bundle that others depend on is waited for until all have ended",
+        _STATE,
+        "[self._placing.single(number) for number in launch.extra.needs]",
+        "[self._launches.get(number) for number in launch.extra.needs]",
+    ),
+    Mutant(
+        "a bundle is sent to a unit while others idle",
+        _PLACING,
+        "1 if most > 1 and pool.idle_besides(idle) else most",
+        "most",
+    ),
+    Mutant(
+        "a bundle is sent behind more work than is good",
+        _PLACING,
+        "unit.load + size * cost <= 2 * BUNDLE",
+        "unit.load <= 2 * BUNDLE",
+    ),
+    Mutant(
+        "a bundle goes before what waits",
+        _PLACING,
+        "        if pool.autos.queued or not self.order.is_plain(bundle):",
+        "        if not self.order.is_plain(bundle):",
+    ),
+    Mutant(
+        "the values of a bundle are each other's",
+        _LEDGER,
+        "enumerate(outcomes, action.launch)",
+        "enumerate(reversed(outcomes), action.launch)",
+        ("tests/offload/test_line.py",),
+    ),
+    Mutant(
+        "what two units report is taken for one bundle",
+        _LEDGER,
+        " or following.unit != unit:",
+        ":",
+        ("tests/offload/test_line.py",),
+    ),
+    Mutant(
+        "the end of a launch is not heard of until the bundle's last",
+        "device_runtime/process/cores.py",
+        "            self._alarm.set(patient)\n",
+        "",
+        ("tests/device_runtime/test_process_device.py",),
     ),
     Mutant(
         "only one of the units that idle is given what waits for any",

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
 def test_the_place_of_a_bug_is_there(mutant: Mutant, tmp_path: Path) -> None:
     copy = tmp_path / mutant.file
-    copy.parent.mkdir()
+    copy.parent.mkdir(parents=True)
     shutil.copy(ROOT / mutant.file, copy)
     mutant.plant(tmp_path)
     compile(copy.read_text(), mutant.file, "exec")

@@ -311,3 +311,12 @@ def test_a_shutdown_that_does_not_wait_ends_those_that_were_sent(
     for handle in steps.handles[steps.ODD :]:
         with pytest.raises((CancelledError, SessionClosed)):
             handle.result()
+
+
+def test_on_two_cores_each_has_its_own_value() -> None:
+    with offload.connect("local:2"):
+        for _ in range(50):
+            at(0).wait()
+        handles = [at(number) for number in range(4 * MANY)]
+
+        assert [handle.result()[0] for handle in handles] == list(range(4 * MANY))

@@ -87,7 +87,7 @@ def _submit_together(world: World, random: Random, deadly: float) -> None:
     """Make some launches that are alike, and short."""
     if not world.cores:
         return
-    seconds = random.choice((0.0, 20e-6, 100e-6))
+    seconds = random.choice((0.0, 20e-6, 100e-6, 450e-6))
     kinds = [
         Kind(hangs=random.random() < 0.01, deadly=random.random() < deadly / 4, seconds=seconds)
         for _ in range(random.randint(1, 8))
