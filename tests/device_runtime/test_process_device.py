@@ -295,22 +295,27 @@ def test_works_that_are_alike_are_run_in_order(
 
 
 def test_the_end_of_a_work_is_heard_of_though_the_next_one_takes_long(
-    opened: Callable[[int], Opened], gate: Gate, tmp_path: Path
+    opened: Callable[[int], Opened], tmp_path: Path
 ) -> None:
     """A core need not ring for each of many; then the host looks after a while."""
     used = opened(1)
+    gates = [Gate.make(tmp_path / f"gate{number}") for number in range(2)]
 
-    def second_waits(calls: str, here: str, on: str) -> None:
+    def wait_at_gates(calls: str, *pipes: str) -> None:
         with open(calls, "ab", 0) as file:
             file.write(b".")
-            if file.tell() == 3:  # one was sent before these
-                Gate(here, on).pass_through()
+            call = file.tell() - 2  # one was made before these
+        if 0 <= call < 2:
+            Gate(*pipes[2 * call : 2 * call + 2]).pass_through()
 
-    first, second, third = alike(used, 3, second_waits, str(tmp_path / "calls"), *gate)
-    gate.wait()
+    first, second, third = alike(used, 3, wait_at_gates, str(tmp_path / "calls"), *gates[0], *gates[1])
+    gates[0].wait()
+    used.device.receive()  # now it is to be rung for the last only
+    gates[0].let_on()
+    gates[1].wait()
 
     assert used.next(Ended).shard == first
-    gate.let_on()
+    gates[1].let_on()
     assert [used.next(Ended).shard, used.next(Ended).shard] == [second, third]
 
 

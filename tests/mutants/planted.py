@@ -193,6 +193,7 @@ MUTANTS = (
         _PLACING,
         "unit.load + size * cost <= 2 * BUNDLE",
         "unit.load <= 2 * BUNDLE",
+        ("tests/scheduler/test_bundles.py",),
     ),
     Mutant(
         "a bundle goes before what waits",
