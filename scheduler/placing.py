@@ -21,6 +21,7 @@ from scheduler.pace import AHEAD, BUNDLE, Pace
 from scheduler.pools import Pool
 from scheduler.units import Unit
 
+_LOOKED = 32  # units that are looked at each time for one with room: it costs as much as all the rest
 _FEW = 4  # the part of what a unit may hold that is better sent together
 
 
@@ -178,11 +179,13 @@ class Placing:
             return idle, 1 if most > 1 and pool.idle_besides(idle) else most
         few = max(1, pool.depth // _FEW)  # a unit that holds as many can wait until some come together
         units, turn = pool.units, pool.turn
-        for place in range(turn, turn + len(units)):
+        last = turn + min(len(units), _LOOKED)
+        for place in range(turn, last):
             unit = units[place % len(units)]
             enough = unit.held >= few > most
             if unit.is_open and not enough and self._has_room(pool, unit, kernel, most):
                 return unit, most
+        pool.turn = last % len(units)
         return None, 0
 
     # ---- units -------------------------------------------------------------------
