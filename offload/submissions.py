@@ -22,7 +22,7 @@ from offload.handle import SingleHandle
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
     from scheduler.dispatcher import Dispatcher
-    from scheduler.ticket import Pool
+    from scheduler.ticket import Pool, Route
 
 _log = logging.getLogger("offload")
 
@@ -80,6 +80,7 @@ class Submissions:
     def __init__(self, address: str, initialize: bytes | None) -> None:
         from scheduler.dispatcher import Dispatcher
 
+        self._route: Route | None = None  # the way that the last call went
         self.pending: dict[Submission, None] = {}
         self.broken: BaseException | None = None
         self.closed = False
@@ -135,7 +136,9 @@ class Submissions:
         except OffloadError as error:
             return _failed(error)
         estimate = hash((getattr(function, "__code__", capture.name), chunked))
-        route = Route(pool, None, 1, capture.name, estimate, bare=True)
+        route = self._route
+        if route is None or (route.name, route.kernel) != (capture.name, estimate):
+            route = self._route = Route(pool, None, 1, capture.name, estimate, bare=True)
         ticket = Ticket(route, image, payload)
         try:
             dispatcher.submit(ticket)

@@ -49,7 +49,7 @@ from scheduler.pump import Pump
 from scheduler.ticket import Pool, Route, Ticket
 
 _log = logging.getLogger("offload")
-_OFTEN = 32  # of so many launches, one that is queued also looks what has ended
+_OFTEN = 64  # of so many launches, one that is queued also looks what has ended
 _PATIENCE = 1.0  # seconds to wait for room in a device's memory while no launch is under way
 _ROOM = 7 / 8  # of what may be queued: who waits for room goes on when there is less
 _CLOSED = "the session is shut down; offload.connect() starts a new one"
@@ -258,7 +258,7 @@ class Dispatcher:
     # ---- asked by `Direct` ---------------------------------------------------------
 
     def idle(self) -> bool:
-        return not (self._launches or self._events or self._output or self._ledger.callbacks or self._closed)
+        return not (self.busy() or self._output or self._closed)
 
     def number(self) -> int:
         return next(self._numbers)
@@ -429,7 +429,8 @@ class Dispatcher:
     # ---- driven by the pump ----------------------------------------------------
 
     def busy(self) -> bool:
-        return bool(self._launches or self._events or self._ledger.callbacks)
+        # Something may stand in line although no launch is known: it waits for a unit to come back.
+        return bool(self._under_way() or self._events or self._ledger.callbacks)
 
     def next_deadline(self) -> float | None:
         return 0.0 if self._events or self._unheard else self._ledger.state.next_deadline()

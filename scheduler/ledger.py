@@ -149,8 +149,10 @@ class Ledger:
                 outcomes = [outcome]
                 while len(outcomes) < bundled and received:
                     other, following = received[0]
-                    if other != pool or not isinstance(following, Ended) or following.unit != unit:
+                    if other != pool or not isinstance(following, Ended):
                         break
+                    if following.shard.launch != shard.launch + len(outcomes):
+                        break  # another's, that could not be sent
                     outcomes.append(following.outcome)
                     del received[0]
                 self._advance(pool, unit, shard.launch, outcomes)
@@ -296,8 +298,10 @@ class Ledger:
     def _send_together(self, outbox: list[Message], last: int, launches: int) -> None:
         plan = self._work(ShardId(last, 0)).plan
         for number in range(last - launches + 1, last + 1):
-            ticket = self.launches[number]
-            outbox.append(make(Work, (make(ShardId, (number, 0, 0)), plan, ticket.args, ())))
+            args = self.launches[number].args
+            if isinstance(args, list):
+                (args,) = args
+            outbox.append(make(Work, (make(ShardId, (number, 0, 0)), plan, args, ())))
 
     def settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
         """Write down how a shard ended, and tell those that wait for messages of it."""

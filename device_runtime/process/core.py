@@ -87,6 +87,7 @@ class Core:
         self.held: deque[ShardId] = deque()  # what it was sent and has not reported ended
         self._ended = 0
         self._alike = 0  # works until the last that came with others as one record
+        self._slow = 0  # works until the last of those that are known to take long
         self._tail = ""
         self._told_last = -1  # the descriptor whose output the tail ends with
 
@@ -193,8 +194,17 @@ class Core:
 
     @property
     def has_more(self) -> bool:
-        """Whether the end of the work that it runs need not be rung for: others came with it."""
+        """Whether others came with the work that it runs."""
         return self._ended + 1 < self._alike
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether such works were found to take long."""
+        return self._ended + 1 < self._slow
+
+    def find_slow(self) -> None:
+        """Note that the works it has, as far as they came together, take long."""
+        self._slow = self._alike
 
     @property
     def owes(self) -> bool:

@@ -246,14 +246,14 @@ class ProcessDevice(DirectDevice):
         return self._epoll.fileno()
 
     def receive(self) -> list[Event]:
-        overdue = False
         for _ in range(_ROUNDS):
             # Those first: what a kernel printed before it ended is then there when we look for output.
             said = [(core, core.read()) for core in list(self._active.values()) if core.channel.ready()]
             ready = self._watch.reports()
             if ready.pop(self._alarm.fileno(), 0):
                 self._alarm.hear()
-                overdue = True
+                for core in self._active.values():
+                    core.find_slow()
             control = ready.pop(self._control.fileno(), 0)
             rung = self._hear(ready)
             for core, events in said:
@@ -264,9 +264,7 @@ class ProcessDevice(DirectDevice):
                 self._epoll.modify(self._control, select.EPOLLIN)
             if control:
                 self._hear_zygote()
-            # Who looks after a while needs no bell for each of many works. If they take longer, it does.
-            patient = self._settled.rings and not overdue
-            patient = patient and any([core.has_more for core in self._active.values()])
+            patient = self._is_patient()
             self._alarm.set(patient)
             if self._lines.arm({*self._active.values(), *rung}, patient):
                 break
@@ -274,6 +272,13 @@ class ProcessDevice(DirectDevice):
             os.eventfd_write(self._again, 1)
         events, self._events = self._events, []
         return events
+
+    def _is_patient(self) -> bool:
+        """Tell whether the host need not be rung for each of many works: it looks by itself after a while."""
+        if not self._settled.rings:
+            return False
+        more = [core for core in self._active.values() if core.has_more]
+        return bool(more) and not any([core.is_slow for core in more])
 
     def ends(self) -> list[Event]:
         said = [(core, core.read()) for core in list(self._active.values()) if core.channel.ready()]

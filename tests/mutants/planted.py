@@ -209,11 +209,12 @@ MUTANTS = (
         ("tests/offload/test_line.py",),
     ),
     Mutant(
-        "what two units report is taken for one bundle",
+        "the end of another launch is taken for one of a bundle's",
         _LEDGER,
-        " or following.unit != unit:",
-        ":",
-        ("tests/offload/test_line.py",),
+        "                    if following.shard.launch != shard.launch + len(outcomes):\n"
+        "                        break  # another's, that could not be sent\n",
+        "",
+        ("tests/offload/test_line.py", "tests/scheduler/test_ledger.py"),
     ),
     Mutant(
         "the end of a launch is not heard of until the bundle's last",

@@ -320,3 +320,54 @@ def test_on_two_cores_each_has_its_own_value() -> None:
         handles = [at(number) for number in range(4 * MANY)]
 
         assert [handle.result()[0] for handle in handles] == list(range(4 * MANY))
+
+
+def test_what_is_scattered_over_one_core_may_go_together() -> None:
+    @offload_single
+    def length(piece: list[int]) -> int:
+        return len(piece)
+
+    with offload.connect("local:1"):
+        for _ in range(50):
+            length([]).wait()
+        handles = [length(offload.scatter([number, 0])) for number in range(MANY)]
+
+        assert [handle.result() for handle in handles] == [2] * MANY
+
+
+def test_calls_of_an_executor_may_go_together() -> None:
+    with offload.Executor(1) as executor:
+        for _ in range(50):
+            executor.submit(abs, 0).result()
+
+        assert [future.result() for future in [executor.submit(abs, -n) for n in range(MANY)]] == [
+            *range(MANY)
+        ]
+
+
+def test_what_stands_in_line_for_a_core_that_was_to_be_killed_is_taken_in(
+    one_core: str, pair: tuple[Gate, Gate]
+) -> None:
+    """Though nobody waits, and no other launch is under way."""
+
+    @offload_single
+    def survives(here: Gate, there: Gate) -> None:
+        asked = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: asked.set())
+        here.pass_through()
+        asked.wait()
+        there.pass_through()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    handle = survives(*pair)
+    pair[0].wait()
+    pair[0].let_on()
+    assert handle.cancel(kill=True)
+    pair[1].wait()
+    pair[1].let_on()  # its end comes before the core would be killed by force, and so it is not
+    with pytest.raises(CancelledError):
+        handle.wait()
+
+    called = threading.Event()
+    at(7).add_done_callback(lambda _: called.set())
+    called.wait()

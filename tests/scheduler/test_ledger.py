@@ -40,12 +40,12 @@ class Unit:
 class Desk:
     """A ledger with one unit, and launches for it."""
 
-    def __init__(self, launches: int) -> None:
+    def __init__(self, launches: int, depth: int = 4) -> None:
         self.unit = Unit()
         self.ledger = Ledger(count(1).__next__)
         pool = Pool(0, "made-up:1", 1, self.unit, Guard())  # type: ignore[arg-type]
         self.ledger.pools.append(pool)
-        self.ledger.step(events.PoolOpened(0, 1, 4))
+        self.ledger.step(events.PoolOpened(0, 1, depth))
         route = Route(pool, None, 1, "kernel", 1)
         self.tickets = [Ticket(route, IMAGE, b"") for _ in range(launches)]
         for ticket in self.tickets:
@@ -156,3 +156,61 @@ def test_what_is_launched_while_a_death_waits_to_be_handled(monkeypatch: pytest.
     assert dispatcher.wait(lambda: bool(device.sent), 30)
     assert before == [0] and device.sent == [(1, 0, 1)]
     dispatcher.close(0)
+
+
+def bundled(count: int) -> Desk:
+    """Return a desk that has just sent a bundle, launches 2 to `count` + 1, and may send more."""
+    desk = Desk(1, depth=64)
+    desk.report(Ended(0, ShardId(1, 0), Outcome(b"", begun=1.0, ended=1.0001)))
+    pool = desk.ledger.pools[0]
+    route = desk.tickets[0].route
+    desk.tickets += [Ticket(route, IMAGE, [b""] if number % 2 else b"") for number in range(count)]
+    pool.line.extend(desk.tickets[1:])
+    desk.ledger.admit(pool)
+    assert not pool.line and desk.ledger.state.bundled(2) == count
+    assert desk.flush()[1:] == [(number, 0, 0) for number in range(2, count + 2)]
+    return desk
+
+
+def in_turn(*launches: int) -> list[Ended]:
+    """Return the ends of launches, with values that tell them apart."""
+    return [
+        Ended(0, ShardId(launch, 0), Outcome(b"%d" % launch, begun=1.0, ended=1.0001)) for launch in launches
+    ]
+
+
+def test_launches_that_were_sent_together_have_each_its_own_value() -> None:
+    desk = bundled(4)
+    reports: deque[tuple[int, Event]] = deque((0, end) for end in in_turn(2, 3))
+    desk.ledger.handle(reports)
+    assert not reports, "both at once"
+    desk.report(*in_turn(4, 5))
+
+    assert [ticket.outcomes for ticket in desk.tickets[1:]] == [(end.outcome,) for end in in_turn(2, 3, 4, 5)]
+
+
+def test_what_could_not_be_sent_ends_by_itself_in_the_midst_of_a_bundle() -> None:
+    desk = bundled(4)
+    other = Ticket(Route(desk.ledger.pools[0], (0,), 1, "kernel", 1), IMAGE, b"")
+    desk.ledger.enter(other)
+    refused = Ended(0, ShardId(6, 0), Outcome(error=MemoryError("planted")))
+
+    reports: deque[tuple[int, Event]] = deque((0, end) for end in [*in_turn(2), refused, *in_turn(3, 4, 5)])
+    while reports:
+        desk.ledger.handle(reports)
+
+    assert other.done and not other.ok
+    assert [ticket.ok and ticket.done for ticket in desk.tickets] == [True] * 5
+    assert not desk.ledger.launches
+
+
+def test_what_of_a_bundle_could_not_be_sent_ends_by_itself() -> None:
+    desk = bundled(4)
+    refused = [Ended(0, ShardId(launch, 0), Outcome(error=MemoryError("planted"))) for launch in (2, 4)]
+
+    reports: deque[tuple[int, Event]] = deque((0, end) for end in [*refused, *in_turn(3, 5)])
+    while reports:
+        desk.ledger.handle(reports)
+
+    assert [ticket.ok for ticket in desk.tickets[1:]] == [False, True, False, True]
+    assert not desk.ledger.launches
