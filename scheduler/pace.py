@@ -11,7 +11,7 @@ from itertools import islice
 from math import inf
 
 # Seconds. Only kernels no longer than that are sent ahead, to a unit that holds no more work than that.
-AHEAD = 500e-6
+AHEAD = 1e-3
 # Seconds. So much work of kernels as short as that may go to a unit as one bundle, where much is queued, and
 # one bundle ahead of another.
 BUNDLE = 2e-3

@@ -67,7 +67,7 @@ def _submit(world: World, random: Random, deadly: float) -> None:
         hangs=random.random() < 0.04,
         deadly=random.random() < deadly,
         ok=random.random() < 0.93,
-        seconds=random.choice((0.0, 20e-6, 100e-6, 240e-6, 0.05, 1.0)),
+        seconds=random.choice((0.0, 20e-6, 100e-6, 480e-6, 0.05, 1.0)),
         nested=random.choice((0,) * 15 + (1, 2)),
     )
     world.submit(
@@ -87,7 +87,7 @@ def _submit_together(world: World, random: Random, deadly: float) -> None:
     """Make some launches that are alike, and short."""
     if not world.cores:
         return
-    seconds = random.choice((0.0, 20e-6, 100e-6, 450e-6))
+    seconds = random.choice((0.0, 20e-6, 100e-6, 450e-6, 900e-6))
     kinds = [
         Kind(hangs=random.random() < 0.01, deadly=random.random() < deadly / 4, seconds=seconds)
         for _ in range(random.randint(1, 8))
