@@ -112,3 +112,43 @@ def test_cores_are_killed_at_random(tmp_path: Path, launches: int, kills: int) -
         f"\nchaos: {launches} launches, {len(killer.killed)} kills, {len(noticed)} launches died of them; "
         f"noticed after {median(times):.1f} ms (median), {times[len(times) * 99 // 100]:.1f} ms (p99)"
     )
+
+
+@pytest.mark.parametrize(
+    "kills", [8, pytest.param(150, marks=[pytest.mark.promises, pytest.mark.timeout(300)])]
+)
+def test_cores_are_killed_under_launches_that_go_together(tmp_path: Path, kills: int) -> None:
+    """A core dies with many short launches on it: the one that ran fails, the others run once."""
+    path = tmp_path / "ledger"
+    path.touch()
+    note = ledger(path)
+
+    @offload_single
+    def kernel(number: int) -> int:
+        note(number)
+        return 2 * number
+
+    killer = Killer(kills)
+    errors: list[BaseException | None] = []
+    with of.connect("local:2"):
+        for _ in range(50):
+            kernel(0).wait()  # it is known to be short
+        path.write_text("")
+        killer.start()
+        try:
+            while len(killer.killed) < kills:
+                handles = [kernel(number) for number in range(len(errors), len(errors) + 1000)]
+                found = [handle.exception(timeout=200) for handle in handles]
+                for error, handle in zip(found, handles, strict=True):
+                    errors.append(error)
+                    assert error is not None or handle.result() == 2 * (len(errors) - 1)
+        finally:
+            killer.stop()
+
+    runs = Counter(int(line.split()[0]) for line in path.read_text().splitlines())
+    failed = {number for number, error in enumerate(errors) if error is not None}
+    assert all(type(error) is of.WorkerDied and error.begun for error in errors if error is not None)
+    assert len(failed) <= len(killer.killed)
+    assert all(runs[number] <= 1 for number in failed)
+    assert all(runs[number] == 1 for number in range(len(errors)) if number not in failed)
+    print(f"\nchaos: {len(errors)} launches, {len(killer.killed)} kills, {len(failed)} launches died of them")

@@ -1,0 +1,1 @@
+"""FPGAs: what their bitstreams say, and how arguments look in a unit's registers."""

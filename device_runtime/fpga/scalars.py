@@ -1,0 +1,125 @@
+"""How scalar arguments lie in a unit's registers.
+
+Vitis HLS gives each argument registers of 32 bits, the lowest bits first, as
+many as it takes (UG1399, "S_AXILITE Control Register Map"). The sizes of C's
+types are those of Vitis, where a `long` has 64 bits.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import struct
+from typing import Any, SupportsFloat, SupportsIndex
+
+from device_runtime.errors import ArgsNotSerializable
+from device_runtime.fpga.bitstream import Argument
+
+_WORD = 4  # bytes of a register
+_INTEGERS = {
+    "char": (True, 8),
+    "signed char": (True, 8),
+    "unsigned char": (False, 8),
+    "short": (True, 16),
+    "unsigned short": (False, 16),
+    "int": (True, 32),
+    "unsigned int": (False, 32),
+    "long": (True, 64),
+    "unsigned long": (False, 64),
+    "long long": (True, 64),
+    "unsigned long long": (False, 64),
+    "size_t": (False, 64),
+}
+_FLOATS = {"half": "<e", "float": "<f", "double": "<d"}
+_SIZED = re.compile(r"(u?)int(8|16|32|64)_t|ap_(u?)int<(\d+)>")
+
+
+class Scalar:
+    """A type of scalar arguments: `kind` is "bool", "int" or "float", of so many `bits`."""
+
+    def __init__(self, ctype: str, kind: str, bits: int, signed: bool = False) -> None:
+        self.ctype = ctype
+        self.kind = kind
+        self.bits = bits
+        self.signed = signed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the registers that hold one."""
+        return -(-self.bits // (8 * _WORD)) * _WORD
+
+    def pack(self, value: SupportsIndex | SupportsFloat) -> bytes:
+        """Return what is written to the registers; NumPy's scalars are taken, too.
+
+        Raises TypeError for what is no number of this kind, and OverflowError
+        for one that the type cannot hold; not for a float that is rounded.
+        """
+        if self.kind == "float":
+            return self._pack_float(value)
+        if type(value).__name__ in ("bool", "bool_"):  # NumPy's is no index
+            value = bool(value)
+        try:
+            number = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{value!r} is no whole number") from None
+        least = -(1 << self.bits - 1) if self.signed else 0
+        most = least + (1 << self.bits) - 1
+        if not least <= number <= most:
+            raise OverflowError(f"{number} is not between {least} and {most}")
+        return (number & (1 << 8 * self.nbytes) - 1).to_bytes(self.nbytes, "little")
+
+    def _pack_float(self, value: Any) -> bytes:
+        if isinstance(value, (str, bytes)):
+            raise TypeError(f"{value!r} is no number")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{value!r} is no real number") from None
+        try:
+            return struct.pack(_FLOATS[self.ctype], number).ljust(self.nbytes, b"\0")
+        except OverflowError:
+            raise OverflowError(f"{number!r} is larger than the largest {self.ctype}") from None
+
+
+def scalar(ctype: str) -> Scalar | None:
+    """Return the type that a kernel's source names so, None for one that is no scalar."""
+    words = [word for word in ctype.split() if word not in ("const", "volatile")]
+    name = " ".join(words).removeprefix("std::")
+    if name == "bool":
+        return Scalar(name, "bool", 1)
+    if name in _FLOATS:
+        return Scalar(name, "float", 8 * struct.calcsize(_FLOATS[name]))
+    sized = _SIZED.fullmatch(name)
+    if sized is not None:
+        bits = int(sized[2] or sized[4])
+        signed = not (sized[1] or sized[3])
+        return Scalar(name, "int", bits, signed) if 0 < bits <= 64 else None
+    # "unsigned", "long int", "unsigned long int", "signed": the same by shorter names
+    if words and words[-1] == "int" and len(words) > 1 and words[-2] in ("short", "long"):
+        words.pop()
+    if words and words[0] == "signed" and words != ["signed", "char"]:
+        words = words[1:] or ["int"]
+    if words == ["unsigned"]:
+        words.append("int")
+    found = _INTEGERS.get(" ".join(words).removeprefix("std::"))
+    return None if found is None else Scalar(" ".join(words), "int", found[1], found[0])
+
+
+def pack_argument(kernel: str, argument: Argument, value: Any) -> bytes:
+    """Return what is written to the registers of a scalar argument.
+
+    Raises ArgsNotSerializable, naming kernel, argument and type, for a value
+    that the type cannot hold, and for a type that is not known or does not fit the registers.
+    """
+    what = f"kernel {kernel}: argument {argument.name}"
+    kind = scalar(argument.ctype)
+    if kind is None:
+        raise ArgsNotSerializable(f"{what} is of type {argument.ctype!r}, which cannot be passed by value")
+    if kind.nbytes < argument.nbytes or argument.nbytes * 8 < kind.bits:
+        raise ArgsNotSerializable(
+            f"{what} is of type {kind.ctype}, {kind.bits} bits, and has registers for {8 * argument.nbytes}"
+        )
+    try:
+        return kind.pack(value)
+    except (TypeError, OverflowError) as error:
+        raise ArgsNotSerializable(f"{what} is of type {kind.ctype}: {error}") from None
