@@ -205,12 +205,14 @@ class Guard(Shield):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _depth
-        self._lock.release()
-        if get_ident() == _main:
-            self._inside = False
-            _depth -= 1
-            if _pending:
-                _strike()
+        try:
+            self._lock.release()
+        finally:  # a handler's own exception comes when the lock is released
+            if get_ident() == _main:
+                self._inside = False
+                _depth -= 1
+                if _pending:
+                    _strike()
 
 
 class ShieldedLock:

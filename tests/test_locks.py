@@ -119,3 +119,30 @@ def test_a_signal_handler_anywhere_in_a_guard_enters_it_or_is_refused(
     assert not interrupts._depth
     with guard:
         pass
+
+
+def test_a_handler_that_raises_when_the_guard_is_left_leaves_it_free() -> None:
+    """Python runs handlers as soon as the call that gives the lock back has returned."""
+    guard = Guard()
+
+    class Interrupted(Exception):
+        pass
+
+    class Struck:
+        def __init__(self, lock: Any) -> None:
+            self.acquire = lock.acquire
+            self._lock = lock
+
+        def release(self) -> None:
+            self._lock.release()
+            raise Interrupted
+
+    lock = guard._lock
+    guard._lock = Struck(lock)  # type: ignore[assignment]
+    with pytest.raises(Interrupted), guard:
+        pass
+    guard._lock = lock
+
+    with guard:
+        assert lock.locked()
+    assert not lock.locked() and not interrupts._depth
