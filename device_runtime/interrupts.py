@@ -154,7 +154,7 @@ class Guard(Shield):
     __slots__ = ("_inside", "_lock", "visitor")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # so releasing it is an error where it is not held
         self._inside = False  # the main thread is
         self.visitor: Callable[[], object] | None = None
 
@@ -172,9 +172,8 @@ class Guard(Shield):
             self._inside = True
             try:
                 self._lock.acquire()
-            except BaseException:  # a handler's own
-                self._inside = False
-                _depth -= 1
+            except BaseException:  # a handler's own; the lock may be held by then
+                self.__exit__(None, None, None)
                 raise
         if self.visitor is not None:
             try:
@@ -207,7 +206,9 @@ class Guard(Shield):
         global _depth
         try:
             self._lock.release()
-        finally:  # a handler's own exception comes when the lock is released
+        except RuntimeError:  # a handler's own exception has struck where it was not held
+            pass
+        finally:  # or strikes here, when it has been released
             if get_ident() == _main:
                 self._inside = False
                 _depth -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -46,7 +47,7 @@ def test_there_is_one_lock() -> None:
     assert found == {
         "scheduler/dispatcher.py": ["Guard"],
         "device_runtime/process/arena.py": ["Guard"],  # around single additions; nothing is called inside
-        "device_runtime/interrupts.py": ["Lock", "Lock"],  # what a Guard and a ShieldedLock are made of
+        "device_runtime/interrupts.py": ["RLock", "Lock"],  # what a Guard and a ShieldedLock are made of
         "scheduler/pump.py": ["Lock"],  # on which one thread sleeps; it guards nothing
         "device_runtime/inline.py": ["Lock"],  # the same, for kernels that take turns
         "offload/future.py": [
@@ -121,28 +122,65 @@ def test_a_signal_handler_anywhere_in_a_guard_enters_it_or_is_refused(
         pass
 
 
-def test_a_handler_that_raises_when_the_guard_is_left_leaves_it_free() -> None:
-    """Python runs handlers as soon as the call that gives the lock back has returned."""
-    guard = Guard()
+class Interrupted(Exception):
+    """What a signal handler of the user's own raises."""
 
-    class Interrupted(Exception):
-        pass
 
-    class Struck:
-        def __init__(self, lock: Any) -> None:
-            self.acquire = lock.acquire
-            self._lock = lock
+class Struck:
+    """A lock in whose n-th call a signal comes: Python runs the handler as soon as the call has returned.
 
-        def release(self) -> None:
-            self._lock.release()
+    With `before`, when the call has not done its work yet.
+    """
+
+    def __init__(self, at: int, before: bool) -> None:
+        self.lock = threading.RLock()
+        self._left = at
+        self._before = before
+
+    def _call(self, method: Callable[[], object]) -> None:
+        self._left -= 1
+        if self._left == 0 and self._before:
+            raise Interrupted
+        method()
+        if self._left == 0:
             raise Interrupted
 
-    lock = guard._lock
-    guard._lock = Struck(lock)  # type: ignore[assignment]
-    with pytest.raises(Interrupted), guard:
-        pass
-    guard._lock = lock
+    def acquire(self) -> None:
+        self._call(self.lock.acquire)
 
+    def release(self) -> None:
+        self._call(self.lock.release)
+
+
+@pytest.mark.parametrize(
+    ("at", "before"),
+    (
+        pytest.param(1, True, id="waiting in enter"),
+        pytest.param(1, False, id="enter"),
+        pytest.param(2, False, id="pause"),
+        pytest.param(3, True, id="waiting in resume"),
+        pytest.param(3, False, id="resume"),
+        pytest.param(4, False, id="exit"),
+    ),
+)
+def test_a_handler_that_raises_in_a_guard_leaves_it_free(
+    monkeypatch: pytest.MonkeyPatch, at: int, before: bool
+) -> None:
+    monkeypatch.setattr(guard := Guard(), "_lock", struck := Struck(at, before))
+    with pytest.raises(Interrupted), guard:
+        guard.pause()
+        guard.resume()
+
+    assert not interrupts._depth
+    entered = threading.Event()
+
+    def enter() -> None:
+        with guard:
+            entered.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    assert entered.wait(10)
     with guard:
-        assert lock.locked()
-    assert not lock.locked() and not interrupts._depth
+        pass
+    assert not interrupts._depth
+    assert struck.lock.acquire(blocking=False)

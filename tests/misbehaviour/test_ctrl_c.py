@@ -34,8 +34,9 @@ BEGIN = """
         return os.getpid()
 
     def tell(frame, event, called):
-        # Says so when the main thread is about to sleep.
-        if event == "c_call" and called.__name__ in ("poll", "acquire"):
+        # Says so when the main thread is about to sleep, which is not where it enters a guard.
+        sleeps = event == "c_call" and called.__name__ in ("poll", "acquire")
+        if sleeps and frame.f_code.co_name != "__enter__":
             sys.setprofile(None)
             os.write(1, b"waiting\\n")
 
