@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from gates import Gate
 
-from device_runtime.process.worker import KernelStream
+from device_runtime.process.streams import KernelStream
 from offload import offload
 from offload.core import coreid, recv, send
 
