@@ -40,7 +40,7 @@ class Context:
     `nested` the session that launches made here go to, once there is one.
     """
 
-    __slots__ = ("core", "cores", "depth", "mesh", "nested", "numcores", "resident", "shard")
+    __slots__ = ("core", "cores", "depth", "instance", "mesh", "nested", "numcores", "resident", "shard")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Context:
         self.resident = resident
         self.depth = depth
         self.nested: Any = None
+        self.instance: Any = None
 
     @property
     def rank(self) -> int:

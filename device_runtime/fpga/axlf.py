@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 MAGIC = b"xclbin2\0"
-METADATA, MEMORY, CONNECTIVITY, LAYOUT, CLOCKS, BUILD = 2, 6, 7, 8, 11, 14  # kinds of sections
+CIRCUIT, METADATA, MEMORY, CONNECTIVITY, LAYOUT, CLOCKS, BUILD = 0, 2, 6, 7, 8, 11, 14  # kinds of sections
 GROUP_MEMORY, GROUP_CONNECTIVITY = 26, 27  # the same, with banks that the board picks from
 
 LENGTH = struct.Struct("<304xQ")  # of the file; behind the magic, a cipher, a key block and an id
@@ -31,3 +31,4 @@ BANK_KINDS = (
     "AXI Stream",
 )
 KERNEL_IP = 1  # the type of a compute unit in the layout
+EMULATED = b"offload-emulated\0"  # what a circuit begins with that is for the emulated device

@@ -67,10 +67,14 @@ class KernelSpec(NamedTuple):
 
 
 class Bitstream(NamedTuple):
-    """All of it. `uuid` tells whether a device has this very bitstream loaded."""
+    """All of it. `uuid` tells whether a device has this very bitstream loaded.
+
+    `circuit` is what the emulated device loads in the place of a circuit.
+    """
 
     uuid: bytes  # 16
     platform: str  # the board's shell that it was made for
     banks: tuple[Bank, ...]
     kernels: tuple[KernelSpec, ...]
     clocks: tuple[tuple[str, int], ...] = ()  # names, and MHz
+    circuit: bytes = b""

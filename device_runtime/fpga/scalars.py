@@ -68,6 +68,16 @@ class Scalar:
             raise OverflowError(f"{number} is not between {least} and {most}")
         return (number & (1 << 8 * self.nbytes) - 1).to_bytes(self.nbytes, "little")
 
+    def unpack(self, data: bytes) -> int | float | bool:
+        """Return the value that the registers hold."""
+        if self.kind == "float":
+            found: float = struct.unpack_from(_FLOATS[self.ctype], data)[0]
+            return found
+        number = int.from_bytes(data, "little") & (1 << self.bits) - 1
+        if self.kind == "bool":
+            return bool(number)
+        return number - (1 << self.bits) if self.signed and number >> self.bits - 1 else number
+
     def _pack_float(self, value: Any) -> bytes:
         if isinstance(value, (str, bytes)):
             raise TypeError(f"{value!r} is no number")

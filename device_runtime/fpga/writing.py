@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable
 from xml.etree import ElementTree
@@ -63,10 +64,35 @@ def pack(bitstream: Bitstream) -> bytes:
             + b"".join(axlf.CLOCK.pack(mhz, 1, _field(name, 128)) for name, mhz in bitstream.clocks),
         ),
     ]
+    if bitstream.circuit:
+        sections.append((axlf.CIRCUIT, axlf.EMULATED + bitstream.circuit))
     data = _file(bitstream, sections)
     if parse(data) != bitstream:
         refuse("what is asked for cannot be said in an xclbin file")
     return data
+
+
+def with_units(bitstream: Bitstream, count: int) -> Bitstream:
+    """Return the same circuit with so many units of each kernel, wired as those that there are, in turns.
+
+    Raises BitstreamError for more than there is room for.
+    """
+    address = max((unit.address + one.span for one in bitstream.kernels for unit in one.units), default=0)
+    kernels = []
+    for kernel in bitstream.kernels:
+        units = list(kernel.units[:count])
+        names = {unit.name for unit in units}
+        while kernel.units and len(units) < count:
+            like = kernel.units[len(units) % len(kernel.units)]
+            address = -(-address // kernel.span) * kernel.span
+            name = next(
+                name for n in itertools.count(len(units) + 1) if (name := f"{kernel.name}_{n}") not in names
+            )
+            names.add(name)
+            units.append(like._replace(name=name, address=address))
+            address += kernel.span
+        kernels.append(kernel._replace(units=tuple(units)))
+    return bitstream._replace(kernels=tuple(kernels))
 
 
 def _file(bitstream: Bitstream, sections: Iterable[tuple[int, bytes]]) -> bytes:

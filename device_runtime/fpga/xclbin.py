@@ -62,7 +62,15 @@ def parse(data: bytes) -> Bitstream:
     banks = _banks(sections)
     layout = _layout(sections)
     kernels = _kernels(sections, layout, banks)
-    return Bitstream(uuid, _text(platform, "the platform's name"), banks, kernels, _clocks(sections))
+    circuit = sections.get(axlf.CIRCUIT, b"")
+    return Bitstream(
+        uuid,
+        _text(platform, "the platform's name"),
+        banks,
+        kernels,
+        _clocks(sections),
+        circuit[len(axlf.EMULATED) :] if circuit.startswith(axlf.EMULATED) else b"",
+    )
 
 
 def refuse(why: str) -> NoReturn:

@@ -1,0 +1,120 @@
+"""What a device's address asks for: which board, with which bitstream, and how its units are grouped."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import TYPE_CHECKING, NamedTuple
+
+from device_runtime.errors import DeviceUnavailable, OptionError
+from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+from device_runtime.fpga.writing import pack, with_units
+from device_runtime.fpga.xclbin import parse, read
+
+if TYPE_CHECKING:
+    from device_runtime.fpga.unit import Instance
+
+_TIMEOUT = 60.0  # seconds that a unit may take, if the address does not say
+
+
+class Config(NamedTuple):
+    """An address such as `emu:vadd.xclbin?units=8`, read."""
+
+    kind: str  # "emu" or "pynq"
+    path: str
+    units: int | None = None  # of each kernel; emulated only
+    clock: int | None = None  # MHz; emulated only
+    device: int = 0  # which card; pynq only
+    timeout: float = _TIMEOUT  # seconds a unit may take for one run
+
+
+def configure(kind: str, rest: str) -> Config:
+    """Read what stands behind the kind in an address.
+
+    Raises OptionError for what cannot be meant.
+    """
+    path, _, query = rest.partition("?")
+    address = f"device={kind + ':' + rest!r}"
+    if not path:
+        raise OptionError(f"{address}: behind the colon stands a bitstream, as in '{kind}:vadd.xclbin'")
+    given: dict[str, int | float] = {}
+    known = {"emu": ("units", "clock", "timeout"), "pynq": ("device", "timeout")}[kind]
+    for part in query.split("&") if query else ():
+        name, _, text = part.partition("=")
+        if name not in known:
+            raise OptionError(f"{address}: there is no {name!r} to be set; there is {', '.join(known)}")
+        if name in given:
+            raise OptionError(f"{address}: {name} is set twice")
+        given[name] = _number(address, name, text)
+    return Config(kind, path, **given)  # type: ignore[arg-type]
+
+
+def _number(address: str, name: str, text: str) -> int | float:
+    try:
+        number = float(text) if name == "timeout" else int(text)
+    except ValueError:
+        number = -1
+    most = {"units": 64, "clock": 10_000, "device": 63, "timeout": 1e6}[name]
+    least = 0 if name in ("device", "timeout") else 1
+    if not least <= number <= most or (name == "timeout" and number == 0):
+        raise OptionError(f"{address}: {name}={text!r} must be a number from {least} to {most:g}")
+    return number
+
+
+def load(config: Config) -> Bitstream:
+    """Return what is in the bitstream of an address.
+
+    Raises BitstreamError.
+    """
+    found = read(config.path)
+    return with_units(found, config.units) if config.units else found
+
+
+def instances(bitstream: Bitstream) -> list[list[tuple[KernelSpec, Unit]]]:
+    """Return the units that work together: the first ones of all kernels, the second ones, and so on.
+
+    Raises DeviceUnavailable where kernels have different numbers of units.
+    """
+    kernels = [kernel for kernel in bitstream.kernels if kernel.units]
+    if not kernels:
+        raise DeviceUnavailable("the bitstream has no compute unit")
+    if len({len(kernel.units) for kernel in kernels}) > 1:
+        told = ", ".join(f"{len(kernel.units)} of {kernel.name}" for kernel in kernels)
+        raise DeviceUnavailable(
+            f"the bitstream has different numbers of units ({told}), and it is not said which work together"
+        )
+    return [[(kernel, kernel.units[n]) for kernel in kernels] for n in range(len(kernels[0].units))]
+
+
+def names(bitstream: Bitstream) -> dict[str, int]:
+    """Return by which names an instance can be asked for: those of its units."""
+    return {unit.name: n for n, group in enumerate(instances(bitstream)) for _, unit in group}
+
+
+def open_board(config: Config) -> list[Instance]:
+    """Load the bitstream of an address, in the owner of the device, and return its instances."""
+    from device_runtime.fpga.unit import Instance, UnitDriver
+
+    bitstream = load(config)
+    try:
+        from device_runtime.fpga import board
+    except ImportError as error:
+        raise DeviceUnavailable(
+            f"pynq cannot be imported ({error}): pip install 'offload[alveo]', or 'offload[zynq]' on a board; "
+            "it needs Python 3.10 to 3.12"
+        ) from error
+    if config.kind == "emu":
+        # pynq gets a copy that was read and checked here, whatever becomes of the file.
+        data = pack(bitstream)
+        assert parse(data) == bitstream
+        descriptor = os.memfd_create("offload-xclbin")
+        os.write(descriptor, data)
+        models = pickle.loads(bitstream.circuit) if bitstream.circuit else {}
+        made: board.Board = board.EmulatedBoard(f"/proc/self/fd/{descriptor}", bitstream, models)
+        os.close(descriptor)
+    else:
+        made = board.open_card(config.device, config.path, bitstream)
+    return [
+        Instance(made, [UnitDriver(made, kernel, unit, config.timeout) for kernel, unit in group])
+        for group in instances(bitstream)
+    ]

@@ -1,0 +1,341 @@
+"""The device of an FPGA, seen from the host: `emu:vadd.xclbin`, `pynq:vadd.xclbin`."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from device_runtime.device import Device
+from device_runtime.errors import DeviceUnavailable
+from device_runtime.fpga import boards
+from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
+from device_runtime.process import arena, memory
+from device_runtime.process.channel import SocketChannel
+from device_runtime.process.control import search_path
+from device_runtime.process.core import Core
+from device_runtime.process.deaths import count_oom_kills, describe
+from device_runtime.process.janitor import Janitor
+from device_runtime.process.mapping import create
+from device_runtime.process.status import StatusPage
+
+_OPENING = 60.0  # seconds that loading a bitstream may take
+_MOST_STILLBORN = 5  # times in a row that an owner may end before it has done anything
+# Run by the fresh interpreter. Its first entry of sys.path, the current
+# directory, goes before anything is imported from there.
+_BOOT = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+import marshal, socket
+control = socket.socket(fileno=int(sys.argv[1]))
+sys.path[:] = marshal.loads(control.recv(1 << 17))
+from device_runtime.fpga.owner import main
+main(control)
+"""
+
+
+class _Owner(NamedTuple):
+    """The process that has the device."""
+
+    control: socket.socket
+    process: subprocess.Popen[bytes]
+    watch: int  # a descriptor that is readable when it has ended
+
+
+class FpgaDevice(Device):
+    """Instances of a bitstream, each a compute unit; one process owns the device, and has a thread for each."""
+
+    depth = 16
+
+    def __init__(self, config: boards.Config) -> None:
+        self.address = f"{config.kind}:{config.path}"
+        self.names: dict[str, int] = {}
+        self._config = config
+        self._epoch = 0
+        self._cores: list[Core] = []
+        self._by_descriptor: dict[int, Core] = {}
+        self._events: list[Event] = []
+        self._janitor = Janitor()
+        self._descriptors = ExitStack()
+        self._owner: _Owner | None = None
+        self._loaded = False  # the owner has said so
+        self._stillborn = 0  # owners in a row that ended before they had done anything
+        self._why = ""  # the last one could not do what it is for
+        self._gone = False
+
+    def open(self) -> int:
+        self.names = boards.names(boards.load(self._config))
+        self._units = max(self.names.values()) + 1
+        try:
+            self._arena_descriptor = self._own(create())
+            self._arena = arena.Arena(self._arena_descriptor, memory.bound(), self._janitor)
+            self._status_descriptor = self._own(create())
+            self._status = StatusPage(self._status_descriptor, self._units)
+            self._epoll = select.epoll()
+            self._descriptors.callback(self._epoll.close)
+            self._oom_kills = count_oom_kills()
+            self._start()
+        except OSError as error:
+            self.close()
+            raise DeviceUnavailable(f"{self.address} could not be opened: {error}") from error
+        try:
+            self._wait_until_loaded()
+        except BaseException:
+            self.close()
+            raise
+        _devices.add(self)
+        return self._units
+
+    def _own(self, descriptor: int) -> int:
+        self._descriptors.callback(os.close, descriptor)
+        return descriptor
+
+    def _start(self) -> None:
+        """Start an owner, and make the ways to its units."""
+        cores = [
+            Core(unit, self._epoch, self._arena, lambda end, _: SocketChannel(end))
+            for unit in range(self._units)
+        ]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            given = [theirs.fileno(), self._arena_descriptor, self._status_descriptor]
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[*given, *(number for core in cores for number in core.birthright)],
+                start_new_session=True,
+            )
+        for core in cores:
+            core.give_away()
+            for descriptor in core.descriptors():
+                self._by_descriptor[descriptor] = core
+                self._epoll.register(descriptor, select.EPOLLIN)
+        order = {
+            "seats": [core.birthright for core in cores],
+            "config": self._config,
+            "arena": self._arena_descriptor,
+            "status": self._status_descriptor,
+        }
+        self._owner = _Owner(ours, process, os.pidfd_open(process.pid))
+        self._epoll.register(ours, select.EPOLLIN)
+        self._epoll.register(self._owner.watch, select.EPOLLIN)
+        self._cores, self._loaded, self._why = cores, False, ""
+        ours.send(marshal.dumps(search_path()))
+        ours.send(pickle.dumps(order))
+        ours.setblocking(False)
+
+    def _wait_until_loaded(self) -> None:
+        """Wait for the owner's first word.
+
+        Raises DeviceUnavailable, with what it says, if that is not that it is ready.
+        """
+        assert self._owner is not None
+        control = self._owner.control
+        if not select.select([control], [], [], _OPENING)[0]:
+            raise DeviceUnavailable(f"{self.address} was not loaded within {_OPENING:g} s")
+        self._hear()
+        if not self._loaded:
+            why = self._why or f"its owner ended ({describe(self._owner.process.wait())})"
+            output = self._last_words()
+            raise DeviceUnavailable(f"{self.address} cannot be opened: {why}" + (output and f"\n{output}"))
+
+    def _last_words(self) -> str:
+        core = self._cores[0]
+        for descriptor in core.streams():
+            core.read_output(descriptor, [])
+        return core.tail()
+
+    def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
+        core = self._cores[unit]
+        unsent = core.send(messages)
+        self._watch_for_room(core)
+        return unsent
+
+    def _watch_for_room(self, core: Core) -> None:
+        if core.channel.fileno() in self._by_descriptor:
+            room = select.EPOLLOUT if core.channel.blocked else 0
+            self._epoll.modify(core.channel, select.EPOLLIN | room)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def receive(self) -> list[Event]:
+        ended = False
+        for descriptor, mask in self._epoll.poll(0):
+            core = self._by_descriptor.get(descriptor)
+            if core is None:
+                if self._owner is not None and descriptor == self._owner.watch:
+                    ended = True
+                else:
+                    self._hear()
+            elif descriptor != core.channel.fileno():
+                self._read_output(core, descriptor)
+            else:
+                if mask & select.EPOLLOUT:
+                    core.channel.flush()
+                    self._watch_for_room(core)
+                self._listen(core)
+        if ended:
+            self._owner_ended()
+        events, self._events = self._events, []
+        return events
+
+    def _hear(self) -> None:
+        """Take in what the owner says of itself."""
+        assert self._owner is not None
+        try:
+            data = self._owner.control.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        if data:
+            word, told = pickle.loads(data)
+            self._loaded = word == "ready"
+            self._why = told
+        else:
+            self._epoll.unregister(self._owner.control)
+
+    def _listen(self, core: Core) -> None:
+        """Take in what a unit has said, behind what it printed before it said so."""
+        events = core.read()
+        if events:
+            for descriptor in core.streams():
+                if descriptor in self._by_descriptor:
+                    self._read_output(core, descriptor)
+        if any(isinstance(event, Ended) for event in events):
+            core.finish_output(self._events)
+            self._stillborn = 0
+        self._events += events
+        if core.channel.ended:
+            self._forget(core.channel.fileno())
+
+    def _read_output(self, core: Core, descriptor: int) -> None:
+        if not core.read_output(descriptor, self._events):
+            self._forget(descriptor)
+
+    def _forget(self, descriptor: int) -> None:
+        if self._by_descriptor.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def kill(self, unit: int, shard: ShardId) -> None:
+        """End the owner, and all units with it: a thread cannot be ended by itself.
+
+        It is stopped first: while a signal is under way the unit may begin
+        another shard, which must not be hit.
+        """
+        assert self._owner is not None
+        process = self._owner.process.pid
+        position = self._cores[unit].position(shard)
+        try:
+            os.kill(process, signal.SIGSTOP)
+            os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        except (ProcessLookupError, ChildProcessError):
+            return  # it has ended by itself
+        if position == -1 or self._status.is_past(unit, position):
+            os.kill(process, signal.SIGCONT)
+            self._events.append(Ready(unit))
+            self._ring()
+        else:
+            self._cores[unit].doomed = True
+            os.kill(process, signal.SIGKILL)
+
+    def _ring(self) -> None:
+        """Have `receive` called."""
+        # TODO
+        raise NotImplementedError
+
+    def close(self) -> None:
+        _devices.discard(self)
+        owner = self._owner
+        self._let_go()
+        if hasattr(self, "_arena"):
+            self._arena.trim(0.0, 0)
+        if owner is not None:
+            owner.process.kill()
+            owner.process.wait()
+
+    def place(self, view: memoryview) -> Buffer:
+        return arena.place(self._arena, view)
+
+    def abandon(self) -> None:
+        """Let go of what a forked child has no business with."""
+        self._arena.abandon()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._owner is not None:
+            self._owner.control.close()
+            os.close(self._owner.watch)
+            self._owner = None
+        for core in self._cores:
+            core.close()
+        self._janitor.close()
+        self._descriptors.close()
+
+    def _owner_ended(self) -> None:
+        """Report the units as lost, and start another owner."""
+        owner, self._owner = self._owner, None
+        assert owner is not None
+        self._epoll.unregister(owner.watch)
+        os.close(owner.watch)
+        code = owner.process.wait()
+        kills, self._oom_kills = self._oom_kills, count_oom_kills()
+        why = self._why or describe(code, out_of_memory=self._oom_kills > kills)
+        lost = []
+        for core in self._cores:
+            self._listen(core)
+            core.finish_output(self._events)
+            for descriptor in core.descriptors():
+                self._forget(descriptor)
+            begun = core.shard(self._status.begun(core.unit))
+            own = begun is not None or core.doomed
+            lost.append(Lost(core.unit, begun, why, code, core.tail(), own))
+            self._status.clear(core.unit)
+            core.close()
+        owner.control.close()
+        self._events += sorted(lost, key=lambda event: not event.own)
+        if not self._loaded:
+            self._stillborn += 1
+        failed = self._stillborn >= _MOST_STILLBORN and f"it ended {self._stillborn} times before it could be used"
+        if not failed:
+            self._epoch += 1
+            try:
+                self._start()
+            except OSError as error:
+                failed = f"and could not be started again: {error}"
+        for unit in range(self._units):
+            if failed:
+                self._events.append(Gone(unit, f"the owner of {self.address} ended ({why}); {failed}"))
+            else:
+                self._events.append(Ready(unit))
+
+
+def open_emulated(rest: str) -> FpgaDevice:
+    """Make the device of an address such as `emu:vadd.xclbin?units=8&clock=300`."""
+    return FpgaDevice(boards.configure("emu", rest))
+
+
+def open_pynq(rest: str) -> FpgaDevice:
+    """Make the device of an address such as `pynq:vadd.xclbin?device=1`."""
+    return FpgaDevice(boards.configure("pynq", rest))
+
+
+_devices: weakref.WeakSet[FpgaDevice] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for device in list(_devices):
+        device.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,214 @@
+"""The emulated FPGA itself, without pynq: memory banks, and compute units that are models in Python.
+
+Host and device have separate copies of every buffer, so a missing transfer
+shows. A unit is what its registers say, as Vitis HLS makes them (UG1399,
+"S_AXILITE Control Register Map"): arguments are read from there when it is
+started, and pointers lead to the device's copies. What a circuit would answer
+with silence or with wrong data, is an error here.
+"""
+
+from __future__ import annotations
+
+import bisect
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.errors import DeviceError, DeviceMemoryError
+from device_runtime.fpga.bitstream import Argument, Bank, KernelSpec, Unit
+from device_runtime.fpga.scalars import scalar
+
+START, DONE, IDLE, READY, CONTINUE = 1, 2, 4, 8, 16  # bits of a unit's first register
+_ALIGNED = 4096  # bytes: where buffers begin
+_POINTED = {  # what the types of a kernel's source are in NumPy, besides the integers
+    "half": "f2",
+    "float": "f4",
+    "double": "f8",
+    "bool": "?",
+    "std::complex<float>": "c8",
+    "std::complex<double>": "c16",
+    "float2": "c8",
+    "void": "u1",
+}
+Model = Callable[..., object]
+
+
+class EmulationError(DeviceError):
+    """Report what would have gone wrong without a word on a board."""
+
+
+class Allocation(NamedTuple):
+    """A buffer: its address on the device, its shape and dtype as the host has them, the device's copy."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    memory: NDArray[np.uint8]
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The device's copy, as the host has the buffer."""
+        return np.ndarray(self.shape, self.dtype, self.memory)
+
+
+class EmulatedBank:
+    """A memory of the emulated board."""
+
+    def __init__(self, bank: Bank) -> None:
+        self.bank = bank
+        self._addresses: list[int] = []  # of what is allocated, ascending
+        self._allocations: dict[int, Allocation] = {}
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that are not allocated; not all of them need lie together."""
+        return self.bank.nbytes - sum(_whole(one.memory.nbytes) for one in self._allocations.values())
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Allocation:
+        """Take the first place that is large enough.
+
+        Raises DeviceMemoryError, naming bank, size and free space.
+        """
+        nbytes = max(1, dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
+        address = self.bank.base
+        for at in self._addresses:
+            if at - address >= _whole(nbytes):
+                break
+            address = at + _whole(self._allocations[at].memory.nbytes)
+        if address + nbytes > self.bank.base + self.bank.nbytes:
+            raise DeviceMemoryError(
+                f"bank {self.bank.name} has no room for {nbytes:,} bytes: "
+                f"{self.free_bytes:,} of its {self.bank.nbytes:,} are free"
+            )
+        made = Allocation(address, shape, dtype, np.zeros(nbytes, np.uint8))
+        bisect.insort(self._addresses, address)
+        self._allocations[address] = made
+        return made
+
+    def free(self, address: int) -> None:
+        """Give a buffer back."""
+        del self._allocations[address]
+        self._addresses.remove(address)
+
+    def find(self, address: int) -> tuple[Allocation, int] | None:
+        """Return the buffer that an address lies in, and where in it; None if it lies in none."""
+        place = bisect.bisect_right(self._addresses, address) - 1
+        if place < 0:
+            return None
+        found = self._allocations[self._addresses[place]]
+        offset = address - found.address
+        return (found, offset) if offset < found.memory.nbytes else None
+
+
+class EmulatedUnit:
+    """A compute unit: registers, and a model that does the work when it is started.
+
+    The model runs in the thread that sets the start bit, and has ended when
+    that write returns; the unit then says that it is done.
+    """
+
+    def __init__(
+        self, spec: KernelSpec, unit: Unit, banks: Mapping[str, EmulatedBank], model: Model | None = None
+    ) -> None:
+        self.spec = spec
+        self.unit = unit
+        self.model = model
+        self._banks = banks
+        ends = [one.offset + one.nbytes for one in spec.arguments if one.kind != "stream"]
+        self._registers = bytearray(-(-max([0x10, *ends]) // 4) * 4)
+        self._control = IDLE
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return registers. That it is done, is told once."""
+        if offset == 0:
+            found = struct.pack("<I", self._control) + bytes(self._registers[4:nbytes])
+            self._control &= ~(DONE | READY)
+            return found[:nbytes]
+        return bytes(self._registers[offset : offset + nbytes]).ljust(nbytes, b"\0")
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Set registers; the start bit of the first one starts the unit.
+
+        Raises EmulationError for what a circuit could not do, and what the model raises.
+        """
+        if offset % 4 or len(data) % 4:
+            raise EmulationError(
+                f"unit {self.unit.name}: {len(data)} bytes are written to {offset:#x}, and registers have 4"
+            )
+        if offset + len(data) > len(self._registers):
+            raise EmulationError(
+                f"unit {self.unit.name} has registers up to {len(self._registers):#x}, "
+                f"and {len(data)} bytes are written to {offset:#x}"
+            )
+        if offset:
+            self._registers[offset : offset + len(data)] = data
+            return
+        if data[0] & START:
+            self._start()
+
+    def _start(self) -> None:
+        if not self._control & IDLE:
+            raise EmulationError(f"unit {self.unit.name} is started while it is busy")
+        if self.model is None:
+            raise EmulationError(
+                f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither in the "
+                "bitstream nor known from a decorated function"
+            )
+        self._control = 0
+        try:
+            arguments = [self._argument(place, one) for place, one in enumerate(self.spec.arguments)]
+            self.model(*arguments)
+        finally:
+            self._control = DONE | IDLE | READY
+
+    def _argument(self, place: int, argument: Argument) -> Any:
+        raw = bytes(self._registers[argument.offset : argument.offset + argument.nbytes])
+        if argument.kind == "scalar":
+            kind = scalar(argument.ctype)
+            if kind is None:
+                raise EmulationError(
+                    f"kernel {self.spec.name}: argument {argument.name} is of type {argument.ctype!r}, "
+                    "which is not known here"
+                )
+            return kind.unpack(raw)
+        if argument.kind == "stream":
+            raise EmulationError(
+                f"kernel {self.spec.name}: argument {argument.name} is a stream, which is not emulated"
+            )
+        return self._pointed(argument, int.from_bytes(raw, "little"), self.unit.banks[place])
+
+    def _pointed(self, argument: Argument, address: int, wired: Sequence[str]) -> NDArray[Any]:
+        for name in wired:
+            found = self._banks[name].find(address)
+            if found is not None:
+                allocation, offset = found
+                if offset == 0:
+                    return allocation.array
+                dtype = pointed(argument.ctype)
+                rest = allocation.memory[offset:]
+                return rest[: rest.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
+        elsewhere = [name for name, bank in self._banks.items() if bank.find(address) is not None]
+        where = f"in bank {elsewhere[0]}" if elsewhere else "in no buffer"
+        raise EmulationError(
+            f"unit {self.unit.name}: argument {argument.name} points to {address:#x}, {where}; "
+            f"its port is wired to {', '.join(wired) or 'no bank'}"
+        )
+
+
+def pointed(ctype: str) -> np.dtype[Any]:
+    """Return the dtype of what a pointer of a kernel's source leads to; bytes where that is not known."""
+    name = " ".join(word for word in ctype.replace("*", " ").split() if word not in ("const", "volatile"))
+    known = _POINTED.get(name)
+    if known is not None:
+        return np.dtype(known)
+    kind = scalar(name)
+    if kind is None or kind.kind != "int" or kind.bits not in (8, 16, 32, 64):
+        return np.dtype("u1")
+    return np.dtype(f"{'i' if kind.signed else 'u'}{kind.bits // 8}")
+
+
+def _whole(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNED) * _ALIGNED

@@ -1,0 +1,92 @@
+"""What a hardware kernel's arguments are, as the decorated function says it."""
+
+# Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
+
+from typing import Any, NamedTuple
+
+from device_runtime.fpga.bitstream import KernelSpec
+
+IN, OUT, INOUT = "In", "Out", "InOut"
+
+
+class Parameter(NamedTuple):
+    """An argument: an array that goes in, out, or both, or a scalar.
+
+    `dtype` is NumPy's name of it, None where any fits the bitstream's type;
+    `shape` is None where it is not fixed, `bank` where it is the one it is wired to.
+    """
+
+    name: str
+    direction: str | None  # None for a scalar
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    bank: str | None = None
+
+
+class Interface(NamedTuple):
+    """A hardware kernel: its name in the bitstream, the bitstream's file if it names one, its arguments."""
+
+    kernel: str
+    parameters: tuple[Parameter, ...]
+    xclbin: str | None = None
+
+    def mismatches(self, spec: KernelSpec) -> list[str]:
+        """Return in what it differs from the kernel of a bitstream, each in words."""
+        from device_runtime.fpga.emulation import pointed
+        from device_runtime.fpga.scalars import scalar
+
+        wrong = []
+        ours, theirs = [p.name for p in self.parameters], [a.name for a in spec.arguments]
+        if ours != theirs:
+            if sorted(ours) == sorted(theirs):
+                return [f"its arguments are in another order: {', '.join(theirs)}, not {', '.join(ours)}"]
+            for name in theirs:
+                if name not in ours:
+                    wrong.append(f"it has an argument {name!r}, which the function has not")
+            for name in ours:
+                if name not in theirs:
+                    wrong.append(f"it has no argument {name!r}")
+            return wrong
+        for parameter, argument in zip(self.parameters, spec.arguments, strict=True):
+            what = f"{argument.name} is of type {argument.ctype!r}"
+            if (parameter.direction is not None) != (argument.kind != "scalar"):
+                kind = "a scalar" if argument.kind == "scalar" else f"a {argument.kind}"
+                told = f"an array ({parameter.direction})" if parameter.direction else "a scalar"
+                wrong.append(f"{what}, {kind}, and the function takes {told}")
+            elif argument.kind == "scalar":
+                kind_of = scalar(argument.ctype)
+                if kind_of is None:
+                    wrong.append(f"{what}, which cannot be passed by value")
+                elif parameter.dtype is not None and not _holds(parameter.dtype, kind_of.kind):
+                    wrong.append(f"{what}, and the function takes {parameter.dtype}")
+            elif parameter.dtype is not None:
+                import numpy as np
+
+                found, wanted = pointed(argument.ctype), np.dtype(parameter.dtype)
+                parts = wanted.type(0).real.dtype  # complex numbers are pairs in many kernels
+                if found not in (wanted, parts, np.dtype("u1")):
+                    wrong.append(f"{what}, {found.name} in NumPy, and the function takes {wanted.name}")
+            for unit in spec.units if parameter.bank is not None else ():
+                wired = unit.banks[spec.arguments.index(argument)]
+                if parameter.bank not in wired:
+                    wrong.append(
+                        f"{argument.name} is to be in bank {parameter.bank}, and unit {unit.name} "
+                        f"is wired to {', '.join(wired) or 'none'}"
+                    )
+        return wrong
+
+
+def _holds(dtype: str, kind: str) -> bool:
+    """Tell whether a scalar of a kind can hold what the function takes."""
+    return {"bool": ("bool", "int"), "int": ("bool", "int", "uint"), "float": ("int", "uint", "float")}[
+        kind
+    ].__contains__(dtype.rstrip("0123456789_"))
+
+
+def parameter_error(parameter: Parameter, value: Any) -> str | None:
+    """Return what is wrong with an array given for a parameter, in words; None if nothing is."""
+    if parameter.dtype is not None and value.dtype != parameter.dtype:
+        return f"has dtype {value.dtype}, and the kernel takes {parameter.dtype}"
+    if parameter.shape is not None and value.shape != parameter.shape:
+        return f"has shape {value.shape}, and the kernel takes {parameter.shape}"
+    return None

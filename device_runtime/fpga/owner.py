@@ -1,0 +1,228 @@
+"""The owner of a device: the one process that touches its driver, with a thread for each unit.
+
+It is a fresh interpreter, told what to be over a socket, and ends with it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import logging
+import os
+import pickle
+import select
+import socket
+import sys
+import threading
+import time
+import types
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn
+
+from device_runtime import context
+from device_runtime.context import Context
+from device_runtime.errors import MessageError
+from device_runtime.fpga.unit import Instance
+from device_runtime.launch import Encoded, Outcome, ShardId
+from device_runtime.process import wire
+from device_runtime.process.arena import place
+from device_runtime.process.channel import SocketChannel
+from device_runtime.process.endpoint import Endpoint, LogForwarder, Place
+from device_runtime.process.status import StatusPage
+from device_runtime.process.streams import KernelStream
+from device_runtime.runner import Runner
+
+HUNG = 75  # exit code of an owner one of whose units has hung: EX_TEMPFAIL
+
+
+class Seat(NamedTuple):
+    """A unit's descriptors: as a process core has them."""
+
+    channel: int
+    stdout: int
+    stderr: int
+    arena: int
+    room: int
+
+
+class _NoMesh:
+    """Refuse messages: kernels of a circuit have none, and what drives them does without."""
+
+    def put(self, core: int, value: Any, tag: int = 0) -> None:
+        self._refuse()
+
+    def get(self, core: int, tag: int = 0) -> Any:
+        self._refuse()
+
+    def probe(self, core: int, tag: int = 0) -> bool:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise MessageError("the units of an FPGA exchange no messages; launch on process cores for that")
+
+
+class _Entered:
+    """Within the block, a shard is what this thread runs."""
+
+    def __init__(self, entered: Context, instance: Instance) -> None:
+        entered.instance = instance
+        self._context = entered
+
+    def __enter__(self) -> None:
+        context.enter_thread(self._context)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        context.enter_thread(None)
+
+
+class UnitThread(threading.Thread):
+    """Run shards on one unit, one after the other, until the channel closes."""
+
+    def __init__(
+        self, unit: int, units: int, seat: Seat, host_arena: int, status: StatusPage, instance: Instance
+    ) -> None:
+        super().__init__(name=f"offload-unit-{unit}")
+        self._unit = unit
+        self._status = status
+        self._channel = SocketChannel(socket.socket(fileno=seat.channel))
+        self._endpoint = Endpoint(unit, self._channel, host_arena, seat.arena, lambda *_: None)
+        self.streams = KernelStream(seat.stdout), KernelStream(seat.stderr)
+        self._work = 0  # the number of works that have ended
+        self._hung = False
+        self._instance = instance
+        self._runner = Runner(
+            unit,
+            units,
+            _NoMesh(),
+            partial(place, self._endpoint.arena),
+            lambda entered: _Entered(entered, instance),
+            self._begin,
+        )
+        self.post = self._endpoint.post
+
+    def run(self) -> None:
+        self._status.arrive(self._unit)
+        works, channel = self._endpoint.works, self._channel
+        while True:
+            while works:
+                launch, attempt, place, args, more, _ = works.popleft()
+                self._run(ShardId(launch, place.rank, attempt), place, args, more)
+            record = channel.take()
+            if record is not None:
+                self._endpoint.take(record)
+            elif channel.ended:
+                os._exit(0)  # the host is gone
+            else:
+                self._wait()
+
+    def _wait(self) -> None:
+        pause = self._endpoint.arena.trim()  # gives back memory of results
+        if pause is None or select.select([self._channel], [], [], pause)[0]:
+            self._channel.sleep()
+
+    def _run(self, shard: ShardId, place: Place, args: Encoded | None, more: Any) -> None:
+        if place.plan.report_begin:
+            self.post(wire.pack(("begun", tuple(shard), time.monotonic())))
+        work = self._endpoint.work(shard, place.plan, args, more)
+        outcome = work if isinstance(work, Outcome) else self._runner.run(work)
+        del work, args, more
+        for stream in self.streams:
+            stream.finish()
+        self._endpoint.end(outcome)
+        self._status.end(self._unit, self._work)
+        self._work += 1
+        if self._instance.hung:
+            os._exit(HUNG)  # and the host starts another owner, which sets the device up anew
+
+    def _begin(self, shard: ShardId, at: float) -> None:
+        self._status.begin(self._unit, self._work)
+
+
+class _Streams(io.TextIOBase):
+    """Standard output or error of all units: each thread writes to its own."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def __init__(self, streams: Sequence[KernelStream]) -> None:
+        self._streams = streams
+
+    def _mine(self) -> KernelStream:
+        here = context.current()
+        return self._streams[0 if here is None else here.core]
+
+    def write(self, text: str) -> int:
+        return self._mine().write(text)
+
+    def flush(self) -> None:
+        self._mine().flush()
+
+    @property
+    def buffer(self) -> Any:
+        return self._mine().buffer
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._mine().fileno()
+
+    def close(self) -> None:
+        """Stay open, for those that come after."""
+
+
+class _UnitForwarder(LogForwarder):
+    """Send log records to the host by the unit whose thread logs."""
+
+    def __init__(self, threads: Sequence[UnitThread]) -> None:
+        super().__init__(lambda record: threads[_core()].post(record))
+
+
+def _core() -> int:
+    here = context.current()
+    return 0 if here is None else here.core
+
+
+def main(control: socket.socket) -> None:
+    """Be the owner of a device until the host is gone."""
+    order = pickle.loads(control.recv(1 << 17))
+    seats = [Seat(*seat) for seat in order["seats"]]
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(seats[0].stdout, 1)
+    os.dup2(seats[0].stderr, 2)
+    faulthandler.enable(file=2, all_threads=False)
+    try:
+        from device_runtime.fpga.boards import open_board
+
+        instances = open_board(order["config"])
+    except BaseException as error:
+        _say(control, "failed", f"{type(error).__name__}: {error}" if str(error) else repr(error))
+        os._exit(1)
+    status = StatusPage(order["status"], len(seats))
+    threads = [
+        UnitThread(unit, len(seats), seat, order["arena"], status, instance)
+        for unit, (seat, instance) in enumerate(zip(seats, instances, strict=True))
+    ]
+    sys.stdout = _Streams([thread.streams[0] for thread in threads])  # type: ignore[assignment]
+    sys.stderr = _Streams([thread.streams[1] for thread in threads])  # type: ignore[assignment]
+    logging.getLogger().addHandler(_UnitForwarder(threads))
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    for thread in threads:
+        thread.start()
+    _say(control, "ready", "")
+    control.recv(1)  # the host says nothing more; this is its end
+    os._exit(0)
+
+
+def _say(control: socket.socket, word: str, told: str) -> None:
+    try:
+        control.send(pickle.dumps((word, told)))
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)
+
+

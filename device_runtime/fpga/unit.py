@@ -1,0 +1,284 @@
+"""A compute unit as its owner drives it: arguments into registers, start, wait; and buffers that stay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.errors import DeviceError, DeviceMemoryError
+from device_runtime.fpga.bitstream import KernelSpec, Unit
+from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
+from device_runtime.fpga.interface import IN, INOUT, OUT, Interface
+from device_runtime.fpga.scalars import pack_argument
+
+_LOOKS = 50  # reads of the status before the reader sleeps between them
+_LONGEST = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
+
+
+class Buffer:
+    """An array in a bank of the device; host and device each have a copy, brought up to date when needed.
+
+    `numpy.asarray` gives the host's copy, which is for reading; `write` replaces it.
+    """
+
+    def __init__(self, board: Any, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.bank = bank
+        self._held = board.allocate(bank, shape, dtype)
+        self.shape, self.dtype = shape, dtype
+        self.address: int = self._held.device_address
+        self.uploads = self.downloads = 0  # bytes moved so far
+        self._ahead = False  # the host's copy is newer
+        self._behind = False  # the device's is
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it."""
+        return int(self._held.nbytes)
+
+    def write(self, value: Any) -> None:
+        """Replace what it holds."""
+        self._held[...] = value
+        self._ahead, self._behind = True, False
+
+    def before_launch(self, written: bool) -> None:
+        """Bring the device's copy up to date; `written`: the launch will change it."""
+        if self._ahead:
+            self._held.flush()
+            self.uploads += self.nbytes
+            self._ahead = False
+        self._behind = self._behind or written
+
+    def host(self) -> NDArray[Any]:
+        """Return the host's copy, up to date; it changes with the next launch that writes to it."""
+        if self._behind:
+            self._held.invalidate()
+            self.downloads += self.nbytes
+            self._behind = False
+        view: NDArray[Any] = self._held.view(np.ndarray)
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        found = self.host().view()
+        found.flags.writeable = False
+        return found if dtype is None or dtype == found.dtype else found.astype(dtype)
+
+    def __repr__(self) -> str:
+        return f"<buffer of {self.nbytes:,} bytes in bank {self.bank}, {self.dtype} {self.shape}>"
+
+
+class UnitDriver:
+    """Run a kernel on one unit, as a function."""
+
+    def __init__(self, board: Any, spec: KernelSpec, unit: Unit, timeout: float) -> None:
+        self.spec = spec
+        self.unit = unit
+        self.timeout = timeout
+        self.hung = False
+        self._board = board
+        self._registers = board.registers(unit.name)
+        self._interface: Interface | None = None
+        self.directions: Sequence[str | None] = [
+            None if argument.kind == "scalar" else "" for argument in spec.arguments
+        ]
+
+    def learn(self, interface: Interface, model: Any) -> None:
+        """Take note of which arrays go in, and which come out, and of what an emulated unit is to do.
+
+        Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
+        """
+        if interface != self._interface:
+            wrong = interface.mismatches(self.spec)
+            if wrong:
+                raise DeviceError(
+                    f"kernel {self.spec.name} of the bitstream is not what the function says: "
+                    + "; ".join(wrong)
+                )
+            self._interface = interface
+            self.directions = [parameter.direction for parameter in interface.parameters]
+        self._board.give_model(self.unit.name, model)
+
+    def __call__(self, *args: Any) -> None:
+        """Run the kernel and wait for its end.
+
+        A buffer stays where it is. An array is copied to the bank that its
+        argument is wired to and, where the kernel writes to it, copied back;
+        where that is not known, if it is writable.
+
+        Raises TypeError for another number of arguments, ArgsNotSerializable
+        for a scalar that its type cannot hold, DeviceMemoryError, and DeviceError for a unit that does not end.
+        """
+        arguments = self.spec.arguments
+        if len(args) != len(arguments):
+            raise TypeError(
+                f"kernel {self.spec.name} takes {len(arguments)} arguments "
+                f"({', '.join(one.name for one in arguments)}), and {len(args)} are given"
+            )
+        words: list[tuple[int, bytes]] = []
+        back: list[tuple[Buffer, NDArray[Any]]] = []
+        held = []  # buffers for this run only
+        for place, (argument, value, direction) in enumerate(
+            zip(arguments, args, self.directions, strict=True)
+        ):
+            if argument.kind == "scalar":
+                words.append((argument.offset, pack_argument(self.spec.name, argument, value)))
+                continue
+            wired = self.unit.banks[place]
+            if isinstance(value, Buffer):
+                buffer = value
+                if wired and buffer.bank not in wired:
+                    raise DeviceMemoryError(
+                        f"argument {argument.name} of {self.unit.name} is in bank {buffer.bank}, "
+                        f"and its port is wired to {', '.join(wired)}"
+                    )
+            else:
+                buffer = self._fill(argument.name, value, direction, wired)
+                held.append(buffer)
+                if direction in (OUT, INOUT) or (not direction and value.flags.writeable):
+                    back.append((buffer, value))
+            buffer.before_launch(written=direction != IN)
+            words.append((argument.offset, buffer.address.to_bytes(8, "little")))
+        self._set(words)
+        self._run()
+        for buffer, value in back:
+            value[...] = buffer.host()
+        del held
+
+    def _fill(self, name: str, value: Any, direction: str | None, wired: Sequence[str]) -> Buffer:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(
+                f"kernel {self.spec.name}: argument {name} is a pointer, and takes a NumPy array "
+                f"or a buffer, not {type(value).__name__}"
+            )
+        if not wired:
+            raise DeviceError(f"argument {name} of {self.unit.name} is wired to no bank")
+        buffer = self._allocate(wired, value.shape, value.dtype)
+        if direction != OUT:
+            buffer.write(value)
+        return buffer
+
+    def _allocate(self, wired: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
+        for bank in wired[:-1]:
+            try:
+                return Buffer(self._board, bank, shape, dtype)
+            except DeviceMemoryError:
+                pass  # the board may take any of them
+        return Buffer(self._board, wired[-1], shape, dtype)
+
+    def _set(self, words: list[tuple[int, bytes]]) -> None:
+        """Write registers, those that lie together at once."""
+        words.sort()
+        ends = [0, *(offset + len(data) for offset, data in words)]
+        run = 0
+        runs = []
+        for (offset, data), end in zip(words, ends):
+            run += offset != end
+            runs.append((run, offset, data))
+        for _, group in groupby(runs, key=lambda one: one[0]):
+            together = list(group)
+            self._registers.write(together[0][1], b"".join(data for _, _, data in together))
+
+    def _run(self) -> None:
+        """Start the unit, and wait until it is done."""
+        registers = self._registers
+        begun = time.monotonic()
+        registers.write(0, START)
+        looks = 0
+        while not (status := registers.read(0)) & (DONE | IDLE):
+            looks += 1
+            if looks > _LOOKS:
+                passed = time.monotonic() - begun
+                if passed > self.timeout:
+                    self.hung = True
+                    raise DeviceError(self._told(passed))
+                time.sleep(min(_LONGEST, passed / 8))
+        if status & DONE and self.spec.protocol == "ap_ctrl_chain":
+            registers.write(0, CONTINUE)
+
+    def _told(self, passed: float) -> str:
+        last = max((one.offset + one.nbytes for one in self.spec.arguments), default=4)
+        dump = " ".join(f"{self._registers.read(offset):08x}" for offset in range(0, last, 4))
+        return (
+            f"unit {self.unit.name} has not ended after {passed:.3g} s (its limit is {self.timeout:g} s); "
+            f"its registers from 0x0 on: {dump}"
+        )
+
+
+class Instance:
+    """Units of a device that work together, one of each kernel, as what runs on them has them.
+
+    `instance.vadd(a, b, out, n)` runs a kernel; `array` and `empty` give buffers that stay.
+    """
+
+    def __init__(self, board: Any, drivers: Sequence[UnitDriver]) -> None:
+        self._board = board
+        self._drivers = {driver.spec.name: driver for driver in drivers}
+
+    @property
+    def hung(self) -> bool:
+        """Tell whether one of the units has hung."""
+        return any(driver.hung for driver in self._drivers.values())
+
+    def __getattr__(self, name: str) -> UnitDriver:
+        driver: UnitDriver | None = self.__dict__["_drivers"].get(name)
+        if driver is None:
+            raise AttributeError(
+                f"there is no kernel {name!r} on this instance; it has {', '.join(self._drivers)}"
+            )
+        return driver
+
+    @property
+    def units(self) -> list[str]:
+        """Names of the units."""
+        return [driver.unit.name for driver in self._drivers.values()]
+
+    def array(self, value: Any, bank: str | None = None) -> Buffer:
+        """Return a buffer that holds a copy of an array; see `empty`."""
+        array = np.asarray(value)
+        buffer = self.empty(array.shape, array.dtype, bank)
+        buffer.write(array)
+        return buffer
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = float, bank: str | None = None) -> Buffer:
+        """Return a buffer in a bank; it is freed with the last reference to it.
+
+        The bank need not be named if all of the instance's arguments are wired to one.
+        Raises ValueError for a bank that is not, DeviceMemoryError if it is full.
+        """
+        wired = self._wired()
+        if bank is None:
+            if len(wired) != 1:
+                raise ValueError(f"which bank? The instance is wired to {', '.join(wired) or 'none'}")
+            bank = wired[0]
+        elif bank not in wired:
+            raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
+        full = (shape,) if isinstance(shape, int) else tuple(shape)
+        return Buffer(self._board, bank, full, np.dtype(dtype))
+
+    def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> None:
+        """Run a kernel as a decorated function describes it.
+
+        Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
+        """
+        driver = self._drivers.get(interface.kernel)
+        if driver is None:
+            raise DeviceError(
+                f"the device's bitstream has no kernel {interface.kernel!r}; "
+                f"it has {', '.join(self._drivers) or 'none'}"
+            )
+        driver.learn(interface, model)
+        driver(*args)
+
+    def _wired(self) -> list[str]:
+        return list(
+            dict.fromkeys(
+                bank for driver in self._drivers.values() for banks in driver.unit.banks for bank in banks
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"<instance of {', '.join(self.units)}>"
