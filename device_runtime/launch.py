@@ -137,7 +137,8 @@ class Lost(NamedTuple):
 
     `begun` is the shard that user code was running, None if there was none.
     `own` is False where the unit was brought down with what it stands on: it
-    is then not held against a unit that was idle.
+    is then not held against a unit that was idle. `served` is False where it
+    could not have taken up a shard yet, which is not to blame then.
     """
 
     unit: int
@@ -146,6 +147,7 @@ class Lost(NamedTuple):
     exit_code: int | None
     output: str
     own: bool = True
+    served: bool = True
 
 
 class Ready(NamedTuple):

@@ -76,13 +76,17 @@ class BundleAdvanced(NamedTuple):
 
 
 class UnitLost(NamedTuple):
-    """A unit died, of its `own` accord or not; `begun` is the shard it was running, if any."""
+    """A unit died; `begun` is the shard it was running, if any.
+
+    It died of its `own` accord, or not; it had `served`, or could not have taken up a shard yet.
+    """
 
     pool: int
     unit: int
     begun: ShardId | None
     now: float
     own: bool = True
+    served: bool = True
 
 
 class UnitReady(NamedTuple):

@@ -168,7 +168,7 @@ class Ledger:
             self._lost[pool, event.unit] -= 1
             if self._lost[pool, event.unit] <= 0:
                 del self._lost[pool, event.unit]
-            lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own)
+            lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own, event.served)
             self.step(lost, lost=event)
         elif isinstance(event, Ready):
             self.pools[pool].down.discard(event.unit)

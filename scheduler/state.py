@@ -231,7 +231,7 @@ class State:
             self._land(unit, shard, launch)
             begun = shard == event.begun
             # The first may have brought the unit down while it was being loaded.
-            suspect = begun or (crashed and place == 0)
+            suspect = begun or (crashed and event.served and place == 0)
             extra.lost += suspect
             doom = launch.doom(rank)
             if doom is not None:

@@ -392,7 +392,7 @@ class ProcessDevice(DirectDevice):
         why = why or describe(code, out_of_memory=self._oom_kills > kills)
         begun, arrived = core.shard(self._status.begun(unit)), self._status.arrived(unit)
         self._status.clear(unit)
-        self._events.append(Lost(unit, begun, why, code, core.tail()))
+        self._events.append(Lost(unit, begun, why, code, core.tail(), served=arrived))
         stillborn = 0 if arrived else core.stillborn + (not core.doomed)
         if stillborn >= _MOST_STILLBORN:
             self._give_up(core, f"its process ended {stillborn} times before it could do anything: {why}")
@@ -465,9 +465,9 @@ class ProcessDevice(DirectDevice):
         lost = [core for core in self._cores if core.unit not in self._gone]
         for core in lost:
             self._bury(core)
-            begun = core.shard(self._status.begun(core.unit))
+            begun, arrived = core.shard(self._status.begun(core.unit)), self._status.arrived(core.unit)
             self._status.clear(core.unit)
-            self._events.append(Lost(core.unit, begun, why, code, core.tail(), own=False))
+            self._events.append(Lost(core.unit, begun, why, code, core.tail(), own=False, served=arrived))
         self._free_reserve()
         failed = "" if self._started else "before it could start one"
         if self._started:

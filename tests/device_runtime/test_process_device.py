@@ -92,6 +92,18 @@ def test_closing_closes_nothing_twice(
         os.close(descriptor)
 
 
+def test_a_core_that_ends_before_it_waits_for_works_is_not_to_blame(
+    opened: Callable[[int], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what was sent to it: it had not seen that."""
+    used = opened(1)
+    used.send(0, os._exit, 1)
+    assert used.next(Lost).served
+    monkeypatch.setattr(StatusPage, "arrived", lambda page, unit: False)
+    used.send(0, os._exit, 1)
+    assert not used.next(Lost).served
+
+
 def test_orders_for_which_the_zygote_has_no_room_wait(opened: Callable[[int], Opened]) -> None:
     """Its socket holds some hundreds; what comes at once beyond that must not be lost."""
     used = opened(12)

@@ -69,6 +69,12 @@ MUTANTS = (
         "return extra.deaths[rank] < extra.retries",
     ),
     Mutant(
+        "a launch is to blame for a unit that ends before it serves",
+        _STATE,
+        "suspect = begun or (crashed and event.served and place == 0)",
+        "suspect = begun or (crashed and place == 0)",
+    ),
+    Mutant(
         "a launch may kill units for ever",
         _STATE,
         "            elif suspect and extra.lost >= MAX_UNITS_LOST:",

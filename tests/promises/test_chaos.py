@@ -101,7 +101,8 @@ def test_cores_are_killed_at_random(tmp_path: Path, launches: int, kills: int) -
             assert np.array_equal(value, np.full(100, 2 * number))
             assert runs[number] == 1 or (number % 2 and runs[number] > 1)
         elif isinstance(error, of.PoisonedKernel):
-            assert number % 2  # it killed none, but was unlucky three times
+            # It killed none, but was unlucky three times; without retries only where it had never begun.
+            assert number % 2 or not runs[number]
         else:
             assert type(error) is of.WorkerDied and error.begun and not number % 2
             assert runs[number] <= 1

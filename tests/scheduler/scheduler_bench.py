@@ -37,8 +37,9 @@ class Bench:
     def end(self, unit: int, ok: bool = True, seconds: float = LONG) -> None:
         self._tell(events.ShardEnded(0, unit, self.held(unit)[0], ok, seconds))
 
-    def lose(self, unit: int, begun: bool = True, own: bool = True) -> None:
-        self._tell(events.UnitLost(0, unit, self.held(unit)[0] if begun else None, self.now, own))
+    def lose(self, unit: int, begun: bool = True, own: bool = True, served: bool = True) -> None:
+        ran = self.held(unit)[0] if begun else None
+        self._tell(events.UnitLost(0, unit, ran, self.now, own, served))
 
     def ready(self, unit: int) -> None:
         self._tell(events.UnitReady(0, unit))

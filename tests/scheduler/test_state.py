@@ -416,6 +416,17 @@ def test_a_launch_that_has_ended_many_units_is_not_tried_again() -> None:
     assert bench.ends == [(launch, 0, "poisoned")]
 
 
+def test_a_launch_is_not_to_blame_for_units_that_end_before_they_serve() -> None:
+    bench = Bench(units=1)
+    launch = bench.submit(0)
+
+    for _ in range(3 * MAX_UNITS_LOST):
+        bench.lose(0, begun=False, served=False)
+        bench.ready(0)
+
+    assert bench.runs(0) == [launch] and not bench.ends
+
+
 def test_what_was_fed_ahead_behind_a_crash_is_sent_again_in_order() -> None:
     bench = Bench(units=1, depth=4)
     bench.submit(0)

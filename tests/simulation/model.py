@@ -229,7 +229,7 @@ class Model:
             launch = self.launches[shard.launch]
             self._land(unit, shard)
             begun = shard == event.begun
-            suspect = begun or (crashed and shard == held[0])
+            suspect = begun or (crashed and event.served and shard == held[0])
             launch.losses += suspect
             launch.deaths[shard.rank] += begun
             if shard.rank in launch.doomed:

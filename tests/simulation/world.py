@@ -342,16 +342,17 @@ class World:
         heard = core.up
         if begun is None and len(core.unheard) == 1 and self.random.random() < self.weather.cut:
             begun, heard = core.unheard[0], self.now  # its value comes late, and must not count
-        self.at(heard, partial(self._tell_lost, core, begun, own))
+        served = bool(begun or core.held or core.unheard) or self.random.random() < 0.5
+        self.at(heard, partial(self._tell_lost, core, begun, own, served))
 
-    def _tell_lost(self, core: Core, begun: ShardId | None, own: bool) -> None:
+    def _tell_lost(self, core: Core, begun: ShardId | None, own: bool, served: bool) -> None:
         self._take_in()  # what follows from that is meant for the one that is dead
         pool, unit = core.pool, core.unit
         if pool in self.cores:
             self.cores[pool][unit] = Core(pool, unit)
             restart = self.random.random() * self.weather.restart
             self.at(self.now + restart, partial(self._tell_ready, self.cores[pool][unit]))
-        self.tell(events.UnitLost(pool, unit, begun, self.now, own))
+        self.tell(events.UnitLost(pool, unit, begun, self.now, own, served))
 
     def _tell_ready(self, core: Core) -> None:
         if core.alive:
