@@ -25,7 +25,12 @@ MAX_UNITS = 1024
 Factory = Callable[[str], Device]
 
 # Our own are found without looking through all that is installed, which takes longer than starting cores.
-_OURS = {"inline": "device_runtime.inline:open_inline", "local": "device_runtime.process.local:open_local"}
+_OURS = {
+    "emu": "device_runtime.fpga.device:open_emulated",
+    "inline": "device_runtime.inline:open_inline",
+    "local": "device_runtime.process.local:open_local",
+    "pynq": "device_runtime.fpga.device:open_pynq",
+}
 
 
 @cache

@@ -21,7 +21,7 @@ class Config(NamedTuple):
     """An address such as `emu:vadd.xclbin?units=8`, read."""
 
     kind: str  # "emu" or "pynq"
-    path: str
+    path: str  # absolute
     units: int | None = None  # of each kernel; emulated only
     clock: int | None = None  # MHz; emulated only
     device: int = 0  # which card; pynq only
@@ -46,7 +46,7 @@ def configure(kind: str, rest: str) -> Config:
         if name in given:
             raise OptionError(f"{address}: {name} is set twice")
         given[name] = _number(address, name, text)
-    return Config(kind, path, **given)  # type: ignore[arg-type]
+    return Config(kind, os.path.abspath(path), **given)  # type: ignore[arg-type]
 
 
 def _number(address: str, name: str, text: str) -> int | float:
@@ -100,8 +100,8 @@ def open_board(config: Config) -> list[Instance]:
         from device_runtime.fpga import board
     except ImportError as error:
         raise DeviceUnavailable(
-            f"pynq cannot be imported ({error}): pip install 'offload[alveo]', or 'offload[zynq]' on a board; "
-            "it needs Python 3.10 to 3.12"
+            f"pynq cannot be imported ({error}): pip install 'offload[alveo]', "
+            "or 'offload[zynq]' on a board; it needs Python 3.10 to 3.12"
         ) from error
     if config.kind == "emu":
         # pynq gets a copy that was read and checked here, whatever becomes of the file.

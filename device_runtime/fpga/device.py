@@ -52,7 +52,10 @@ class _Owner(NamedTuple):
 
 
 class FpgaDevice(Device):
-    """Instances of a bitstream, each a compute unit; one process owns the device, and has a thread for each."""
+    """Instances of a bitstream, each a compute unit.
+
+    One process owns the device, and has a thread for each.
+    """
 
     depth = 16
 
@@ -82,6 +85,8 @@ class FpgaDevice(Device):
             self._status = StatusPage(self._status_descriptor, self._units)
             self._epoll = select.epoll()
             self._descriptors.callback(self._epoll.close)
+            self._bell = self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))  # rung by ourselves
+            self._epoll.register(self._bell, select.EPOLLIN)
             self._oom_kills = count_oom_kills()
             self._start()
         except OSError as error:
@@ -175,6 +180,8 @@ class FpgaDevice(Device):
             if core is None:
                 if self._owner is not None and descriptor == self._owner.watch:
                     ended = True
+                elif descriptor == self._bell:
+                    os.eventfd_read(self._bell)
                 else:
                     self._hear()
             elif descriptor != core.channel.fileno():
@@ -244,15 +251,10 @@ class FpgaDevice(Device):
         if position == -1 or self._status.is_past(unit, position):
             os.kill(process, signal.SIGCONT)
             self._events.append(Ready(unit))
-            self._ring()
+            os.eventfd_write(self._bell, 1)
         else:
             self._cores[unit].doomed = True
             os.kill(process, signal.SIGKILL)
-
-    def _ring(self) -> None:
-        """Have `receive` called."""
-        # TODO
-        raise NotImplementedError
 
     def close(self) -> None:
         _devices.discard(self)
@@ -291,23 +293,25 @@ class FpgaDevice(Device):
         code = owner.process.wait()
         kills, self._oom_kills = self._oom_kills, count_oom_kills()
         why = self._why or describe(code, out_of_memory=self._oom_kills > kills)
-        lost = []
+        lost: list[Lost] = []
         for core in self._cores:
             self._listen(core)
             core.finish_output(self._events)
             for descriptor in core.descriptors():
                 self._forget(descriptor)
-            begun = core.shard(self._status.begun(core.unit))
+            begun, arrived = core.shard(self._status.begun(core.unit)), self._status.arrived(core.unit)
             own = begun is not None or core.doomed
-            lost.append(Lost(core.unit, begun, why, code, core.tail(), own))
+            lost.append(Lost(core.unit, begun, why, code, core.tail(), own, arrived))
             self._status.clear(core.unit)
             core.close()
         owner.control.close()
-        self._events += sorted(lost, key=lambda event: not event.own)
-        if not self._loaded:
-            self._stillborn += 1
-        failed = self._stillborn >= _MOST_STILLBORN and f"it ended {self._stillborn} times before it could be used"
-        if not failed:
+        lost.sort(key=lambda event: not event.own)
+        self._events += lost
+        self._stillborn += not (self._loaded or any(core.doomed for core in self._cores))
+        failed = ""
+        if self._stillborn >= _MOST_STILLBORN:
+            failed = f"{self._stillborn} in a row ended before they could be used"
+        else:
             self._epoch += 1
             try:
                 self._start()

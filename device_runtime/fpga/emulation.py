@@ -51,7 +51,8 @@ class Allocation(NamedTuple):
     @property
     def array(self) -> NDArray[Any]:
         """The device's copy, as the host has the buffer."""
-        return np.ndarray(self.shape, self.dtype, self.memory)
+        array: NDArray[Any] = np.ndarray(self.shape, self.dtype, self.memory)
+        return array
 
 
 class EmulatedBank:

@@ -145,7 +145,7 @@ class UnitThread(threading.Thread):
 class _Streams(io.TextIOBase):
     """Standard output or error of all units: each thread writes to its own."""
 
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def __init__(self, streams: Sequence[KernelStream]) -> None:
         self._streams = streams
@@ -208,8 +208,8 @@ def main(control: socket.socket) -> None:
         UnitThread(unit, len(seats), seat, order["arena"], status, instance)
         for unit, (seat, instance) in enumerate(zip(seats, instances, strict=True))
     ]
-    sys.stdout = _Streams([thread.streams[0] for thread in threads])  # type: ignore[assignment]
-    sys.stderr = _Streams([thread.streams[1] for thread in threads])  # type: ignore[assignment]
+    sys.stdout = _Streams([thread.streams[0] for thread in threads])
+    sys.stderr = _Streams([thread.streams[1] for thread in threads])
     logging.getLogger().addHandler(_UnitForwarder(threads))
     sys.modules["__main__"] = types.ModuleType("__main__")
     for thread in threads:
@@ -224,5 +224,3 @@ def _say(control: socket.socket, word: str, told: str) -> None:
         control.send(pickle.dumps((word, told)))
     except (BrokenPipeError, ConnectionResetError):
         os._exit(0)
-
-

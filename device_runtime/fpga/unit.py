@@ -63,9 +63,11 @@ class Buffer:
         return view
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        found = self.host().view()
+        found: NDArray[Any] = self.host().view()
         found.flags.writeable = False
-        return found if dtype is None or dtype == found.dtype else found.astype(dtype)
+        if dtype is not None and dtype != found.dtype:
+            found = found.astype(dtype)
+        return found
 
     def __repr__(self) -> str:
         return f"<buffer of {self.nbytes:,} bytes in bank {self.bank}, {self.dtype} {self.shape}>"
@@ -110,7 +112,8 @@ class UnitDriver:
         where that is not known, if it is writable.
 
         Raises TypeError for another number of arguments, ArgsNotSerializable
-        for a scalar that its type cannot hold, DeviceMemoryError, and DeviceError for a unit that does not end.
+        for a scalar that its type cannot hold, DeviceMemoryError, and
+        DeviceError for a unit that does not end.
         """
         arguments = self.spec.arguments
         if len(args) != len(arguments):

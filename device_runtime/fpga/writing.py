@@ -60,8 +60,11 @@ def pack(bitstream: Bitstream) -> bytes:
         (axlf.CONNECTIVITY, _table(4, [axlf.WIRE.pack(*wire) for wire in wires])),
         (
             axlf.CLOCKS,
-            axlf.CLOCK_COUNT.pack(len(bitstream.clocks))
-            + b"".join(axlf.CLOCK.pack(mhz, 1, _field(name, 128)) for name, mhz in bitstream.clocks),
+            # pynq reads the first one unasked, so there is room for it.
+            (
+                axlf.CLOCK_COUNT.pack(len(bitstream.clocks))
+                + b"".join(axlf.CLOCK.pack(mhz, 1, _field(name, 128)) for name, mhz in bitstream.clocks)
+            ).ljust(axlf.CLOCK_COUNT.size + axlf.CLOCK.size, b"\0"),
         ),
     ]
     if bitstream.circuit:

@@ -106,6 +106,12 @@ class Driver:
             raise codec.decode_error(outcome.payload)
         return codec.decode(outcome.payload, writable=True)
 
+    def lost(self, unit: int) -> Lost:
+        """Return how a unit was lost, once it is back; others may have been brought down with it."""
+        lost = self.next(Lost, lambda event: event.unit == unit)
+        self.next(Ready, lambda event: event.unit == unit)
+        return lost
+
     def run(self, fn: Callable[..., Any] | Capture, *args: Any, unit: int = 0) -> Any:
         """Run a function on a unit and return its value."""
         work = self.work(fn, *args, cores=(unit,))
@@ -314,9 +320,7 @@ class LostUnits(_Driven):
     def lost(self, driver: Driver, work: Work) -> Lost:
         """Send a work that ends its unit, and see the unit come back."""
         driver.send(0, work)
-        lost = driver.next(Lost)
-        assert lost.unit == 0
-        assert driver.next(Ready).unit == 0
+        lost = driver.lost(0)
         assert driver.run(add, 1, 2) == 3
         assert driver.run(add, 1, 2, unit=1) == 3
         return lost
@@ -333,9 +337,7 @@ class LostUnits(_Driven):
         driver.send(0, work)
         gate.wait()
         driver.device.kill(0, work.shard)
-        lost = driver.next(Lost)
-        assert (lost.unit, lost.begun) == (0, work.shard)
-        assert driver.next(Ready).unit == 0
+        assert driver.lost(0).begun == work.shard
         assert driver.run(add, 1, 2) == 3
 
     def test_a_unit_that_is_killed_at_once_always_comes_back(self, driver: Driver) -> None:
@@ -344,8 +346,7 @@ class LostUnits(_Driven):
             work = driver.work(signal.pause)
             driver.send(0, work)
             driver.device.kill(0, work.shard)
-            assert driver.next(Lost).unit == 0
-            assert driver.next(Ready).unit == 0
+            driver.lost(0)
         assert driver.run(add, 1, 2) == 3
 
     def test_a_kill_that_comes_too_late_hits_nothing_else(self, driver: Driver, gate: Gate) -> None:
@@ -382,7 +383,7 @@ class LostUnits(_Driven):
         driver.send(0, first)
         driver.send(0, last)
         assert driver.value(first) == 3
-        assert driver.next(Lost).begun == last.shard
+        assert driver.lost(0).begun == last.shard
 
     def test_it_can_be_closed_while_a_kernel_runs(self) -> None:
         driver = Driver(self.make())
