@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from device_runtime.errors import DeviceMemoryError
 from device_runtime.launch import Buffer, Encoded, Ended, Event, Message, Outcome, Plan, ShardId
+
+if TYPE_CHECKING:
+    from device_runtime.fpga.bitstream import Bitstream
 
 
 class MemoryFull(DeviceMemoryError):
@@ -23,11 +28,15 @@ class Device(ABC):
 
     `depth` is how many shards a unit may hold at once; `memory` is how many
     bytes of their own the units have, None where they share the host's.
+    `names` are other names of the units, and `bitstream` is what is loaded on
+    an FPGA.
     """
 
     address: str
     depth: int = 1
     memory: int | None = None
+    names: Mapping[str, int] = MappingProxyType({})
+    bitstream: Bitstream | None = None
 
     @abstractmethod
     def open(self) -> int:

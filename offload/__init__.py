@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from offload.decorators import offload, offload_multiple, offload_single
     from offload.executor import Executor
     from offload.handle import Handle, SingleHandle, Timing
+    from offload.hardware import HardwareKernel, In, InOut, Out
     from offload.joblib_entry import register_joblib
     from offload.kernel import AsyncKernel, Kernel, SingleKernel
     from offload.options import Options
@@ -75,6 +76,9 @@ __all__ = [
     "Executor",
     "ForkedHandleError",
     "Handle",
+    "HardwareKernel",
+    "In",
+    "InOut",
     "Kernel",
     "KernelError",
     "KernelNotSerializable",
@@ -88,6 +92,7 @@ __all__ = [
     "OffloadError",
     "OptionError",
     "Options",
+    "Out",
     "PeerEnded",
     "PoisonedKernel",
     "QueueFull",
@@ -127,6 +132,7 @@ _HOMES = {
     "offload.decorators": ("offload", "offload_multiple", "offload_single"),
     "offload.executor": ("Executor",),
     "offload.handle": ("Handle", "SingleHandle", "Timing"),
+    "offload.hardware": ("HardwareKernel", "In", "InOut", "Out"),
     "offload.joblib_entry": ("register_joblib",),
     "offload.kernel": ("AsyncKernel", "Kernel", "SingleKernel"),
     "offload.options": ("Options",),

@@ -25,6 +25,8 @@ class Body:
     for what no class binds.
     """
 
+    makes: type | None = None  # the class of its kernels, where it is not one of the ordinary ones
+
     __slots__ = ("_capture", "fn", "kind", "module", "name", "number", "signature")
 
     def __init__(self, fn: Any) -> None:

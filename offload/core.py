@@ -49,6 +49,18 @@ def size() -> int:
     return _here("size").size
 
 
+def instance() -> Any:
+    """Return the instance of an FPGA that this kernel has to itself: its units and memory.
+
+    Its kernels are called as methods, `instance().vadd(a, b, out, n)`; `array` and `empty` give
+    buffers that stay on the device. Raises NotOnDevice on the host, and on devices that are no FPGA.
+    """
+    found = _here("instance").instance
+    if found is None:
+        raise NotOnDevice("offload.core.instance() is for kernels on an FPGA; this core is none")
+    return found
+
+
 def ishost() -> bool:
     """Tell whether the caller runs on the host."""
     return current() is None

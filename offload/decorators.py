@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from device_runtime.errors import OptionError
+from device_runtime.interrupts import Shield
 from offload.body import Body
 from offload.kernel import AsyncKernel, Kernel, SingleKernel, make
 from offload.options import LimitNames, OptionNames, check, placements
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from offload.hardware import HardwareKernel
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +41,10 @@ def offload(
 def offload(
     *, async_: Literal[False] = False, **options: Unpack[OptionNames]
 ) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
+@overload
+def offload(
+    *, xclbin: str | os.PathLike[str] = ..., kernel: str = ..., **options: Unpack[OptionNames]
+) -> Callable[[Callable[..., Any]], HardwareKernel]: ...
 def offload(*fn: Any, **options: Any) -> Any:
     """Make a function a kernel: its calls run on the cores of a device.
 
@@ -50,6 +58,11 @@ def offload(*fn: Any, **options: Any) -> Any:
     `all`, `device`, `timeout`, `retries`, `priority`. A call may override them
     by name, unless the function has a parameter of that name; then the
     function keeps it, with a warning here, and `.options(...)` sets the option.
+
+    With `kernel` or `xclbin` it is a hardware kernel (see `HardwareKernel`):
+    on an FPGA its calls run the kernel of that name of the bitstream, on all
+    other devices the function. Its arguments are annotated `In`, `Out` or
+    `InOut` where they are arrays, else as numbers.
 
     Raises KernelTypeError for what cannot be a kernel, and OptionError.
     """
@@ -97,14 +110,21 @@ def _decorate(
     """Make a kernel, or what makes one; `placed` says in which words the decorator itself is a placement."""
     if len(fn) > 1:
         raise OptionError(f"@{name} takes its options by name, as in @{name}(timeout=10)")
+    hardware = {one: options.pop(one) for one in ("kernel", "xclbin") if one in options}
+    for option, value in hardware.items():
+        if not (isinstance(value, (str, os.PathLike)) and str(value)):
+            raise OptionError(f"@{name}: {option}={value!r} must be a name")
     layer = check(options, f"@{name}")
     second = placements(layer)
     if placed and second:
         raise OptionError(f"@{name}: {placed} and {second[0]} are two placements; give one of them")
     layer = {**check(own, f"@{name}"), **layer}  # whether to wait is the user's, if both say it
 
+    if hardware and not (placed or second):
+        layer = {**check({"auto": 1}, ""), **layer}  # a circuit runs on one unit
+
     def decorate(function: Any) -> Any:
-        body = Body(function)
+        body = _hardware_body(function, **hardware) if hardware else Body(function)
         for option in body.signature.hidden_options():
             warnings.warn(
                 f"kernel {body.name} has a parameter named {option!r}, as an option is: in its calls "
@@ -115,6 +135,13 @@ def _decorate(
         return make(body, layer)
 
     return decorate(*fn) if fn else decorate
+
+
+def _hardware_body(function: Any, kernel: Any = None, xclbin: Any = None) -> Body:
+    with Shield():  # Python forgets an interrupt that strikes in the midst of an import
+        from offload.hardware import HardwareBody
+
+    return HardwareBody(function, kernel, None if xclbin is None else str(xclbin))
 
 
 def _users_level() -> int:

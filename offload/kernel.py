@@ -54,7 +54,9 @@ class Kernel(Generic[P, R]):
     @overload
     def __call__(self, *args: Any, async_: Literal[True], **kwargs: Any) -> Handle[R]: ...
     @overload
-    def __call__(self, *args: Any, target: int | Sequence[int], **kwargs: Any) -> list[R]: ...
+    def __call__(
+        self, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
+    ) -> list[R]: ...
     @overload
     def __call__(self, *args: Any, auto: int, **kwargs: Any) -> list[R]: ...
 
@@ -180,7 +182,9 @@ class AsyncKernel(Kernel[P, R]):
         @overload  # type: ignore[override]
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
         @overload
-        def __call__(self, *args: Any, target: int | Sequence[int], **kwargs: Any) -> Handle[R]: ...
+        def __call__(
+            self, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
+        ) -> Handle[R]: ...
         @overload
         def __call__(self, *args: Any, auto: int, **kwargs: Any) -> Handle[R]: ...
 
@@ -245,7 +249,9 @@ _launch, _call = _first_launch, _first_call
 def make(body: Body, layer: Mapping[str, Any], bound: tuple[Any, ...] = ()) -> Kernel[..., Any]:
     """Make the kernel of a function, of the class that fits its options."""
     kind: type[Kernel[..., Any]] = Kernel
-    if layer.get("async_"):
+    if body.makes is not None:
+        kind = body.makes
+    elif layer.get("async_"):
         kind = SingleKernel if layer.get("auto") == 1 else AsyncKernel
     return kind(body, layer, bound)
 

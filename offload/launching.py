@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +83,16 @@ def launch(
     options: Options,
     attended: bool = False,
     mapped: bool = False,
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
+    finish: Callable[[int, Any], Any] | None = None,
 ) -> Handle[Any]:
     """Take a snapshot of a kernel and its arguments, and queue it.
 
     `attended`: the caller waits at once. `mapped`: calls are made one after
     another; `args` holds what all begin with, and a list for each argument
-    that follows.
+    that follows. `calls` holds the arguments of each shard, or the same for
+    all, in the place of `args` and `kwargs`; `finish` makes of a shard's rank
+    and value what the handle gives.
 
     Raises, with nothing queued, OptionError, KernelNotSerializable,
     ArgsNotSerializable, SessionClosed, and what opening the device raises.
@@ -97,22 +101,23 @@ def launch(
     route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
     dispatcher = session.dispatcher
-    data = None if mapped else codec.plain_call(args, kwargs)
+    if calls is None and _scatters(args, kwargs):
+        calls = _per_shard(args, kwargs, route.count, body.name)
+    data = None if mapped or calls is not None else codec.plain_call(args, kwargs)
     if data is not None:
         ticket = Ticket(route, image, data)
     else:
         handles: list[Handle[Any]] = []
         if mapped:
             encoded: Encoded | list[Encoded] = _encoded(args, session, pool, body, handles)
-        elif _scatters(args, kwargs):
+        elif calls is not None and len(calls) == route.count:
             memo: Any = {}
-            encoded = [
-                _encoded(call, session, pool, body, handles, memo)
-                for call in _per_shard(args, kwargs, route.count, body.name)
-            ]
+            encoded = [_encoded(call, session, pool, body, handles, memo) for call in calls]
+        elif calls is not None:
+            encoded = _encoded(calls[0], session, pool, body, handles)
         else:
             encoded = _encoded((args, kwargs), session, pool, body, handles)
-        ticket = Ticket(route, image, encoded, _depends(handles), mapped)
+        ticket = Ticket(route, image, encoded, _depends(handles), mapped, finish)
     dispatcher.submit(ticket, attended)
     if route.bare:
         return SingleHandle(dispatcher, ticket, True)
@@ -127,7 +132,7 @@ def route_of(pool: Pool, body: Body, options: Options) -> Route:
     last = pool.routes.get(body.number)
     if last is not None and last[0] is options:
         return last[1]
-    units, count = options.place(pool.units, body.name)
+    units, count = options.place(pool.units, body.name, pool.device.names)
     name, number = body.name, body.number
     limits = options.priority, options.retries, options.timeout, options.when_full
     route = Route(pool, units, count, name, number, *limits, options.bare)

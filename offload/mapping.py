@@ -43,10 +43,10 @@ def map_kernel(
         if value is not None and (isinstance(value, bool) or operator.index(value) < 1):
             raise OptionError(f"{body.name}.map: {name}={value!r} must be an integer of at least 1")
     body.signature.check((*bound, *itertools.repeat(None, len(iterables))), {})
-    cores = here.pool(options.device).units
-    options.place(cores, body.name)
-    if options.target is not None:
-        placed = [replace(options, target=(core,), single=True) for core in options.target]
+    pool = here.pool(options.device)
+    cores, (units, _) = pool.units, options.place(pool.units, body.name, pool.device.names)
+    if options.target is not None and units is not None:
+        placed = [replace(options, target=(core,), single=True) for core in units]
     else:
         placed = [replace(options, auto=1)] * cores
     elements = _Elements(iterables, len(placed), chunksize)

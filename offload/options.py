@@ -10,6 +10,7 @@ import itertools
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from device_runtime.errors import OptionError
@@ -33,7 +34,7 @@ class OptionNames(LimitNames, total=False):
     """Give type checkers all options but `async_`, which decides what a call returns."""
 
     auto: int | None
-    target: int | Sequence[int] | None
+    target: int | str | Sequence[int] | Sequence[str] | None
     all: bool
 
 
@@ -43,7 +44,7 @@ class Options:
 
     async_    return a handle at once instead of waiting for the values
     auto      run on this many cores, chosen by the scheduler
-    target    run on these cores, ascending
+    target    run on these cores, ascending; names where the device has some
     all       run on every core; so it is unless `auto` or `target` is given
     device    address of the device; None is the session's default
     timeout   seconds a shard may take on its core before it is ended; None is no limit
@@ -55,7 +56,7 @@ class Options:
 
     async_: bool = False
     auto: int | None = None
-    target: tuple[int, ...] | None = None
+    target: tuple[Any, ...] | None = None
     all: bool = True
     device: str | None = None
     timeout: float | None = None
@@ -78,19 +79,25 @@ class Options:
             return replace(self, **{**_NO_PLACEMENT, **layer})
         return replace(self, **layer)
 
-    def place(self, cores: int, name: str) -> tuple[tuple[int, ...] | None, int]:
+    def place(
+        self, cores: int, name: str, names: Mapping[str, int] = MappingProxyType({})
+    ) -> tuple[tuple[int, ...] | None, int]:
         """Return the cores of a launch on a device of `cores` cores, and how many they are.
 
-        None leaves the choice to the scheduler. Raises OptionError for a core
-        that is not there, and for more cores than there are.
+        `names` are other names of the cores. None leaves the choice to the
+        scheduler. Raises OptionError for a core that is not there, and for more
+        cores than there are.
         """
         if self.target is not None:
-            if self.target[-1] >= cores:
+            target = self.target
+            if type(target[0]) is str:
+                target = _numbered(target, names, f"kernel {name}: target={_shown(self)}")
+            if target[-1] >= cores:
                 raise OptionError(
-                    f"kernel {name}: target={_shown(self)} names core {self.target[-1]}, "
+                    f"kernel {name}: target={_shown(self)} names core {target[-1]}, "
                     f"but the device's {cores} core{'s' * (cores > 1)} are numbered 0 to {cores - 1}"
                 )
-            return self.target, len(self.target)
+            return target, len(target)
         if self.auto is not None:
             if self.auto > cores:
                 raise OptionError(
@@ -179,8 +186,10 @@ def _priority(name: str, value: Any, where: str) -> dict[str, Any]:
 
 def _target(name: str, value: Any, where: str) -> dict[str, Any]:
     single = not isinstance(value, Iterable) or getattr(value, "shape", None) == ()
-    if isinstance(value, (str, bytes, Mapping)):
+    if isinstance(value, (bytes, Mapping)):
         raise OptionError(f"{where}: target={value!r} must be an integer or a sequence of integers")
+    if isinstance(value, str) or (not single and any(isinstance(core, str) for core in value)):
+        return _named_target(value, where)
     cores = sorted(_integer("target", core, where) for core in ([value] if single else value))
     if not cores:
         raise OptionError(f"{where}: target={value!r} names no core")
@@ -190,6 +199,29 @@ def _target(name: str, value: Any, where: str) -> dict[str, Any]:
     if repeated is not None:
         raise OptionError(f"{where}: target={value!r} names core {repeated} more than once")
     return {"target": tuple(cores), "single": single}
+
+
+def _named_target(value: Any, where: str) -> dict[str, Any]:
+    """Return cores by names, such as those of an FPGA's units; which there are, the device knows."""
+    single = isinstance(value, str)
+    cores = (value,) if single else tuple(value)
+    if not all(isinstance(core, str) and core for core in cores):
+        raise OptionError(f"{where}: target={value!r} must have numbers or names, not both")
+    if len(set(cores)) < len(cores):
+        raise OptionError(f"{where}: target={value!r} names a core more than once")
+    return {"target": cores, "single": single}
+
+
+def _numbered(target: tuple[Any, ...], names: Mapping[str, int], where: str) -> tuple[int, ...]:
+    """Return the numbers of cores that were asked for by name, ascending."""
+    known = f"they are {', '.join(names)}" if names else "they have numbers only, from 0"
+    for name in target:
+        if name not in names:
+            raise OptionError(f"{where}: no core of the device has the name {name!r}; {known}")
+    numbers = sorted(names[name] for name in target)
+    if len(set(numbers)) < len(numbers):
+        raise OptionError(f"{where} names a core more than once: {dict(names)}")
+    return tuple(numbers)
 
 
 def _device(name: str, value: Any, where: str) -> dict[str, Any]:
@@ -227,4 +259,4 @@ _CHECKS = {
 
 def _shown(options: Options) -> str:
     assert options.target is not None
-    return str(options.target[0] if options.single else list(options.target))
+    return repr(options.target[0] if options.single else list(options.target))

@@ -104,13 +104,19 @@ class Feed:
         return found
 
 
+Finish = Callable[[int, Any], Any]  # makes of a shard's rank and value what whoever asks gets
+
+
 class _More:
     """What only some launches have."""
 
-    __slots__ = ("cause", "depends", "feeds", "listeners", "mapped", "values")
+    __slots__ = ("cause", "depends", "feeds", "finish", "listeners", "mapped", "values")
 
-    def __init__(self, depends: Sequence[Depends] = (), mapped: bool = False) -> None:
+    def __init__(
+        self, depends: Sequence[Depends] = (), mapped: bool = False, finish: Finish | None = None
+    ) -> None:
         self.depends = depends
+        self.finish = finish
         self.mapped = mapped
         self.listeners: Sequence[tuple[int, ShardId, int]] = ()  # units, their shards, cores they wait for
         self.cause: Ticket | None = None  # the launch that failed, and because of which it did
@@ -155,6 +161,7 @@ class Ticket:
         args: Encoded | list[Encoded],
         depends: Sequence[Depends] = (),
         mapped: bool = False,
+        finish: Finish | None = None,
     ) -> None:
         self.route = route
         self.number = 0  # until the state machine is told of it
@@ -170,7 +177,7 @@ class Ticket:
         self.args: Encoded | list[Encoded] | None = args
         self.plan: Plan | None = None  # once a shard was sent
         self.callbacks: list[Callable[[Ticket], None]] | None = None
-        self.more = _More(depends, mapped) if depends or mapped else _NOTHING
+        self.more = _More(depends, mapped, finish) if depends or mapped or finish else _NOTHING
 
     @property
     def name(self) -> str:
@@ -301,10 +308,10 @@ class Ticket:
         found = values.get(rank)
         if found is None:
             # Two threads may decode at once; both then use what the first one stored.
-            found = values.setdefault(rank, self._decode(outcome))
+            found = values.setdefault(rank, self._decode(rank, outcome))
         return found
 
-    def _decode(self, outcome: Outcome) -> tuple[Any, BaseException | None]:
+    def _decode(self, rank: int, outcome: Outcome) -> tuple[Any, BaseException | None]:
         if outcome.error is not None:
             if isinstance(outcome.error, DependencyError):
                 outcome.error.__cause__ = self._first_error_of_cause()
@@ -313,7 +320,8 @@ class Ticket:
         if outcome.failed:
             return None, codec.decode_error(outcome.payload)
         try:
-            return codec.decode(outcome.payload, writable=True, error=ResultDecodeError), None
+            value = codec.decode(outcome.payload, writable=True, error=ResultDecodeError)
+            return (value if self.more.finish is None else self.more.finish(rank, value)), None
         except ResultDecodeError as error:
             told = ResultDecodeError(f"kernel {self.name}: {error}")
             told.__cause__ = error.__cause__

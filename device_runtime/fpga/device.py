@@ -61,7 +61,6 @@ class FpgaDevice(Device):
 
     def __init__(self, config: boards.Config) -> None:
         self.address = f"{config.kind}:{config.path}"
-        self.names: dict[str, int] = {}
         self._config = config
         self._epoch = 0
         self._cores: list[Core] = []
@@ -76,7 +75,8 @@ class FpgaDevice(Device):
         self._gone = False
 
     def open(self) -> int:
-        self.names = boards.names(boards.load(self._config))
+        self.bitstream = boards.load(self._config)
+        self.names = boards.names(self.bitstream)
         self._units = max(self.names.values()) + 1
         try:
             self._arena_descriptor = self._own(create())

@@ -15,6 +15,7 @@ from device_runtime.fpga.bitstream import KernelSpec, Unit
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface
 from device_runtime.fpga.scalars import pack_argument
+from device_runtime.hardware import Blank
 
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _LONGEST = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
@@ -84,6 +85,7 @@ class UnitDriver:
         self._board = board
         self._registers = board.registers(unit.name)
         self._interface: Interface | None = None
+        self._banks: Sequence[str | None] = [None] * len(spec.arguments)  # those that were asked for
         self.directions: Sequence[str | None] = [
             None if argument.kind == "scalar" else "" for argument in spec.arguments
         ]
@@ -102,6 +104,7 @@ class UnitDriver:
                 )
             self._interface = interface
             self.directions = [parameter.direction for parameter in interface.parameters]
+            self._banks = [parameter.bank for parameter in interface.parameters]
         self._board.give_model(self.unit.name, model)
 
     def __call__(self, *args: Any) -> None:
@@ -109,7 +112,13 @@ class UnitDriver:
 
         A buffer stays where it is. An array is copied to the bank that its
         argument is wired to and, where the kernel writes to it, copied back;
-        where that is not known, if it is writable.
+        where that is not known, if it is writable. Raises what `run` raises.
+        """
+        for value, found in self.run(args):
+            value[...] = found.host()
+
+    def run(self, args: Sequence[Any]) -> list[tuple[Any, Buffer]]:
+        """Do the same, but return the arrays to be copied back, and from where.
 
         Raises TypeError for another number of arguments, ArgsNotSerializable
         for a scalar that its type cannot hold, DeviceMemoryError, and
@@ -122,7 +131,7 @@ class UnitDriver:
                 f"({', '.join(one.name for one in arguments)}), and {len(args)} are given"
             )
         words: list[tuple[int, bytes]] = []
-        back: list[tuple[Buffer, NDArray[Any]]] = []
+        back: list[tuple[Any, Buffer]] = []
         held = []  # buffers for this run only
         for place, (argument, value, direction) in enumerate(
             zip(arguments, args, self.directions, strict=True)
@@ -130,7 +139,8 @@ class UnitDriver:
             if argument.kind == "scalar":
                 words.append((argument.offset, pack_argument(self.spec.name, argument, value)))
                 continue
-            wired = self.unit.banks[place]
+            bank = self._banks[place]
+            wired = self.unit.banks[place] if bank is None else (bank,)
             if isinstance(value, Buffer):
                 buffer = value
                 if wired and buffer.bank not in wired:
@@ -142,25 +152,24 @@ class UnitDriver:
                 buffer = self._fill(argument.name, value, direction, wired)
                 held.append(buffer)
                 if direction in (OUT, INOUT) or (not direction and value.flags.writeable):
-                    back.append((buffer, value))
+                    back.append((value, buffer))
             buffer.before_launch(written=direction != IN)
             words.append((argument.offset, buffer.address.to_bytes(8, "little")))
         self._set(words)
         self._run()
-        for buffer, value in back:
-            value[...] = buffer.host()
         del held
+        return back
 
     def _fill(self, name: str, value: Any, direction: str | None, wired: Sequence[str]) -> Buffer:
-        if not isinstance(value, np.ndarray):
+        if not isinstance(value, (np.ndarray, Blank)):
             raise TypeError(
                 f"kernel {self.spec.name}: argument {name} is a pointer, and takes a NumPy array "
                 f"or a buffer, not {type(value).__name__}"
             )
         if not wired:
             raise DeviceError(f"argument {name} of {self.unit.name} is wired to no bank")
-        buffer = self._allocate(wired, value.shape, value.dtype)
-        if direction != OUT:
+        buffer = self._allocate(wired, value.shape, np.dtype(value.dtype))
+        if not (isinstance(value, Blank) or direction == OUT):
             buffer.write(value)
         return buffer
 
@@ -262,8 +271,8 @@ class Instance:
         full = (shape,) if isinstance(shape, int) else tuple(shape)
         return Buffer(self._board, bank, full, np.dtype(dtype))
 
-    def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> None:
-        """Run a kernel as a decorated function describes it.
+    def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> tuple[NDArray[Any], ...]:
+        """Run a kernel as a decorated function describes it; return the arrays that come out.
 
         Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
         """
@@ -274,7 +283,7 @@ class Instance:
                 f"it has {', '.join(self._drivers) or 'none'}"
             )
         driver.learn(interface, model)
-        driver(*args)
+        return tuple(buffer.host() for _, buffer in driver.run(args))
 
     def _wired(self) -> list[str]:
         return list(

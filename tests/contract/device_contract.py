@@ -354,7 +354,7 @@ class LostUnits(_Driven):
         driver.send(0, first, second)
         gate.wait()
         driver.device.kill(0, first.shard)
-        assert driver.next(Ready).unit == 0
+        driver.next(Ready, lambda event: event.unit == 0)
         gate.let_on()
         assert driver.value(first) == 3
         assert driver.value(second) is None

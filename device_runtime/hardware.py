@@ -1,0 +1,50 @@
+"""What a launch of a hardware kernel runs on a core: the circuit where there is one, else its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from device_runtime.context import current
+from device_runtime.fpga.interface import Interface, Parameter
+
+
+class Blank(NamedTuple):
+    """Stand for an array that only comes out: what it holds before does not travel."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def made(self) -> Any:
+        """Return an array of zeros."""
+        import numpy as np
+
+        return np.zeros(self.shape, self.dtype)
+
+
+@lru_cache
+def interface(plain: tuple[Any, ...]) -> Interface:
+    """Return the interface that these tuples are. It travels as such: they are sure not to change."""
+    kernel, parameters, xclbin = plain
+    return Interface(kernel, tuple([Parameter(*parameter) for parameter in parameters]), xclbin)
+
+
+def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) -> Any:
+    """Run a hardware kernel; return the array that comes out of it, or a tuple of several, in their order."""
+    taken = interface(plain)
+    context = current()
+    if context is not None and context.instance is not None:
+        outs = context.instance.run(taken, reference, args)
+        return outs[0] if len(outs) == 1 else outs
+    values, found = [], []
+    for parameter, value in zip(taken.parameters, args, strict=True):
+        if isinstance(value, Blank):
+            value = value.made()
+        elif parameter.direction == "InOut":
+            value = value.copy()
+        if parameter.direction in ("Out", "InOut"):
+            found.append(value)
+        values.append(value)
+    reference(*values)
+    return found[0] if len(found) == 1 else tuple(found)

@@ -1,0 +1,199 @@
+"""Hardware kernels: the same calls on an emulated FPGA and, as their reference, on all other devices."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from bitstreams import written
+from hardware_kernels import add, bitstream, scale, split
+
+import offload as of
+from offload import In, Out, offload, offload_single, scatter
+
+EMULATED = pytest.param(
+    "emu:test.xclbin?units=2",
+    marks=[
+        pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="needs pynq"),
+        pytest.mark.timeout(100),  # an owner takes its time to start
+    ],
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have bitstreams in the current directory."""
+    folder = tmp_path_factory.mktemp("bitstreams")
+    written(folder, bitstream())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
+@pytest.fixture(scope="module", params=["local:2", "inline:2", EMULATED])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    with of.connect(request.param):
+        yield request.param
+
+
+def floats(*values: float) -> Any:
+    return np.array(values, "float32")
+
+
+def test_a_call_fills_the_callers_array_and_gives_it(device: str) -> None:
+    out = np.empty(3, "float32")
+    (given,) = add(floats(1, 2, 3), floats(4, 5, 6), out, 3)
+    assert given is out and out.tolist() == [5, 7, 9]
+
+
+def test_arguments_by_name(device: str) -> None:
+    out = np.empty(2, "float32")
+    add(b=floats(1, 2), n=2, a=floats(3, 4), out=out)
+    assert out.tolist() == [4, 6]
+
+
+def test_a_handle_fills_it_when_its_value_is_taken(device: str) -> None:
+    out = np.full(3, 9, "float32")
+    handle = add.launch(floats(1, 2, 3), floats(1, 1, 1), out, 3)
+    assert handle.result() is out and out.tolist() == [2, 3, 4]
+
+
+def test_arguments_are_snapshots(device: str) -> None:
+    a, out = floats(1, 2), np.empty(2, "float32")
+    handle = add.launch(a, a, out, 2)
+    a[:] = 7
+    assert handle.result().tolist() == [2, 4]
+
+
+def test_what_goes_in_and_out_is_changed(device: str) -> None:
+    x = np.arange(4.0)
+    assert scale(x, 2.5)[0] is x
+    assert x.tolist() == [0, 2.5, 5, 7.5]
+
+
+def test_several_arrays_come_out_in_order(device: str) -> None:
+    low, high = np.empty(2, "int32"), np.empty(3, "int32")
+    assert split.launch(np.arange(5, dtype="int32"), low, high).result() == (low, high)
+    assert (low.tolist(), high.tolist()) == ([0, 1], [2, 3, 4])
+
+
+def test_arrays_of_any_layout(device: str) -> None:
+    a = np.arange(12, dtype="float32").reshape(3, 4)
+    out = np.zeros((4, 6), "float32")
+    add(a[:, 1], a[:, 2], out[0, ::2], 3)
+    assert out[0].tolist() == [3, 0, 11, 0, 19, 0] and not out[1:].any()
+
+
+def test_slices_on_several_units(device: str) -> None:
+    out = np.zeros(5, "float32")
+    ones = np.ones(5, "float32")
+    given = add(scatter(ones), scatter(ones), scatter(out), scatter([3, 2]), auto=2)
+    assert out.tolist() == [2] * 5
+    assert [len(each) for each in given] == [3, 2]
+
+
+def test_a_handle_as_an_argument(device: str) -> None:
+    first = add.launch(floats(1, 2), floats(1, 1), np.empty(2, "float32"), 2)
+    assert add.launch(first, floats(1, 1), np.empty(2, "float32"), 2).result().tolist() == [3, 4]
+
+
+def test_map_gives_the_callers_arrays_in_order(device: str) -> None:
+    outs = [np.empty(2, "float32") for _ in range(9)]
+    ones = [floats(i, i) for i in range(9)]
+    given = list(add.map(ones, ones, outs, [2] * 9))
+    assert [a is b for a, b in zip(given, outs, strict=True)] == [True] * 9
+    assert [out.tolist() for out in outs] == [[2 * i, 2 * i] for i in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ({"a": np.zeros(3)}, TypeError, "argument a has dtype float64, and must have float32"),
+        ({"a": [1.0]}, TypeError, r"argument a is a NumPy array \(In\), not list"),
+        ({"b": np.array([None])}, TypeError, "argument b has dtype object"),
+        ({"n": 2.5}, TypeError, "argument n must be a whole number, not 2.5"),
+        ({"n": "2"}, TypeError, "argument n must be a whole number, not '2'"),
+        ({"n": 1 << 63}, ValueError, "argument n is 9223372036854775808"),
+        ({"out": floats().view()}, None, ""),
+    ],
+)
+def test_bad_arguments_are_refused_at_the_call(
+    device: str, change: dict[str, Any], error: type[Exception] | None, told: str
+) -> None:
+    given = {"a": floats(), "b": floats(), "out": np.empty(0, "float32"), "n": 0, **change}
+    if error is None:
+        add(**given)
+        return
+    with pytest.raises(error, match=told):
+        add.launch(**given)
+
+
+def test_an_array_that_comes_out_must_be_writable(device: str) -> None:
+    out = np.empty(2, "float32")
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="argument out comes out of the kernel"):
+        add(out, out, out, 2)
+
+
+def test_arrays_that_come_out_do_not_overlap(device: str) -> None:
+    x = np.zeros(6, "int32")
+    with pytest.raises(ValueError, match="two arrays that come out of it share memory"):
+        split(np.arange(4, dtype="int32"), x[:3], x[2:])
+    split(np.arange(4, dtype="int32"), x[:2], x[2:4])
+    assert x.tolist() == [0, 1, 2, 3, 0, 0]
+
+
+def test_units_do_not_all_write_to_one_array(device: str) -> None:
+    out = np.zeros(2, "float32")
+    with pytest.raises(ValueError, match="2 shards would all write to out"):
+        add(floats(1, 2), floats(1, 2), out, 2, target=[0, 1])
+
+
+def test_a_kernels_own_error_is_raised(device: str) -> None:
+    with pytest.raises(ValueError, match="broadcast"):
+        split(np.arange(5, dtype="int32"), np.empty(2, "int32"), np.empty(9, "int32"))
+
+
+def test_a_single_kernel(device: str) -> None:
+    @offload_single(kernel="vadd")
+    def vadd(a: In, b: In, out: Out, n: int) -> None:
+        out[:n] = a[:n] + b[:n]
+
+    handle = vadd(floats(1), floats(2), np.empty(1, "float32"), 1)
+    assert handle.result().tolist() == [3]
+
+
+def test_a_fixed_shape(device: str) -> None:
+    @offload(kernel="vadd")
+    def vadd(a: In(shape=2), b: In(shape=2), out: Out(shape=(2,)), n: int):  # type: ignore[valid-type, no-untyped-def]
+        out[:n] = a[:n] + b[:n]
+
+    with pytest.raises(ValueError, match=r"argument b has shape \(3,\), and must have \(2,\)"):
+        vadd(floats(1, 2), floats(1, 2, 3), np.empty(2, "float32"), 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda a: None, "argument a has no annotation"),
+        (lambda *a: None, "a circuit has a fixed number of arguments"),
+    ],
+)
+def test_what_cannot_be_a_hardware_kernel(function: Any, told: str) -> None:
+    with pytest.raises(of.KernelTypeError, match=told):
+        offload(kernel="k")(function)
+
+
+def test_names_that_cannot_be_meant() -> None:
+    with pytest.raises(of.OptionError, match="kernel=3 must be a name"):
+        offload(kernel=3)  # type: ignore[call-overload]
+
+
+def test_no_instance_elsewhere() -> None:
+    from offload.core import instance
+
+    with of.connect("inline"), pytest.raises(of.NotOnDevice, match="is for kernels on an FPGA"):
+        offload(instance)()

@@ -1,0 +1,113 @@
+"""What hardware kernels do, and refuse, on a device that has their circuits: the emulated FPGA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from bitstreams import written
+from hardware_kernels import add, bitstream
+
+import offload as of
+from offload import In, Out, offload
+from offload.core import instance
+
+pytest.importorskip("pynq")
+pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    address = f"emu:{written(tmp_path_factory.mktemp('bitstreams'), bitstream())}?units=2"
+    with of.connect(address):
+        yield address
+
+
+def floats(*values: float) -> Any:
+    return np.array(values, "float32")
+
+
+def test_a_scalar_that_the_circuit_cannot_hold(device: str) -> None:
+    with pytest.raises(of.ArgsNotSerializable, match="1099511627776 is not between"):
+        add(floats(), floats(), floats(), 1 << 40)
+
+
+def test_a_unit_by_name(device: str) -> None:
+    out = np.empty(1, "float32")
+    add(floats(1), floats(2), out, 1, target="vadd_2")
+    add(floats(1), floats(2), out, 1, target=["scale_1"])
+    assert out.tolist() == [3]
+    with pytest.raises(of.OptionError, match=r"no core of the device has the name 'vadd_9'.*vadd_1"):
+        add(floats(1), floats(2), out, 1, target="vadd_9")
+
+
+def test_a_function_that_does_not_fit(device: str) -> None:
+    @offload(kernel="vadd")
+    def other(a: In("float64"), x: In, out: Out, n: float):  # type: ignore[valid-type, no-untyped-def]
+        pass
+
+    @offload(kernel="vadd")
+    def turned(b: In, a: In, out: Out, n: int) -> None:
+        pass
+
+    @offload(kernel="vadd")
+    def typed(a: In("float64"), b: In("complex64"), out: int, n: In):  # type: ignore[valid-type, no-untyped-def]
+        pass
+
+    @offload(kernel="vadd")
+    def banked(a: In(bank="HBM2"), b: In, out: Out, n: int):  # type: ignore[valid-type, no-untyped-def]
+        pass
+
+    given = floats(1), floats(1), floats(1), 1
+    with pytest.raises(of.DeviceError, match=r"has an argument 'b', which.*has no argument 'x'"):
+        other(*given)
+    with pytest.raises(of.DeviceError, match="in another order: a, b, out, n, not b, a, out, n"):
+        turned(*given)
+    with pytest.raises(of.DeviceError, match=r"a is of type 'float\*', float32.*takes float64;.*out.*; n"):
+        typed(*given)
+    with pytest.raises(of.DeviceError, match="to be in bank HBM2, and unit vadd_1 is wired to HBM0"):
+        banked(*given)
+
+
+def test_a_kernel_that_is_not_in_the_bitstream(device: str) -> None:
+    @offload(kernel="vmul")
+    def vmul(a: In) -> None:
+        pass
+
+    with pytest.raises(of.DeviceError, match="has no kernel 'vmul'; it has vadd, scale, split"):
+        vmul(floats(1))
+
+
+def test_a_bank_that_is_full(device: str) -> None:
+    large = np.zeros(5 << 20, "float32")
+    with pytest.raises(of.DeviceMemoryError, match="bank HBM0 has no room for 20,971,520 bytes: 16,"):
+        add(large, large, large, 1)
+    assert add(floats(1), floats(1), np.empty(1, "float32"), 1)[0].tolist() == [2]
+
+
+def test_a_driver_kernel_has_an_instance_to_itself(device: str) -> None:
+    @offload(auto=1)
+    def drive(x: Any) -> Any:
+        device = instance()
+        held = device.array(x, bank="HBM0")
+        out = device.empty(len(x), "float32", bank="HBM1")
+        for _ in range(3):
+            device.vadd(held, held, out, len(x))
+        return np.asarray(out).copy(), held.uploads, out.downloads, device.units[0].startswith("vadd_")
+
+    drive_values = drive(floats(1, 2))[0]
+    assert drive_values[0].tolist() == [2, 4]
+    assert drive_values[1:] == (8, 8, True)
+
+
+def test_a_buffer_in_another_bank(device: str) -> None:
+    @offload(auto=1)
+    def drive() -> None:
+        device = instance()
+        wrong = device.empty(2, "float32", bank="HBM2")
+        device.vadd(wrong, wrong, wrong, 2)
+
+    with pytest.raises(of.DeviceMemoryError, match=r"argument a of vadd_. is in bank HBM2.*wired to HBM0"):
+        drive()
