@@ -13,6 +13,7 @@ OffloadError
 │   └── ResultDecodeError                   the value did not load on the host
 ├── DeviceError                       the device itself failed
 │   ├── DeviceUnavailable             it cannot be opened here, and why
+│   │   └── BitstreamError            its bitstream's file is damaged, or is none
 │   ├── DeviceMemoryError (MemoryError)
 │   └── NoUnitsError                  no compute unit is left to run the launch
 ├── LaunchError                       this launch failed, though its kernel did not raise
@@ -88,6 +89,10 @@ class DeviceError(OffloadError):
 
 class DeviceUnavailable(DeviceError):
     """Say why a device cannot be opened here, and what to do."""
+
+
+class BitstreamError(DeviceUnavailable):
+    """Say what is wrong with the file of a bitstream."""
 
 
 class DeviceMemoryError(DeviceError, MemoryError):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from device_runtime.errors import (
         ArgsDecodeError,
         ArgsNotSerializable,
+        BitstreamError,
         DependencyError,
         DeviceError,
         DeviceMemoryError,
@@ -69,6 +70,7 @@ __all__ = [
     "ArgsDecodeError",
     "ArgsNotSerializable",
     "AsyncKernel",
+    "BitstreamError",
     "DependencyError",
     "DeviceError",
     "DeviceMemoryError",

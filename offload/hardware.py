@@ -285,7 +285,7 @@ class HardwareBody(Body):
         except (TypeError, ValueError):
             known = {"f": "a real number", "b": "True or False"}.get(kind.kind, "a whole number")
             raise TypeError(f"{what} must be {known}, not {value!r}") from None
-        if kind.kind != "f":
+        if kind.kind != "f" and parameter.dtype != "int":
             least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
             if not least <= number <= most:
                 raise ValueError(f"{what} is {number}, which is not between {least} and {most}")
@@ -351,7 +351,8 @@ def _parameter(body: Body, name: str, annotation: Any) -> Parameter:
             f"kernel {body.name}: argument {name} is annotated {annotation!r}; an array is In, Out or InOut, "
             "a scalar int, float, bool or a type of NumPy's"
         )
-    return Parameter(name, None, dtype.name)
+    # A Python number is as wide as the circuit has it.
+    return Parameter(name, None, annotation.__name__ if annotation in (int, float) else dtype.name)
 
 
 def _finish(outs: Sequence[Sequence[Any]], rank: int, value: Any) -> Any:

@@ -188,9 +188,14 @@ def _target(name: str, value: Any, where: str) -> dict[str, Any]:
     single = not isinstance(value, Iterable) or getattr(value, "shape", None) == ()
     if isinstance(value, (bytes, Mapping)):
         raise OptionError(f"{where}: target={value!r} must be an integer or a sequence of integers")
-    if isinstance(value, str) or (not single and any(isinstance(core, str) for core in value)):
-        return _named_target(value, where)
-    cores = sorted(_integer("target", core, where) for core in ([value] if single else value))
+    asked = [value] if single or isinstance(value, str) else list(value)
+    if asked and all(isinstance(core, str) and not core.isdecimal() for core in asked):
+        if len(set(asked)) < len(asked):
+            raise OptionError(f"{where}: target={value!r} names a core more than once")
+        return {"target": tuple(asked), "single": isinstance(value, str)}  # the device knows their numbers
+    if isinstance(value, str):
+        raise OptionError(f"{where}: target={value!r} must be an integer or a sequence of integers")
+    cores = sorted(_integer("target", core, where) for core in asked)
     if not cores:
         raise OptionError(f"{where}: target={value!r} names no core")
     if cores[0] < 0:
@@ -199,17 +204,6 @@ def _target(name: str, value: Any, where: str) -> dict[str, Any]:
     if repeated is not None:
         raise OptionError(f"{where}: target={value!r} names core {repeated} more than once")
     return {"target": tuple(cores), "single": single}
-
-
-def _named_target(value: Any, where: str) -> dict[str, Any]:
-    """Return cores by names, such as those of an FPGA's units; which there are, the device knows."""
-    single = isinstance(value, str)
-    cores = (value,) if single else tuple(value)
-    if not all(isinstance(core, str) and core for core in cores):
-        raise OptionError(f"{where}: target={value!r} must have numbers or names, not both")
-    if len(set(cores)) < len(cores):
-        raise OptionError(f"{where}: target={value!r} names a core more than once")
-    return {"target": cores, "single": single}
 
 
 def _numbered(target: tuple[Any, ...], names: Mapping[str, int], where: str) -> tuple[int, ...]:

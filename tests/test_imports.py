@@ -27,6 +27,9 @@ LATE = {
 }
 # Modules that are imported only by those who ask for what they offer.
 DOORS = {
+    "device_runtime/fpga/board.py": {"numpy", "pynq"},
+    "device_runtime/fpga/emulation.py": {"numpy"},
+    "device_runtime/fpga/unit.py": {"numpy"},
     "offload/cli.py": {"rich", "typer"},
     "offload/joblib_backend.py": {"joblib"},
 }

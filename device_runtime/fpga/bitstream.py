@@ -4,12 +4,6 @@
 
 from typing import NamedTuple
 
-from device_runtime.errors import DeviceUnavailable
-
-
-class BitstreamError(DeviceUnavailable):
-    """Say what is wrong with the file of a bitstream."""
-
 
 class Bank(NamedTuple):
     """A memory of the board. Pointers into it are its own addresses, from `base` on."""

@@ -19,7 +19,8 @@ from pynq.buffer import PynqBuffer
 
 from device_runtime.errors import DeviceMemoryError, DeviceUnavailable
 from device_runtime.fpga.bitstream import Bitstream
-from device_runtime.fpga.emulation import EmulatedBank, EmulatedUnit, Model
+from device_runtime.fpga.circuit import Model, load
+from device_runtime.fpga.emulation import EmulatedBank, EmulatedUnit
 
 
 class Board:
@@ -80,10 +81,10 @@ def open_card(index: int, path: str, bitstream: Bitstream) -> Board:
 
 
 class EmulatedBoard(Board):
-    """The same with an emulated device, and a model for each unit."""
+    """The same with an emulated device."""
 
-    def __init__(self, path: str, bitstream: Bitstream, models: Mapping[str, Model]) -> None:
-        self._emulated = EmulatedDevice(bitstream, models)
+    def __init__(self, path: str, bitstream: Bitstream) -> None:
+        self._emulated = EmulatedDevice(bitstream)
         super().__init__(self._emulated, path, bitstream)
 
     def give_model(self, unit: str, model: Model) -> None:
@@ -95,12 +96,15 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
 
     name = "emulated"
 
-    def __init__(self, bitstream: Bitstream, models: Mapping[str, Model]) -> None:
+    def __init__(self, bitstream: Bitstream) -> None:
         super().__init__("emulated")
+        models, faults = load(bitstream.circuit)
         self.capabilities = {"REGISTER_RW": True}
         self._memories = {bank.name: EmulatedBank(bank) for bank in bitstream.banks if bank.nbytes}
         self._units = {
-            unit.address: EmulatedUnit(kernel, unit, self._memories, models.get(kernel.name))
+            unit.address: EmulatedUnit(
+                kernel, unit, self._memories, models.get(kernel.name), faults.get(unit.name)
+            )
             for kernel in bitstream.kernels
             for unit in kernel.units
         }

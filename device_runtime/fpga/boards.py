@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 from typing import TYPE_CHECKING, NamedTuple
 
 from device_runtime.errors import DeviceUnavailable, OptionError
 from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
-from device_runtime.fpga.writing import pack, with_units
-from device_runtime.fpga.xclbin import parse, read
+from device_runtime.fpga.writing import with_units
+from device_runtime.fpga.xclbin import read
 
 if TYPE_CHECKING:
     from device_runtime.fpga.unit import Instance
@@ -91,11 +90,13 @@ def names(bitstream: Bitstream) -> dict[str, int]:
     return {unit.name: n for n, group in enumerate(instances(bitstream)) for _, unit in group}
 
 
-def open_board(config: Config) -> list[Instance]:
-    """Load the bitstream of an address, in the owner of the device, and return its instances."""
+def open_board(config: Config, path: str) -> list[Instance]:
+    """Load a bitstream, in the owner of the device, and return its instances.
+
+    Raises DeviceUnavailable, saying what to do.
+    """
     from device_runtime.fpga.unit import Instance, UnitDriver
 
-    bitstream = load(config)
     try:
         from device_runtime.fpga import board
     except ImportError as error:
@@ -103,17 +104,11 @@ def open_board(config: Config) -> list[Instance]:
             f"pynq cannot be imported ({error}): pip install 'offload[alveo]', "
             "or 'offload[zynq]' on a board; it needs Python 3.10 to 3.12"
         ) from error
+    bitstream = read(path)
     if config.kind == "emu":
-        # pynq gets a copy that was read and checked here, whatever becomes of the file.
-        data = pack(bitstream)
-        assert parse(data) == bitstream
-        descriptor = os.memfd_create("offload-xclbin")
-        os.write(descriptor, data)
-        models = pickle.loads(bitstream.circuit) if bitstream.circuit else {}
-        made: board.Board = board.EmulatedBoard(f"/proc/self/fd/{descriptor}", bitstream, models)
-        os.close(descriptor)
+        made: board.Board = board.EmulatedBoard(path, bitstream)
     else:
-        made = board.open_card(config.device, config.path, bitstream)
+        made = board.open_card(config.device, path, bitstream)
     return [
         Instance(made, [UnitDriver(made, kernel, unit, config.timeout) for kernel, unit in group])
         for group in instances(bitstream)

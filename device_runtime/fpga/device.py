@@ -18,6 +18,7 @@ from typing import NamedTuple
 from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.fpga import boards
+from device_runtime.fpga.writing import pack
 from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
 from device_runtime.process import arena, memory
 from device_runtime.process.channel import SocketChannel
@@ -85,6 +86,10 @@ class FpgaDevice(Device):
             self._status = StatusPage(self._status_descriptor, self._units)
             self._epoll = select.epoll()
             self._descriptors.callback(self._epoll.close)
+            self._file = self._own(os.memfd_create("offload-bitstream"))
+            if self._config.kind == "emu":
+                # What was read and checked is what pynq gets, whatever becomes of the file.
+                os.write(self._file, pack(self.bitstream))
             self._bell = self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))  # rung by ourselves
             self._epoll.register(self._bell, select.EPOLLIN)
             self._oom_kills = count_oom_kills()
@@ -112,7 +117,7 @@ class FpgaDevice(Device):
         ]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            given = [theirs.fileno(), self._arena_descriptor, self._status_descriptor]
+            given = [theirs.fileno(), self._arena_descriptor, self._status_descriptor, self._file]
             process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -127,6 +132,7 @@ class FpgaDevice(Device):
         order = {
             "seats": [core.birthright for core in cores],
             "config": self._config,
+            "path": f"/proc/self/fd/{self._file}" if self._config.kind == "emu" else self._config.path,
             "arena": self._arena_descriptor,
             "status": self._status_descriptor,
         }

@@ -10,8 +10,10 @@ with silence or with wrong data, is an error here.
 from __future__ import annotations
 
 import bisect
+import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +21,11 @@ from numpy.typing import NDArray
 
 from device_runtime.errors import DeviceError, DeviceMemoryError
 from device_runtime.fpga.bitstream import Argument, Bank, KernelSpec, Unit
+from device_runtime.fpga.circuit import Fault, Model
 from device_runtime.fpga.scalars import scalar
 
 START, DONE, IDLE, READY, CONTINUE = 1, 2, 4, 8, 16  # bits of a unit's first register
+_BLOCKS = 0.002  # seconds that a read of a busy unit's status takes at most
 _ALIGNED = 4096  # bytes: where buffers begin
 _POINTED = {  # what the types of a kernel's source are in NumPy, besides the integers
     "half": "f2",
@@ -33,7 +37,6 @@ _POINTED = {  # what the types of a kernel's source are in NumPy, besides the in
     "float2": "c8",
     "void": "u1",
 }
-Model = Callable[..., object]
 
 
 class EmulationError(DeviceError):
@@ -112,7 +115,12 @@ class EmulatedUnit:
     """
 
     def __init__(
-        self, spec: KernelSpec, unit: Unit, banks: Mapping[str, EmulatedBank], model: Model | None = None
+        self,
+        spec: KernelSpec,
+        unit: Unit,
+        banks: Mapping[str, EmulatedBank],
+        model: Model | None = None,
+        fault: Fault | None = None,
     ) -> None:
         self.spec = spec
         self.unit = unit
@@ -121,10 +129,17 @@ class EmulatedUnit:
         ends = [one.offset + one.nbytes for one in spec.arguments if one.kind != "stream"]
         self._registers = bytearray(-(-max([0x10, *ends]) // 4) * 4)
         self._control = IDLE
+        self._fault = fault
+        self._runs = 0
+        self._busy = 0.0  # until then it looks as if it were busy
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return registers. That it is done, is told once."""
         if offset == 0:
+            left = self._busy - time.monotonic()
+            if left > 0:
+                time.sleep(min(left, _BLOCKS))  # who asks again and again must let others run
+                return bytes(nbytes)
             found = struct.pack("<I", self._control) + bytes(self._registers[4:nbytes])
             self._control &= ~(DONE | READY)
             return found[:nbytes]
@@ -158,12 +173,22 @@ class EmulatedUnit:
                 f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither in the "
                 "bitstream nor known from a decorated function"
             )
+        fault = self._fault if self._fault is not None and self._runs >= self._fault.after else None
+        self._runs += 1
         self._control = 0
+        if fault is not None and fault.kind == "hang":
+            self._busy = math.inf
+            return
         try:
             arguments = [self._argument(place, one) for place, one in enumerate(self.spec.arguments)]
             self.model(*arguments)
         finally:
             self._control = DONE | IDLE | READY
+        if fault is not None and fault.kind == "slow":
+            self._busy = time.monotonic() + fault.seconds
+        elif fault is not None:
+            arrays = [one for one in arguments if isinstance(one, np.ndarray) and one.nbytes]
+            arrays[-1].view(np.uint8).reshape(-1)[0] ^= 1
 
     def _argument(self, place: int, argument: Argument) -> Any:
         raw = bytes(self._registers[argument.offset : argument.offset + argument.nbytes])

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from device_runtime import context
 from device_runtime.context import Context
-from device_runtime.errors import MessageError
+from device_runtime.errors import DeviceError, MessageError
 from device_runtime.fpga.unit import Instance
 from device_runtime.launch import Encoded, Outcome, ShardId
 from device_runtime.process import wire
@@ -199,9 +199,9 @@ def main(control: socket.socket) -> None:
     try:
         from device_runtime.fpga.boards import open_board
 
-        instances = open_board(order["config"])
+        instances = open_board(order["config"], order["path"])
     except BaseException as error:
-        _say(control, "failed", f"{type(error).__name__}: {error}" if str(error) else repr(error))
+        _say(control, "failed", str(error) if isinstance(error, DeviceError) else repr(error))
         os._exit(1)
     status = StatusPage(order["status"], len(seats))
     threads = [

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
+from device_runtime.errors import BitstreamError
 from device_runtime.fpga import axlf
-from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, BitstreamError, KernelSpec, Unit
+from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
 
 _STREAMS = (3, 9)
 _PROTOCOLS = ("ap_ctrl_hs", "ap_ctrl_chain", "ap_ctrl_none", "user_managed", "s_axilite")

@@ -116,7 +116,6 @@ def test_map_gives_the_callers_arrays_in_order(device: str) -> None:
         ({"b": np.array([None])}, TypeError, "argument b has dtype object"),
         ({"n": 2.5}, TypeError, "argument n must be a whole number, not 2.5"),
         ({"n": "2"}, TypeError, "argument n must be a whole number, not '2'"),
-        ({"n": 1 << 63}, ValueError, "argument n is 9223372036854775808"),
         ({"out": floats().view()}, None, ""),
     ],
 )

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from device_runtime.errors import DeviceUnavailable
-from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, BitstreamError, KernelSpec, Unit
+from device_runtime.errors import BitstreamError, DeviceUnavailable
+from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.writing import pack
 from device_runtime.fpga.xclbin import parse, read
 

@@ -1,0 +1,46 @@
+"""What stands in the place of a circuit in a bitstream for the emulated FPGA."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from device_runtime.errors import BitstreamError, OptionError
+
+Model = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong in an emulated unit, from a run on that is counted from 0.
+
+    `kind` is "hang": it is never done; "slow": it takes `seconds` more; or
+    "flip": a bit of the last array among its arguments is wrong afterwards.
+
+    Raises OptionError for another kind.
+    """
+
+    kind: str
+    after: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("hang", "slow", "flip"):
+            raise OptionError(f"Fault: kind={self.kind!r} must be 'hang', 'slow' or 'flip'")
+
+
+def load(circuit: bytes) -> tuple[dict[str, Model], dict[str, Fault]]:
+    """Return models by kernel, and faults by unit; none if the bitstream is for a board.
+
+    Raises BitstreamError where they do not load here.
+    """
+    if not circuit:
+        return {}, {}
+    try:
+        models, faults = pickle.loads(circuit)
+    except Exception as error:
+        raise BitstreamError(
+            f"its models do not load here ({error!r}); they are for the Python they were written by"
+        ) from error
+    return models, faults

@@ -1,0 +1,184 @@
+"""Make bitstreams for the emulated FPGA: to develop without a board, and for users' own tests.
+
+    from offload.testing import Xclbin
+
+    made = Xclbin([vadd], units=4, banks={"HBM0": "256M", "HBM1": "256M"}, wiring={"vadd.out": "HBM1"})
+    made.write("vadd.xclbin")
+    offload.connect("emu:vadd.xclbin")
+
+The file is an xclbin that pynq and XRT read; in the place of a circuit it
+carries the kernels' functions, which only the emulated device runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from device_runtime.errors import OptionError
+from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
+from device_runtime.fpga.circuit import Fault
+from device_runtime.fpga.interface import Parameter
+from device_runtime.fpga.writing import pack
+from offload.hardware import HardwareKernel
+
+__all__ = ["Fault", "Xclbin"]
+
+_FIRST, _SPAN = 0x800000, 0x10000  # address of the first unit's registers, and how much a unit has
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_CTYPES = {  # by NumPy's name of a dtype
+    "bool": "bool",
+    "int": "int",  # Python's
+    "float": "double",
+    "int8": "char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long",
+    "float16": "half",
+    "float32": "float",
+    "float64": "double",
+    "complex64": "std::complex<float>",
+    "complex128": "std::complex<double>",
+}
+
+
+class Xclbin:
+    """Describe a bitstream for the emulated FPGA.
+
+    `kernels` are decorated functions, each with `kernel=` or `xclbin=`.
+    `units` is how many units each has, or a mapping by kernel. `banks` maps
+    names of memory banks to their bytes (an int, or as "256M"), or is a list of
+    names, of 1 GiB each. `wiring` maps arguments, as "vadd.out" for all units of
+    a kernel or "vadd_2.out" for one, to the bank their port is wired to, or
+    several; all others are wired to the first bank. `clock` is in MHz. `faults`
+    says of units what goes wrong in them.
+
+    Raises OptionError for what does not fit together, naming it.
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[HardwareKernel],
+        units: int | Mapping[str, int] = 1,
+        banks: Mapping[str, int | str] | Sequence[str] = ("DDR0",),
+        wiring: Mapping[str, str | Sequence[str]] | None = None,
+        clock: int = 300,
+        faults: Mapping[str, Fault] | None = None,
+        platform: str = "emulated",
+    ) -> None:
+        for kernel in kernels:
+            if not isinstance(kernel, HardwareKernel):
+                raise OptionError(f"Xclbin: {kernel!r} is no hardware kernel: decorate it with kernel=")
+        self._kernels = list(kernels)
+        names = [kernel._body.interface.kernel for kernel in kernels]
+        if not names or len(set(names)) < len(names):
+            raise OptionError(f"Xclbin: kernels={names} must be different ones, at least one")
+        counts = {name: units for name in names} if isinstance(units, int) else dict(units)
+        for name, count in counts.items():
+            if name not in names:
+                raise OptionError(
+                    f"Xclbin: units={units!r} names {name!r}; the kernels are {', '.join(names)}"
+                )
+            if not isinstance(count, int) or not 1 <= count <= 64:
+                raise OptionError(f"Xclbin: units={units!r} must be numbers from 1 to 64")
+        self._banks = _banks(banks)
+        self._wiring = {
+            name: (to,) if isinstance(to, str) else tuple(to) for name, to in (wiring or {}).items()
+        }
+        for name, to in self._wiring.items():
+            missing = [bank for bank in to if bank not in [known.name for known in self._banks]]
+            if missing or not to:
+                raise OptionError(
+                    f"Xclbin: wiring of {name} names bank {missing[0] if missing else None!r}; "
+                    f"there is {', '.join(bank.name for bank in self._banks)}"
+                )
+        used: set[str] = set()
+        address = _FIRST
+        specs = []
+        for kernel, name in zip(kernels, names, strict=True):
+            arguments = _arguments(kernel._body.interface.parameters)
+            made = []
+            for n in range(counts.get(name, 1)):
+                unit = f"{name}_{n + 1}"
+                wired = tuple(self._wired(name, unit, argument, used) for argument in arguments)
+                made.append(Unit(unit, address, wired))
+                address += _SPAN
+            specs.append(KernelSpec(name, "ap_ctrl_hs", arguments, tuple(made), _SPAN))
+        unknown = self._wiring.keys() - used
+        if unknown:
+            raise OptionError(
+                f"Xclbin: wiring names {sorted(unknown)[0]!r}, which is no pointer of a kernel or unit"
+            )
+        self._faults = dict(faults or {})
+        for name, fault in self._faults.items():
+            known = [unit.name for spec in specs for unit in spec.units]
+            if name not in known or not isinstance(fault, Fault):
+                raise OptionError(
+                    f"Xclbin: faults={faults!r} maps units to Faults; there is {', '.join(known)}"
+                )
+        self.bitstream = self._identified(
+            Bitstream(b"", platform, self._banks, tuple(specs), (("DATA_CLK", clock),))
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file, and return its path."""
+        Path(path).write_bytes(pack(self.bitstream))
+        return Path(path)
+
+    def _wired(self, kernel: str, unit: str, argument: Argument, used: set[str]) -> tuple[str, ...]:
+        if argument.kind == "scalar":
+            return ()
+        for name in (f"{unit}.{argument.name}", f"{kernel}.{argument.name}"):
+            used.add(name)
+            if name in self._wiring:
+                return self._wiring[name]
+        return (self._banks[0].name,)
+
+    def _identified(self, bitstream: Bitstream) -> Bitstream:
+        import cloudpickle
+
+        models = {kernel._body.interface.kernel: kernel.fn for kernel in self._kernels}
+        whole = bitstream._replace(circuit=cloudpickle.dumps((models, self._faults)))
+        return whole._replace(uuid=hashlib.sha256(repr(whole).encode()).digest()[:16])
+
+
+def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:
+    sizes = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, "1G")
+    if not sizes:
+        raise OptionError("Xclbin: there must be a memory bank")
+    made, base = [], 0
+    for name, size in sizes.items():
+        found = re.fullmatch(r"(\d+)([KMG]?)", str(size))
+        nbytes = int(found[1]) * _UNITS[found[2]] if found else 0
+        if nbytes < 4096 or nbytes % 4096:
+            raise OptionError(f"Xclbin: bank {name} of {size!r} bytes: a multiple of 4096, or such as '256M'")
+        kind = next((kind for kind in ("HBM", "DDR4") if name.startswith(kind[:3])), "DDR4")
+        made.append(Bank(name, kind, base, nbytes))
+        base += nbytes
+    return tuple(made)
+
+
+def _arguments(parameters: Sequence[Parameter]) -> tuple[Argument, ...]:
+    """Return arguments with their registers where Vitis HLS puts them (UG1399)."""
+    made, offset = [], 0x10
+    for parameter in parameters:
+        if parameter.direction is None:
+            ctype = _CTYPES[parameter.dtype or "int"]
+            kind, port = "scalar", "S_AXI_CONTROL"
+            nbytes = 8 if ctype in ("long", "unsigned long", "double") else 4
+        else:
+            import numpy as np
+
+            dtype = None if parameter.dtype is None else np.dtype(parameter.dtype).name
+            ctype = f"{_CTYPES[dtype]}*" if dtype in _CTYPES else "void*"
+            kind, port, nbytes = "pointer", f"M_AXI_{parameter.name.upper()}", 8
+        made.append(Argument(parameter.name, kind, ctype, offset, nbytes, port))
+        offset += nbytes + 4
+    return tuple(made)

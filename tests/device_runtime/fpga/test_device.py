@@ -1,0 +1,174 @@
+"""The device of an FPGA: how it is opened and refused, and what happens when its units go wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hardware_kernels import add, bitstream, scale
+
+import offload as of
+from device_runtime.fpga.writing import pack
+from offload import offload
+from offload.testing import Fault, Xclbin
+
+PYNQ = importlib.util.find_spec("pynq") is not None
+pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
+needs_pynq = pytest.mark.skipif(not PYNQ, reason="needs pynq")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def connected(here: Path) -> Iterator[Any]:
+    """Return what opens a device with a bitstream, and some of its address."""
+
+    def connect(made: Xclbin, more: str = "") -> None:
+        made.write("test.xclbin")
+        of.connect(f"emu:test.xclbin{more}")
+
+    yield connect
+    of.shutdown()
+
+
+def added(*values: float) -> list[float]:
+    """Return the sums of some values with themselves, as the circuit has them."""
+    given = np.array(values, "float32")
+    found: list[float] = add(given, given, np.empty_like(given), len(given))[0].tolist()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("emu:", "behind the colon stands a bitstream, as in 'emu:vadd.xclbin'"),
+        ("pynq:?device=1", "behind the colon stands a bitstream"),
+        ("emu:a.xclbin?unit=2", "there is no 'unit' to be set; there is units, clock, timeout"),
+        ("pynq:a.xclbin?units=2", "there is no 'units' to be set; there is device, timeout"),
+        ("emu:a.xclbin?units=2&units=3", "units is set twice"),
+        ("emu:a.xclbin?units=x", "units='x' must be a number from 1 to 64"),
+        ("emu:a.xclbin?units=0", "units='0' must be a number"),
+        ("emu:a.xclbin?timeout=0", "timeout='0' must be a number"),
+        ("emu:a.xclbin?timeout=nan", "timeout='nan' must be a number"),
+    ],
+)
+def test_addresses_that_cannot_be_meant(address: str, told: str) -> None:
+    with pytest.raises(of.OptionError, match=told):
+        of.connect(address)
+
+
+def test_files_that_are_no_bitstreams(here: Path) -> None:
+    with pytest.raises(of.BitstreamError, match=r"none\.xclbin cannot be read: No such file"):
+        of.connect("emu:none.xclbin")
+    here.joinpath("other.xclbin").write_bytes(b"#!/bin/sh")
+    with pytest.raises(of.BitstreamError, match="this is no xclbin file"):
+        of.connect("emu:other.xclbin")
+    here.joinpath("short.xclbin").write_bytes(pack(bitstream())[:-9])
+    with pytest.raises(of.BitstreamError, match="truncated or damaged"):
+        of.connect("pynq:short.xclbin")
+
+
+def test_kernels_with_different_numbers_of_units(here: Path) -> None:
+    Xclbin([add, scale], units={"vadd": 2}).write("a.xclbin")
+    with pytest.raises(of.DeviceUnavailable, match="2 of vadd, 1 of scale"):
+        of.connect("emu:a.xclbin")
+
+
+@pytest.mark.skipif(PYNQ, reason="for where pynq is not installed")
+def test_without_pynq(here: Path) -> None:
+    Xclbin([add]).write("a.xclbin")
+    for kind in ("emu", "pynq"):
+        with pytest.raises(
+            of.DeviceUnavailable, match=r"pynq cannot be imported.*pip install 'offload\[alveo\]'"
+        ):
+            of.connect(f"{kind}:a.xclbin")
+
+
+@needs_pynq
+def test_without_a_board(here: Path) -> None:
+    Xclbin([add]).write("a.xclbin")
+    with pytest.raises(of.DeviceUnavailable, match="finds 0 devices, and number 0 is asked for; source XRT"):
+        of.connect("pynq:a.xclbin")
+
+
+@needs_pynq
+def test_models_that_do_not_load(here: Path) -> None:
+    made = bitstream()._replace(circuit=b"no pickle")
+    here.joinpath("a.xclbin").write_bytes(pack(made))
+    with pytest.raises(of.DeviceUnavailable, match="its models do not load here"):
+        of.connect("emu:a.xclbin")
+
+
+@needs_pynq
+def test_the_file_is_read_once(connected: Any, here: Path) -> None:
+    """What becomes of it afterwards is no concern of the device's, also when it starts again."""
+    connected(Xclbin([add]), "?units=2")
+    here.joinpath("test.xclbin").unlink()
+    os.chdir("/")
+    with pytest.raises(of.WorkerDied):
+        offload(os._exit, target=1)(3)
+    assert added(1, 2) == [2, 4]
+
+
+@needs_pynq
+def test_a_unit_that_hangs(connected: Any) -> None:
+    connected(Xclbin([add], units=2, faults={"vadd_2": Fault("hang", after=1)}), "?timeout=0.2")
+    one = np.ones(2, "float32")
+    assert add(one, one, np.empty(2, "float32"), 2, target="vadd_2")[0].tolist() == [2, 2]
+    out = np.full(2, 7, "float32")
+    with pytest.raises(of.DeviceError, match=r"unit vadd_2 has not ended .*registers from 0x0 on: 00000000"):
+        add(one, one, out, 2, target="vadd_2")
+    assert out.tolist() == [7, 7]
+    assert added(1, 2) == [2, 4]
+    assert add(one, one, out, 2, target="vadd_2")[0].tolist() == [2, 2]
+
+
+@needs_pynq
+def test_a_unit_that_is_slow(connected: Any) -> None:
+    connected(Xclbin([add], faults={"vadd_1": Fault("slow", seconds=0.05)}))
+    assert added(1, 2) == [2, 4]
+
+
+@needs_pynq
+def test_a_bit_that_flips(connected: Any) -> None:
+    connected(Xclbin([add], faults={"vadd_1": Fault("flip", after=1)}))
+    assert added(1, 2) == [2, 4]
+    wrong = added(1, 2)
+    assert wrong != [2, 4] and np.allclose(wrong, [2, 4])
+
+
+@needs_pynq
+def test_a_launch_runs_again_when_its_device_was_lost(connected: Any) -> None:
+    """What another unit's kernel does to the owner is not its fault."""
+    connected(Xclbin([add], units=2, faults={"vadd_1": Fault("slow", seconds=1)}))
+    one = np.ones(2, "float32")
+    handle = add.launch(one, one, np.empty(2, "float32"), 2, target=0)
+    with pytest.raises(of.WorkerDied):
+        offload(os._exit, target=1)(3)
+    assert handle.result().tolist() == [2, 2]
+
+
+@needs_pynq
+def test_a_timeout_ends_what_a_unit_runs(connected: Any) -> None:
+    connected(Xclbin([add], faults={"vadd_1": Fault("slow", after=1, seconds=50)}))
+    assert added(1) == [2]
+    one = np.ones(2, "float32")
+    with pytest.raises(of.LaunchTimeout):
+        add(one, one, np.empty(2, "float32"), 2, timeout=0.2, retries=0)
+    assert added(1) == [2]
+
+
+def test_a_fault_of_no_kind() -> None:
+    with pytest.raises(of.OptionError, match="kind='fire' must be 'hang', 'slow' or 'flip'"):
+        Fault("fire")
+    with pytest.raises(of.OptionError, match="maps units to Faults; there is vadd_1"):
+        Xclbin([add], faults={"vadd_3": Fault("hang")})
