@@ -12,7 +12,9 @@ from __future__ import annotations
 import bisect
 import math
 import struct
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,50 +61,53 @@ class Allocation(NamedTuple):
 
 
 class EmulatedBank:
-    """A memory of the emulated board."""
+    """A memory of the emulated board. Any thread may use it."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
+        self._lock = threading.Lock()  # of the two that follow
         self._addresses: list[int] = []  # of what is allocated, ascending
         self._allocations: dict[int, Allocation] = {}
-
-    @property
-    def free_bytes(self) -> int:
-        """Bytes that are not allocated; not all of them need lie together."""
-        return self.bank.nbytes - sum(_whole(one.memory.nbytes) for one in self._allocations.values())
+        self._freed: deque[int] = deque()  # to be taken out of them
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Allocation:
         """Take the first place that is large enough.
 
         Raises DeviceMemoryError, naming bank, size and free space.
         """
-        nbytes = max(1, dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
-        address = self.bank.base
-        for at in self._addresses:
-            if at - address >= _whole(nbytes):
-                break
-            address = at + _whole(self._allocations[at].memory.nbytes)
-        if address + nbytes > self.bank.base + self.bank.nbytes:
-            raise DeviceMemoryError(
-                f"bank {self.bank.name} has no room for {nbytes:,} bytes: "
-                f"{self.free_bytes:,} of its {self.bank.nbytes:,} are free"
-            )
-        made = Allocation(address, shape, dtype, np.zeros(nbytes, np.uint8))
-        bisect.insort(self._addresses, address)
-        self._allocations[address] = made
+        nbytes = max(1, dtype.itemsize * math.prod(shape))
+        with self._lock:
+            while self._freed:
+                address = self._freed.popleft()
+                del self._allocations[address]
+                self._addresses.remove(address)
+            address = self.bank.base
+            for at in self._addresses:
+                if at - address >= _whole(nbytes):
+                    break
+                address = at + _whole(self._allocations[at].memory.nbytes)
+            if address + nbytes > self.bank.base + self.bank.nbytes:
+                taken = sum(_whole(one.memory.nbytes) for one in self._allocations.values())
+                raise DeviceMemoryError(
+                    f"bank {self.bank.name} has no room for {nbytes:,} bytes: "
+                    f"{self.bank.nbytes - taken:,} of its {self.bank.nbytes:,} are free"
+                )
+            made = Allocation(address, shape, dtype, np.zeros(nbytes, np.uint8))
+            bisect.insort(self._addresses, address)
+            self._allocations[address] = made
         return made
 
     def free(self, address: int) -> None:
-        """Give a buffer back."""
-        del self._allocations[address]
-        self._addresses.remove(address)
+        """Give a buffer back. A finalizer may do so in the midst of anything, and so it takes no lock."""
+        self._freed.append(address)
 
     def find(self, address: int) -> tuple[Allocation, int] | None:
         """Return the buffer that an address lies in, and where in it; None if it lies in none."""
-        place = bisect.bisect_right(self._addresses, address) - 1
-        if place < 0:
-            return None
-        found = self._allocations[self._addresses[place]]
+        with self._lock:
+            place = bisect.bisect_right(self._addresses, address) - 1
+            if place < 0:
+                return None
+            found = self._allocations[self._addresses[place]]
         offset = address - found.address
         return (found, offset) if offset < found.memory.nbytes else None
 
