@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from device_runtime.capture import Capture
 from device_runtime.errors import OptionError
 from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.circuit import Fault
@@ -142,10 +144,8 @@ class Xclbin:
         return (self._banks[0].name,)
 
     def _identified(self, bitstream: Bitstream) -> Bitstream:
-        import cloudpickle
-
-        models = {kernel._body.interface.kernel: kernel.fn for kernel in self._kernels}
-        whole = bitstream._replace(circuit=cloudpickle.dumps((models, self._faults)))
+        models = {one._body.interface.kernel: Capture(one.fn).image().data for one in self._kernels}
+        whole = bitstream._replace(circuit=pickle.dumps((models, self._faults)))
         return whole._replace(uuid=hashlib.sha256(repr(whole).encode()).digest()[:16])
 
 

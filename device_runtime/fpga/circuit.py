@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from device_runtime.capture import load_image
 from device_runtime.errors import BitstreamError, OptionError
 
 Model = Callable[..., object]
@@ -38,7 +39,8 @@ def load(circuit: bytes) -> tuple[dict[str, Model], dict[str, Fault]]:
     if not circuit:
         return {}, {}
     try:
-        models, faults = pickle.loads(circuit)
+        images, faults = pickle.loads(circuit)
+        models = {kernel: load_image(data) for kernel, data in images.items()}
     except Exception as error:
         raise BitstreamError(
             f"its models do not load here ({error!r}); they are for the Python they were written by"

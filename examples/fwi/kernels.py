@@ -1,0 +1,82 @@
+"""The two products that take all the time, as hardware kernels, and an inversion on units that have them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from offload import In, Out, offload
+from offload.core import instance
+from offload.testing import Xclbin
+
+from . import forward
+from .configuration import Configuration
+from .inversion import Result, reconstruct
+
+
+@offload(kernel="dotprod")
+def dotprod(matrix: In("complex64"), chi: In("float32"), out: Out("complex64"), rows: int, cells: int):
+    """K·χ: a pressure for each row of K, (rows, cells)."""
+    out[:rows] = matrix[:rows, :cells] @ chi[:cells]
+
+
+@offload(kernel="update")
+def update(matrix: In("complex64"), rest: In("complex64"), out: Out("complex64"), rows: int, cells: int):
+    """Kᴴ·r: for each cell what all rows say of it."""
+    out[:cells] = np.conj(np.conj(rest[:rows]) @ matrix[:rows, :cells])
+
+
+def bitstream(path: str | Path, instances: int) -> Path:
+    """Write a bitstream for the emulated FPGA, with two units and two memory banks for each instance."""
+    wiring = {}
+    for number in range(instances):
+        for kernel, given in (("dotprod", "chi"), ("update", "rest")):
+            unit = f"{kernel}_{number + 1}"
+            wiring[f"{unit}.matrix"] = f"HBM{2 * number}"
+            wiring[f"{unit}.{given}"] = wiring[f"{unit}.out"] = f"HBM{2 * number + 1}"
+    banks = {f"HBM{number}": "256M" for number in range(2 * instances)}
+    return Xclbin([dotprod, update], instances, banks, wiring).write(path)
+
+
+class Found(NamedTuple):
+    """What an instance has found in how many seconds, and how many bytes went there and came back."""
+
+    result: Result
+    seconds: float
+    matrix_bytes: int  # of K
+    up: int
+    down: int
+
+
+@offload(auto=1)
+def invert(asked: Configuration, model: Any) -> Found:
+    """Make the pressures of a model, (N,), and find the model from them, all on one instance.
+
+    K is sent to the device once, and stays there; each product sends a vector and takes one back.
+    """
+    device = instance()
+    rows, cells = asked.rows, asked.cells
+    large, small = (device.dotprod.unit.banks[place][0] for place in (0, 1))
+    matrix = device.array(forward.matrix(asked), bank=large)
+    chi, rest = (device.empty(cells, "float32", small), device.empty(rows, "complex64", small))
+    pressures, descent = (device.empty(size, "complex64", small) for size in (rows, cells))
+
+    def product(values: Any) -> Any:
+        chi.write(values)
+        device.dotprod(matrix, chi, pressures, rows, cells)
+        return np.asarray(pressures).copy()
+
+    def adjoint(values: Any) -> Any:
+        rest.write(values)
+        device.update(matrix, rest, descent, rows, cells)
+        return np.asarray(descent).copy()
+
+    begin = time.perf_counter()
+    result = reconstruct(asked, product(model), product, adjoint)
+    seconds = time.perf_counter() - begin
+    vectors = (chi, rest, pressures, descent)
+    up, down = (sum(getattr(one, name) for one in vectors) for name in ("uploads", "downloads"))
+    return Found(result, seconds, matrix.uploads, up, down)

@@ -1,0 +1,193 @@
+"""Full waveform inversion: the models are found again, in NumPy and on the emulated FPGA."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from examples.fwi import configuration, forward
+from examples.fwi.__main__ import main
+from examples.fwi.configuration import Configuration, ConfigurationError
+from examples.fwi.inversion import InversionError, reconstruct
+from examples.fwi.split import join, split
+
+SQUARE = {"ngrid": {"x": 10, "z": 10}, "Freq": {"nTotal": 20}, "nSources": 20, "nReceivers": 20}
+SMALL = {"ngrid": {"x": 7, "z": 5}, "Freq": {"nTotal": 3}, "nSources": 4, "nReceivers": 3}
+needs_pynq = [
+    pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="needs pynq"),
+    pytest.mark.timeout(100),
+]
+
+
+def inverted(asked: Configuration, dtype: Any = np.complex128) -> Any:
+    """Return what is found from the layered model's own pressures, and that model."""
+    matrix, truth = forward.matrix(asked, dtype), forward.layered(asked)
+    real = matrix.real.dtype
+    found = reconstruct(
+        asked,
+        matrix @ truth.astype(real),
+        lambda chi: matrix @ chi.astype(real),
+        lambda rest: np.conj(np.conj(rest) @ matrix),
+    )
+    return found, truth
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_a_well_measured_ground_is_found(dtype: Any) -> None:
+    found, truth = inverted(configuration.parse(SQUARE), dtype)
+    assert found.converged and len(found.residuals) == 19
+    assert np.abs(found.chi - truth).max() <= 2.5e-4
+
+
+def test_a_ground_with_fewer_measurements_than_cells() -> None:
+    found, truth = inverted(Configuration())
+    assert found.converged and len(found.residuals) == 56
+    assert np.linalg.norm(found.chi - truth) / np.linalg.norm(truth) == pytest.approx(0.09, abs=0.01)
+
+
+def test_the_misfit_falls() -> None:
+    found, _ = inverted(configuration.parse(SMALL))
+    assert 1 > found.residuals[0] > 10 * found.residuals[-1] > 0
+
+
+def test_silence_is_an_empty_ground() -> None:
+    asked = configuration.parse(SMALL)
+    nothing = np.zeros(asked.rows, complex)
+    found = reconstruct(asked, nothing, lambda chi: nothing, lambda rest: np.zeros(asked.cells, complex))
+    assert found.converged and not found.chi.any() and found.residuals == [0.0]
+
+
+def test_what_is_no_number_does_not_pass() -> None:
+    asked = configuration.parse(SMALL)
+    matrix = forward.matrix(asked, np.complex128)
+    data = matrix @ forward.layered(asked)
+    calls = iter(range(99))
+
+    def broken(chi: Any) -> Any:
+        return matrix @ chi * (np.nan if next(calls) == 3 else 1)
+
+    with pytest.raises(InversionError):
+        reconstruct(asked, data, broken, lambda rest: np.conj(np.conj(rest) @ matrix))
+    with pytest.raises(InversionError, match="the data hold what is no number"):
+        reconstruct(asked, data * np.nan, broken, broken)
+
+
+def test_the_matrix_is_the_formula() -> None:
+    from scipy.special import j0, y0
+
+    asked = configuration.parse(SMALL)
+    matrix = forward.matrix(asked, np.complex128)
+    f, r, s, cell = 2, 1, 3, 17
+    x = -300 + 600 / 7 * (cell % 7 + 0.5)
+    z = 300 / 5 * (cell // 7 + 0.5)
+    k = 2 * np.pi * 40 / 2000
+
+    def green(px: float) -> complex:
+        distance = k * np.hypot(x - px, z + 5)
+        return complex(0.25 * (-y0(distance) + 1j * j0(distance)))
+
+    wanted = 600 / 7 * 60 * k**2 * green(0.0) * green(480.0)
+    assert matrix[(f * 3 + r) * 4 + s, cell] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_parts_make_the_whole() -> None:
+    asked = configuration.parse({"ngrid": {"x": 11, "z": 4}})
+    parts = split(asked, 3)
+    assert [part.asked.ngrid.x for part in parts] == [4, 4, 3]
+    assert np.allclose(
+        np.concatenate([forward.centres(part.asked) for part in parts]),
+        np.concatenate([forward.centres(asked)[part.cells] for part in parts]),
+    )
+    chi = np.arange(44.0)
+    assert join(parts, [chi[part.cells] for part in parts]).tolist() == chi.tolist()
+    tall = split(configuration.parse({"ngrid": {"x": 4, "z": 9}}), 2)
+    assert [(part.asked.ngrid.x, part.asked.ngrid.z) for part in tall] == [(4, 5), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("count", "even", "told"), [(0, False, "1 to 3 parts"), (4, False, "not 4"), (2, True, "share evenly")]
+)
+def test_parts_that_cannot_be(count: int, even: bool, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        split(configuration.parse({"ngrid": {"x": 11, "z": 4}}), count, even)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "must have the fields c_0"),
+        ({"speed": 1}, "speed is not known"),
+        ({"c_0": float("nan")}, "c_0 is nan, and must be finite"),
+        ({"c_0": 0}, "c_0 is 0.0, and must be more than 0"),
+        ({"c_0": "fast"}, "c_0 is 'fast', and must be a number"),
+        ({"nSources": 2.5}, "nSources is 2.5, and must be a whole number"),
+        ({"nReceivers": 0}, "nReceivers is 0, and must be at least 1"),
+        ({"ngrid": {"x": 2}}, "ngrid.x is 2, and must be at least 3"),
+        ({"ngrid": {"z": True}}, "ngrid.z is True"),
+        ({"Freq": {"max": 5}}, "Freq.max is 5.0, and must be more than 10"),
+        ({"reservoirTopLeft": {"x": 1}}, "reservoirTopLeft.z is missing"),
+        ({"reservoirBottomRight": {"x": -300, "z": 9}}, "reservoirBottomRight.x is -300.0"),
+        ({"max": 0}, "max is 0"),
+    ],
+)
+def test_configurations_that_cannot_be(given: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        configuration.parse(given)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    asked = configuration.parse(SMALL)
+    tmp_path.joinpath("config.json").write_text(json.dumps(SMALL))
+    tmp_path.joinpath("model.txt").write_text("\n".join(map(str, forward.layered(asked))))
+    return tmp_path
+
+
+@pytest.mark.parametrize("device", ["none", pytest.param("emu", marks=needs_pynq)])
+def test_the_command_line(files: Path, device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = files / "result.npz"
+    given = [str(files / "config.json"), str(files / "model.txt"), "--device", device, "--out", str(out)]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    with np.load(out) as found:
+        assert found["chi"].dtype == np.float64 and found["chi"].shape == (35,)
+        assert found["residuals"].ndim == 1 and found["residuals"][-1] < 1e-3
+        assert found["converged"]
+    assert "part 0: 7 x 5 cells" in said and "converged" in said
+    if device == "emu":
+        assert f"{36 * 35 * 8:,} bytes of K went to the device, once" in said
+    assert main([*given, "--instances", "2"]) == 0
+    assert "part 1: 3 x 5 cells" in capsys.readouterr().out
+    with np.load(out) as found:
+        assert found["chi"].shape == (35,) and found["residuals"].shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("config.json", "", "is empty"),
+        ("config.json", "{", "is no JSON"),
+        ("config.json", '{"ngrid": {"x": 2}}', "config.json: ngrid.x is 2"),
+        ("model.txt", "", "has 0 numbers, and the grid has 35 cells"),
+        ("model.txt", "1 " * 34 + "nan", "number 35 is 'nan', and must be finite"),
+        ("model.txt", "1 " * 34 + "one", "number 35 is 'one'"),
+        ("model.txt", None, "cannot be read"),
+    ],
+)
+def test_files_that_cannot_be_used(
+    files: Path, name: str, text: str | None, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is None:
+        files.joinpath(name).unlink()
+    else:
+        files.joinpath(name).write_text(text)
+    assert main([str(files / "config.json"), str(files / "model.txt"), "--device", "none"]) == 1
+    said = capsys.readouterr()
+    assert told in said.err and said.err.startswith("fwi: ") and len(said.err.splitlines()) == 1
