@@ -1,0 +1,59 @@
+"""Pictures of grounds and misfits: shown in a notebook, written to a file elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+if "ipykernel" not in sys.modules:
+    matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+
+from .configuration import Configuration
+from .forward import Real
+
+
+def grounds(asked: Configuration, shown: Mapping[str, Real], name: str) -> None:
+    """Show the contrasts of some grounds below each other, each (N,), with its title."""
+    figure, axes = plt.subplots(
+        len(shown), squeeze=False, figsize=(7, 1.6 * len(shown) + 0.6), sharex=True, layout="constrained"
+    )
+    top, bottom = asked.reservoirTopLeft, asked.reservoirBottomRight
+    most = max(float(chi.max()) for chi in shown.values())
+    for (title, chi), (axis,) in zip(shown.items(), axes, strict=True):
+        image = axis.imshow(
+            chi.reshape(asked.ngrid.z, asked.ngrid.x),
+            extent=(top.x, bottom.x, bottom.z, top.z),
+            vmin=0,
+            vmax=most,
+            aspect="auto",
+            cmap="viridis",
+        )
+        axis.set_title(title)
+        axis.set_ylabel("depth, m")
+    axes[-1][0].set_xlabel("along the surface, m")
+    figure.colorbar(image, ax=[axis for (axis,) in axes], label="contrast")
+    _finish(figure, name)
+
+
+def misfits(shown: Mapping[str, Sequence[float]], name: str) -> None:
+    """Show how misfits fell, on a logarithmic scale."""
+    figure, axis = plt.subplots(figsize=(7, 3))
+    for label, residuals in shown.items():
+        axis.semilogy(residuals, label=label)
+    axis.set_xlabel("evaluation")
+    axis.set_ylabel("misfit")
+    axis.legend()
+    _finish(figure, name)
+
+
+def _finish(figure: plt.Figure, name: str) -> None:
+    if "ipykernel" in sys.modules:
+        plt.show()
+    else:
+        figure.savefig(name, bbox_inches="tight")
+        print(f"picture: {name}")
+    plt.close(figure)
