@@ -79,6 +79,7 @@ class FpgaDevice(Device):
         self.bitstream = boards.load(self._config)
         self.names = boards.names(self.bitstream)
         self._units = max(self.names.values()) + 1
+        self.memory = sum(bank.nbytes for bank in self.bitstream.banks if bank.used)
         try:
             self._arena_descriptor = self._own(create())
             self._arena = arena.Arena(self._arena_descriptor, memory.bound(), self._janitor)
