@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from resting import rest
 
 import offload as of
 from device_runtime.launch import Image
@@ -99,6 +100,7 @@ class Between:
                 action()
             return real(device, plan)
 
+        rest()
         self._patch.setattr(ProcessDevice, "look", look)
 
 

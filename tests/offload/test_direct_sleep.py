@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from gates import Gate, gated
+from resting import rest
 
 import offload as of
 from device_runtime.process.ring import are_sound
@@ -54,6 +55,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         noted.append("ordinary")
         return adopt(dispatcher, lone)
 
+    rest()
     monkeypatch.setattr(Pump, "sleep", sleeping)
     monkeypatch.setattr(Dispatcher, "adopt", adopted)
     return noted
@@ -72,6 +74,7 @@ def in_thread(act: Any) -> threading.Thread:
 
 def test_it_sleeps_and_takes_the_values_itself(slept: list[str], gate: Gate) -> None:
     whoami()  # the core is up
+    rest()
     slept.clear()
     opener = in_thread(lambda: (gate.wait(), gate.let_on()))
     assert at_gate.options(target=1)(gate, "value") == ["value"]
