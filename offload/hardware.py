@@ -356,8 +356,10 @@ def _parameter(body: Body, name: str, annotation: Any) -> Parameter:
 
 
 def _finish(outs: Sequence[Sequence[Any]], rank: int, value: Any) -> Any:
-    """Copy what came out of a shard to the caller's arrays, and return those."""
+    """Copy what came out of a shard to the caller's arrays, and return those; None if there are none."""
     theirs = [pieces[rank] for pieces in outs]
     for array, found in zip(theirs, [value] if len(theirs) == 1 else value, strict=True):
         array[...] = found
+    if not theirs:
+        return None
     return theirs[0] if len(theirs) == 1 else tuple(theirs)

@@ -57,10 +57,13 @@ def pack(bitstream: Bitstream) -> bytes:
                 ],
             ),
         ),
-        (axlf.CONNECTIVITY, _table(4, [axlf.WIRE.pack(*wire) for wire in wires])),
+        # pynq reads the first wire and the first clock unasked, so there is room for them.
+        (
+            axlf.CONNECTIVITY,
+            _table(4, [axlf.WIRE.pack(*wire) for wire in wires]).ljust(4 + axlf.WIRE.size, b"\0"),
+        ),
         (
             axlf.CLOCKS,
-            # pynq reads the first one unasked, so there is room for it.
             (
                 axlf.CLOCK_COUNT.pack(len(bitstream.clocks))
                 + b"".join(axlf.CLOCK.pack(mhz, 1, _field(name, 128)) for name, mhz in bitstream.clocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hardware_kernels import add, bitstream
 import offload as of
 from offload import In, Out, offload
 from offload.core import instance
+from offload.testing import Xclbin
 
 pytest.importorskip("pynq")
 pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
@@ -23,6 +25,16 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"emu:{written(tmp_path_factory.mktemp('bitstreams'), bitstream())}?units=2"
     with of.connect(address):
         yield address
+
+
+@offload(kernel="noop")
+def noop(n: int) -> None:
+    pass
+
+
+def test_a_kernel_without_arrays(tmp_path: Path) -> None:
+    with of.connect(f"emu:{Xclbin([noop]).write(tmp_path / 'noop.xclbin')}"):
+        assert noop(1) == [None]
 
 
 def floats(*values: float) -> Any:
