@@ -40,8 +40,9 @@ class Capture:
     Threads may share one: what they race for is only who makes an image first.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], pure: bool = False) -> None:
         self.function = function
+        self.pure = pure
         self.plain = plain_function(function)
         named = self.plain or function
         self.module = str(getattr(named, "__module__", None) or "__main__")
@@ -80,7 +81,7 @@ class Capture:
             image = last.image
         else:
             number = next(_numbers)
-            image = Image(number, self.name, self.module, data, walk.fresh, used, walk.sources())
+            image = Image(number, self.name, self.module, data, walk.fresh, used, walk.sources(), self.pure)
         self._last = _Last(resident, walk if walk.frozen else None, image)
         if len(data) > LARGE:
             self._warn(walk)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from device_runtime.context import current
-from device_runtime.fpga.interface import Interface, Parameter
+from device_runtime.fpga.interface import Interface, Parameter, parameter_error
 
 
 class Blank(NamedTuple):
@@ -35,16 +35,31 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
     taken = interface(plain)
     context = current()
     if context is not None and context.instance is not None:
+        for parameter, value in zip(taken.parameters, args, strict=True):
+            if parameter.direction is not None and not isinstance(value, Blank):
+                _check(taken, parameter, value)
         outs = context.instance.run(taken, reference, args)
         return outs[0] if len(outs) == 1 else outs
     values, found = [], []
     for parameter, value in zip(taken.parameters, args, strict=True):
         if isinstance(value, Blank):
             value = value.made()
-        elif parameter.direction == "InOut":
-            value = value.copy()
+        elif parameter.direction is not None:
+            _check(taken, parameter, value)
+            value = value.copy() if parameter.direction == "InOut" else value
         if parameter.direction in ("Out", "InOut"):
             found.append(value)
         values.append(value)
     reference(*values)
     return found[0] if len(found) == 1 else tuple(found)
+
+
+def _check(taken: Interface, parameter: Parameter, value: Any) -> None:
+    """Raise TypeError for what a handle has given that is not what the kernel takes."""
+    if not hasattr(value, "dtype"):
+        raise TypeError(
+            f"kernel {taken.kernel}: argument {parameter.name} takes an array, not {type(value).__name__}"
+        )
+    wrong = parameter_error(parameter, value)
+    if wrong:
+        raise TypeError(f"kernel {taken.kernel}: argument {parameter.name} {wrong}")

@@ -61,6 +61,7 @@ class Image(NamedTuple):
     fresh: bool = False  # load anew for every launch: a run could change what was captured
     resident: frozenset[str] = frozenset()  # resident names the kernel uses
     sources: Mapping[str, list[str]] = {}  # for tracebacks: files cores cannot read
+    pure: bool = False  # it has no effect but its value, so that it may be run again
 
 
 class Dependency(NamedTuple):

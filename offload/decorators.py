@@ -112,7 +112,8 @@ def _decorate(
         raise OptionError(f"@{name} takes its options by name, as in @{name}(timeout=10)")
     hardware = {one: options.pop(one) for one in ("kernel", "xclbin") if one in options}
     for option, value in hardware.items():
-        if not (isinstance(value, (str, os.PathLike)) and str(value)):
+        kinds = (str, os.PathLike) if option == "xclbin" else (str,)
+        if not (isinstance(value, kinds) and str(value)):
             raise OptionError(f"@{name}: {option}={value!r} must be a name")
     layer = check(options, f"@{name}")
     second = placements(layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import operator
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -12,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from device_runtime.errors import DeviceError, KernelTypeError, OptionError
-from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, Parameter
-from device_runtime.hardware import Blank, run
+from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, Parameter, dtype_error
+from device_runtime.fpga.xclbin import read
+from device_runtime.hardware import Blank, interface, run
 from offload.body import Body
 from offload.handle import Handle
 from offload.kernel import Kernel
@@ -51,12 +53,20 @@ class Direction:
         if dtype is not None:
             import numpy as np
 
-            self.dtype = np.dtype(dtype).str
+            found = np.dtype(dtype)
+            if found.kind not in "biufc":
+                raise OptionError(f"{self.name}: dtype={dtype!r} is none of numbers, which a circuit takes")
+            self.dtype = found.str
         if shape is not None:
-            full = (shape,) if isinstance(shape, int) else tuple(shape)
-            if not all(isinstance(size, int) and size >= 0 for size in full):
+            try:
+                full = tuple(map(operator.index, shape if isinstance(shape, Sequence) else (shape,)))
+            except TypeError:
+                full = (-1,)
+            if min(full, default=0) < 0:
                 raise OptionError(f"{self.name}: shape={shape!r} must be a tuple of sizes")
             self.shape = full
+        if not isinstance(bank, str | None):
+            raise OptionError(f"{self.name}: bank={bank!r} must be a name")
 
 
 class In(Direction):
@@ -141,6 +151,10 @@ class HardwareKernel(Kernel[..., Any]):
             for handle in pending:
                 handle.cancel()
 
+    def __offload_reduce__(self) -> Any:
+        # With the interface: where it goes to, its annotations may not be understood.
+        return _rebuild, (self._body.fn, self._body.kind, self._body.plain(), self._layer, self._bound)
+
     def _start(
         self,
         here: Session,
@@ -153,8 +167,7 @@ class HardwareKernel(Kernel[..., Any]):
         self._body.signature.check(full, kwargs)
         pool = here.pool(options.device)
         count = route_of(pool, self._body, options).count
-        if pool.device.bitstream is not None:
-            self._body.check_circuit(pool.device.bitstream, pool.address)
+        self._body.check_circuit(pool.device.bitstream, pool.address)
         calls, finish = self._body.calls(full, kwargs, count)
         return launch(here, self._body, (), {}, options, attended, calls=calls, finish=finish)
 
@@ -162,28 +175,37 @@ class HardwareKernel(Kernel[..., Any]):
 class HardwareBody(Body):
     """Hold a hardware kernel's function, and what it says of its arguments."""
 
-    __slots__ = ("_fits", "interface")
+    __slots__ = ("_circuit", "_fits", "interface")
 
     makes = HardwareKernel
 
-    def __init__(self, fn: Any, kernel: str | None, xclbin: str | None) -> None:
+    def __init__(
+        self, fn: Any, kernel: str | None, xclbin: str | None, known: Interface | None = None
+    ) -> None:
         super().__init__(fn)
         inner = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
         name = kernel or str(getattr(inner, "__name__", ""))
-        self.interface = Interface(name, _parameters(self, self.fn), xclbin)
+        self.interface = known or Interface(name, _parameters(self, self.fn), xclbin)
         self._fits: KernelSpec | None = None  # the last one that was looked at
+        self._circuit: dict[str, str] = {}  # the types of what its pointers lead to
 
     @property
     def capture(self) -> Capture:
         if self._capture is None:
             from device_runtime.capture import Capture
 
-            self._capture = Capture(partial(run, self._plain(), self.fn))
+            self._capture = Capture(partial(run, self.plain(), self.fn), pure=True)
             self._capture.name, self._capture.module = self.name, self.module
         return self._capture
 
-    def check_circuit(self, bitstream: Bitstream, address: str) -> None:
-        """Raise DeviceError, naming every mismatch, if a device's bitstream has another kernel or none."""
+    def check_circuit(self, bitstream: Bitstream | None, address: str) -> None:
+        """Raise DeviceError, naming every mismatch, if a device's bitstream has another kernel or none.
+
+        Nothing is known of a device that has no bitstream.
+        """
+        if bitstream is None:
+            self._fits, self._circuit = None, {}
+            return
         spec = next((one for one in bitstream.kernels if one.name == self.interface.kernel), None)
         if spec is None:
             raise DeviceError(
@@ -198,9 +220,18 @@ class HardwareBody(Body):
                 f"kernel {self.name} does not fit kernel {spec.name} of the bitstream of {address}: "
                 + "; ".join(wrong)
             )
+        if self.interface.xclbin is not None and os.path.exists(self.interface.xclbin):
+            wanted = read(self.interface.xclbin).uuid
+            if wanted != bitstream.uuid:
+                raise DeviceError(
+                    f"kernel {self.name} is for {self.interface.xclbin} ({wanted.hex()}), and {address} "
+                    f"has another bitstream loaded ({bitstream.uuid.hex()})"
+                )
+        self._circuit = {one.name: one.ctype for one in spec.arguments if one.kind == "pointer"}
         self._fits = spec
 
-    def _plain(self) -> tuple[Any, ...]:
+    def plain(self) -> tuple[Any, ...]:
+        """Return the interface as tuples, as it travels."""
         kernel, parameters, xclbin = self.interface
         return kernel, tuple([tuple(parameter) for parameter in parameters]), xclbin
 
@@ -259,13 +290,18 @@ class HardwareBody(Body):
 
         what = f"kernel {self.name}: argument {parameter.name}"
         if isinstance(value, Handle) and parameter.direction == IN:
+            if not value._bare:
+                raise TypeError(f"{what} is an array, and this handle gives a list: launch that on one unit")
             return  # what it gives is looked at where it runs
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}")
         if parameter.dtype is not None and value.dtype.str != parameter.dtype:
             raise TypeError(f"{what} has dtype {value.dtype}, and must have {np.dtype(parameter.dtype)}")
-        if value.dtype.hasobject:
-            raise TypeError(f"{what} has dtype {value.dtype}, and a device has no Python objects")
+        if value.dtype.kind not in "biufc":
+            raise TypeError(f"{what} has dtype {value.dtype}, and a circuit takes numbers")
+        wrong = self._circuit.get(parameter.name) and dtype_error(self._circuit[parameter.name], value.dtype)
+        if wrong:
+            raise TypeError(f"{what} {wrong}")
         if parameter.shape is not None and value.shape != parameter.shape:
             raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")
         if parameter.direction != IN and not value.flags.writeable:
@@ -314,13 +350,13 @@ def _overlap(one: Any, other: Any) -> bool:
 def _parameters(body: Body, fn: Callable[..., Any]) -> tuple[Parameter, ...]:
     try:
         signature = inspect.signature(fn, eval_str=True)
-    except NameError as error:
-        raise KernelTypeError(f"kernel {body.name}: an annotation cannot be understood: {error}") from error
+    except Exception as error:
+        raise KernelTypeError(f"kernel {body.name}: an annotation cannot be understood: {error!r}") from error
     found = []
     for name, parameter in signature.parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             raise KernelTypeError(
-                f"kernel {body.name}: a circuit has a fixed number of arguments, and {parameter} is none"
+                f"kernel {body.name}: a circuit's arguments are given by place, and {parameter} cannot be"
             )
         found.append(_parameter(body, name, parameter.annotation))
     return tuple(found)
@@ -343,10 +379,10 @@ def _parameter(body: Body, name: str, annotation: Any) -> Parameter:
     try:
         import numpy as np
 
-        dtype = np.dtype(annotation)
+        dtype = None if annotation is None else np.dtype(annotation)
     except TypeError:
         dtype = None
-    if dtype is None or dtype.kind not in "biuf":
+    if dtype is None or dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise KernelTypeError(
             f"kernel {body.name}: argument {name} is annotated {annotation!r}; an array is In, Out or InOut, "
             "a scalar int, float, bool or a type of NumPy's"
@@ -363,3 +399,12 @@ def _finish(outs: Sequence[Sequence[Any]], rank: int, value: Any) -> Any:
     if not theirs:
         return None
     return theirs[0] if len(theirs) == 1 else tuple(theirs)
+
+
+def _rebuild(
+    fn: Any, kind: str, plain: tuple[Any, ...], layer: dict[str, Any], bound: tuple[Any, ...]
+) -> HardwareKernel:
+    known = interface(plain)
+    body = HardwareBody(fn, known.kernel, known.xclbin, known)
+    body.kind = kind
+    return HardwareKernel(body, layer, bound)

@@ -13,6 +13,7 @@ from device_runtime.fpga.xclbin import read
 if TYPE_CHECKING:
     from device_runtime.fpga.unit import Instance
 
+HUNG = 75  # exit code of an owner one of whose units has hung: EX_TEMPFAIL
 _TIMEOUT = 60.0  # seconds that a unit may take, if the address does not say
 
 
@@ -22,7 +23,6 @@ class Config(NamedTuple):
     kind: str  # "emu" or "pynq"
     path: str  # absolute
     units: int | None = None  # of each kernel; emulated only
-    clock: int | None = None  # MHz; emulated only
     device: int = 0  # which card; pynq only
     timeout: float = _TIMEOUT  # seconds a unit may take for one run
 
@@ -37,7 +37,7 @@ def configure(kind: str, rest: str) -> Config:
     if not path:
         raise OptionError(f"{address}: behind the colon stands a bitstream, as in '{kind}:vadd.xclbin'")
     given: dict[str, int | float] = {}
-    known = {"emu": ("units", "clock", "timeout"), "pynq": ("device", "timeout")}[kind]
+    known = {"emu": ("units", "timeout"), "pynq": ("device", "timeout")}[kind]
     for part in query.split("&") if query else ():
         name, _, text = part.partition("=")
         if name not in known:
@@ -53,7 +53,7 @@ def _number(address: str, name: str, text: str) -> int | float:
         number = float(text) if name == "timeout" else int(text)
     except ValueError:
         number = -1
-    most = {"units": 64, "clock": 10_000, "device": 63, "timeout": 1e6}[name]
+    most = {"units": 64, "device": 63, "timeout": 1e6}[name]
     least = 0 if name in ("device", "timeout") else 1
     if not least <= number <= most or (name == "timeout" and number == 0):
         raise OptionError(f"{address}: {name}={text!r} must be a number from {least} to {most:g}")
@@ -77,6 +77,12 @@ def instances(bitstream: Bitstream) -> list[list[tuple[KernelSpec, Unit]]]:
     kernels = [kernel for kernel in bitstream.kernels if kernel.units]
     if not kernels:
         raise DeviceUnavailable("the bitstream has no compute unit")
+    for kernel in kernels:
+        if kernel.protocol not in ("ap_ctrl_hs", "ap_ctrl_chain"):
+            raise DeviceUnavailable(
+                f"kernel {kernel.name} is controlled by {kernel.protocol}; "
+                "only those by ap_ctrl_hs and ap_ctrl_chain can be started and waited for"
+            )
     if len({len(kernel.units) for kernel in kernels}) > 1:
         told = ", ".join(f"{len(kernel.units)} of {kernel.name}" for kernel in kernels)
         raise DeviceUnavailable(

@@ -19,6 +19,7 @@ from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.fpga import boards
 from device_runtime.fpga.writing import pack
+from device_runtime.interrupts import Shield
 from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
 from device_runtime.process import arena, memory
 from device_runtime.process.channel import SocketChannel
@@ -73,7 +74,6 @@ class FpgaDevice(Device):
         self._loaded = False  # the owner has said so
         self._stillborn = 0  # owners in a row that ended before they had done anything
         self._why = ""  # the last one could not do what it is for
-        self._gone = False
 
     def open(self) -> int:
         self.bitstream = boards.load(self._config)
@@ -95,11 +95,10 @@ class FpgaDevice(Device):
             self._epoll.register(self._bell, select.EPOLLIN)
             self._oom_kills = count_oom_kills()
             self._start()
+            self._wait_until_loaded()
         except OSError as error:
             self.close()
             raise DeviceUnavailable(f"{self.address} could not be opened: {error}") from error
-        try:
-            self._wait_until_loaded()
         except BaseException:
             self.close()
             raise
@@ -112,6 +111,10 @@ class FpgaDevice(Device):
 
     def _start(self) -> None:
         """Start an owner, and make the ways to its units."""
+        with Shield():  # Ctrl-C must not leave descriptors behind that nobody knows of
+            self._start_owner()
+
+    def _start_owner(self) -> None:
         cores = [
             Core(unit, self._epoch, self._arena, lambda end, _: SocketChannel(end))
             for unit in range(self._units)
@@ -300,6 +303,7 @@ class FpgaDevice(Device):
         code = owner.process.wait()
         kills, self._oom_kills = self._oom_kills, count_oom_kills()
         why = self._why or describe(code, out_of_memory=self._oom_kills > kills)
+        blamed = code == boards.HUNG or any(core.doomed for core in self._cores)  # it is known by whom
         lost: list[Lost] = []
         for core in self._cores:
             self._listen(core)
@@ -307,8 +311,10 @@ class FpgaDevice(Device):
             for descriptor in core.descriptors():
                 self._forget(descriptor)
             begun, arrived = core.shard(self._status.begun(core.unit)), self._status.arrived(core.unit)
-            own = begun is not None or core.doomed
-            lost.append(Lost(core.unit, begun, why, code, core.tail(), own, arrived))
+            own = not blamed or core.doomed
+            told = why if own else f"the process that has the device was ended for another unit: {why}"
+            # What the device was not lost by is not held against a launch.
+            lost.append(Lost(core.unit, begun, told, code, core.tail(), own, arrived and own))
             self._status.clear(core.unit)
             core.close()
         owner.control.close()

@@ -57,15 +57,15 @@ class Interface(NamedTuple):
                 kind_of = scalar(argument.ctype)
                 if kind_of is None:
                     wrong.append(f"{what}, which cannot be passed by value")
-                elif parameter.dtype is not None and not _holds(parameter.dtype, kind_of.kind):
+                elif not _holds(parameter.dtype or "int", kind_of):
                     wrong.append(f"{what}, and the function takes {parameter.dtype}")
             elif parameter.dtype is not None:
                 import numpy as np
 
-                found, wanted = pointed(argument.ctype), np.dtype(parameter.dtype)
-                parts = wanted.type(0).real.dtype  # complex numbers are pairs in many kernels
-                if found not in (wanted, parts, np.dtype("u1")):
-                    wrong.append(f"{what}, {found.name} in NumPy, and the function takes {wanted.name}")
+                wanted = np.dtype(parameter.dtype)
+                if dtype_error(argument.ctype, wanted):
+                    found = pointed(argument.ctype).name
+                    wrong.append(f"{what}, {found} in NumPy, and the function takes {wanted.name}")
             for unit in spec.units if parameter.bank is not None else ():
                 wired = unit.banks[spec.arguments.index(argument)]
                 if parameter.bank not in wired:
@@ -76,11 +76,30 @@ class Interface(NamedTuple):
         return wrong
 
 
-def _holds(dtype: str, kind: str) -> bool:
-    """Tell whether a scalar of a kind can hold what the function takes."""
-    return {"bool": ("bool", "int"), "int": ("bool", "int", "uint"), "float": ("int", "uint", "float")}[
-        kind
-    ].__contains__(dtype.rstrip("0123456789_"))
+def _holds(dtype: str, scalar: Any) -> bool:
+    """Tell whether a scalar of the circuit is what the function takes; Python's numbers are of any width."""
+    if dtype in ("int", "float", "bool"):
+        return dtype == scalar.kind or (dtype, scalar.kind) in (("bool", "int"), ("int", "bool"))
+    import numpy as np
+
+    wanted = np.dtype(dtype)
+    if wanted.kind == "f" or scalar.kind == "float":
+        return wanted.kind == "f" and scalar.kind == "float" and wanted.itemsize * 8 == scalar.bits
+    return bool(wanted.itemsize * 8 == scalar.bits and (wanted.kind == "i") == scalar.signed)
+
+
+def dtype_error(ctype: str, dtype: Any) -> str | None:
+    """Return why an array of a dtype cannot be what a pointer of the circuit leads to; None if it can."""
+    import numpy as np
+
+    from device_runtime.fpga.emulation import pointed
+
+    found = pointed(ctype)
+    # Complex numbers are pairs in many kernels; bytes are what a type stands for that is not known.
+    parts = np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
+    if dtype.isnative and (parts == found or dtype == found or found == np.dtype("u1")):
+        return None
+    return f"has dtype {dtype}, and the circuit takes {ctype!r}, {found.name}"
 
 
 def parameter_error(parameter: Parameter, value: Any) -> str | None:

@@ -19,11 +19,12 @@ import types
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from device_runtime import context
 from device_runtime.context import Context
 from device_runtime.errors import DeviceError, MessageError
+from device_runtime.fpga.boards import HUNG, open_board
 from device_runtime.fpga.unit import Instance
 from device_runtime.launch import Encoded, Outcome, ShardId
 from device_runtime.process import wire
@@ -33,8 +34,6 @@ from device_runtime.process.endpoint import Endpoint, LogForwarder, Place
 from device_runtime.process.status import StatusPage
 from device_runtime.process.streams import KernelStream
 from device_runtime.runner import Runner
-
-HUNG = 75  # exit code of an owner one of whose units has hung: EX_TEMPFAIL
 
 
 class Seat(NamedTuple):
@@ -92,7 +91,7 @@ class UnitThread(threading.Thread):
         self._endpoint = Endpoint(unit, self._channel, host_arena, seat.arena, lambda *_: None)
         self.streams = KernelStream(seat.stdout), KernelStream(seat.stderr)
         self._work = 0  # the number of works that have ended
-        self._hung = False
+        self._pure = False  # what runs may be run again
         self._instance = instance
         self._runner = Runner(
             unit,
@@ -127,9 +126,14 @@ class UnitThread(threading.Thread):
     def _run(self, shard: ShardId, place: Place, args: Encoded | None, more: Any) -> None:
         if place.plan.report_begin:
             self.post(wire.pack(("begun", tuple(shard), time.monotonic())))
+        root = logging.getLogger()
+        if root.level != place.plan.log_level:
+            root.setLevel(place.plan.log_level)
+        self._pure = place.plan.image.pure
         work = self._endpoint.work(shard, place.plan, args, more)
         outcome = work if isinstance(work, Outcome) else self._runner.run(work)
         del work, args, more
+        _Streams.mend()
         for stream in self.streams:
             stream.finish()
         self._endpoint.end(outcome)
@@ -139,16 +143,24 @@ class UnitThread(threading.Thread):
             os._exit(HUNG)  # and the host starts another owner, which sets the device up anew
 
     def _begin(self, shard: ShardId, at: float) -> None:
-        self._status.begin(self._unit, self._work)
+        if not self._pure:
+            self._status.begin(self._unit, self._work)
 
 
 class _Streams(io.TextIOBase):
     """Standard output or error of all units: each thread writes to its own."""
 
     encoding = "utf-8"
+    _made: ClassVar[list[_Streams]] = []  # those of standard output, and error
 
     def __init__(self, streams: Sequence[KernelStream]) -> None:
         self._streams = streams
+        self._made.append(self)
+
+    @classmethod
+    def mend(cls) -> None:
+        """Give kernels their streams, whatever one of them did to them."""
+        sys.stdout, sys.stderr = cls._made
 
     def _mine(self) -> KernelStream:
         here = context.current()
@@ -197,8 +209,6 @@ def main(control: socket.socket) -> None:
     os.dup2(seats[0].stderr, 2)
     faulthandler.enable(file=2, all_threads=False)
     try:
-        from device_runtime.fpga.boards import open_board
-
         instances = open_board(order["config"], order["path"])
     except BaseException as error:
         _say(control, "failed", str(error) if isinstance(error, DeviceError) else repr(error))
@@ -208,8 +218,9 @@ def main(control: socket.socket) -> None:
         UnitThread(unit, len(seats), seat, order["arena"], status, instance)
         for unit, (seat, instance) in enumerate(zip(seats, instances, strict=True))
     ]
-    sys.stdout = _Streams([thread.streams[0] for thread in threads])
-    sys.stderr = _Streams([thread.streams[1] for thread in threads])
+    for kind in (0, 1):
+        _Streams([thread.streams[kind] for thread in threads])
+    _Streams.mend()
     logging.getLogger().addHandler(_UnitForwarder(threads))
     sys.modules["__main__"] = types.ModuleType("__main__")
     for thread in threads:

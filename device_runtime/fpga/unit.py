@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from device_runtime.errors import DeviceError, DeviceMemoryError
 from device_runtime.fpga.bitstream import KernelSpec, Unit
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
-from device_runtime.fpga.interface import IN, INOUT, OUT, Interface
+from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
 from device_runtime.fpga.scalars import pack_argument
 from device_runtime.hardware import Blank
 
@@ -29,7 +30,11 @@ class Buffer:
 
     def __init__(self, board: Any, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.bank = bank
-        self._held = board.allocate(bank, shape, dtype)
+        try:
+            self._held = board.allocate(bank, shape, dtype)
+        except DeviceMemoryError:
+            gc.collect()  # buffers in cycles hold memory that the interpreter knows nothing of
+            self._held = board.allocate(bank, shape, dtype)
         self.shape, self.dtype = shape, dtype
         self.address: int = self._held.device_address
         self.uploads = self.downloads = 0  # bytes moved so far
@@ -69,6 +74,9 @@ class Buffer:
         if dtype is not None and dtype != found.dtype:
             found = found.astype(dtype)
         return found
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a buffer stays on its device; numpy.asarray(buffer).copy() is what it holds")
 
     def __repr__(self) -> str:
         return f"<buffer of {self.nbytes:,} bytes in bank {self.bank}, {self.dtype} {self.shape}>"
@@ -149,7 +157,7 @@ class UnitDriver:
                         f"and its port is wired to {', '.join(wired)}"
                     )
             else:
-                buffer = self._fill(argument.name, value, direction, wired)
+                buffer = self._fill(argument.name, argument.ctype, value, direction, wired)
                 held.append(buffer)
                 if direction in (OUT, INOUT) or (not direction and value.flags.writeable):
                     back.append((value, buffer))
@@ -160,7 +168,7 @@ class UnitDriver:
         del held
         return back
 
-    def _fill(self, name: str, value: Any, direction: str | None, wired: Sequence[str]) -> Buffer:
+    def _fill(self, name: str, ctype: str, value: Any, direction: str | None, wired: Sequence[str]) -> Buffer:
         if not isinstance(value, (np.ndarray, Blank)):
             raise TypeError(
                 f"kernel {self.spec.name}: argument {name} is a pointer, and takes a NumPy array "
@@ -168,6 +176,9 @@ class UnitDriver:
             )
         if not wired:
             raise DeviceError(f"argument {name} of {self.unit.name} is wired to no bank")
+        wrong = dtype_error(ctype, np.dtype(value.dtype))
+        if wrong:
+            raise TypeError(f"kernel {self.spec.name}: argument {name} {wrong}")
         buffer = self._allocate(wired, value.shape, np.dtype(value.dtype))
         if not (isinstance(value, Blank) or direction == OUT):
             buffer.write(value)

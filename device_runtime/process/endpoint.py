@@ -85,12 +85,12 @@ class Endpoint:
         entry = pickle.loads(record)
         word: str = entry[0]
         if word == "plan":
-            _, number, image, cores, mapped, report_begin, level = entry
-            plan = Plan(number, self._images.use(image), cores, mapped, report_begin, level)
+            _, number, known, cores, mapped, report_begin, level = entry
+            plan = Plan(number, self._images.use(known), cores, mapped, report_begin, level)
             self._plans.keep(number, Place(plan, cores.index(self._core)))
         elif word == "image":
-            number, name, module, data, fresh, resident, sources = entry[1:]
-            self._images.use(number, Image(number, name, module, data, fresh, resident, sources))
+            image = Image(*entry[1:])
+            self._images.use(image.number, image)
         elif word == "notice":
             self._notice(ShardId(*entry[1]), entry[2], entry[3])
         elif word == "path":

@@ -94,6 +94,7 @@ def image_out(image: Image) -> Entry:
         image.fresh,
         image.resident,
         dict(image.sources),
+        image.pure,
     )
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import offload
+from offload.core import numcores
+from offload.session import session
 
 from . import configuration, forward, kernels
 from .configuration import Configuration, ConfigurationError
@@ -56,7 +58,11 @@ def in_numpy(part: Part, model: forward.Real) -> Result:
 def on_device(address: str, parts: list[Part], model: forward.Real) -> list[Result]:
     """Invert each part on an instance of its own, all at the same time."""
     with offload.connect(address):
-        units = offload.core.numcores()
+        known = session().pool().device.bitstream
+        for name in ("dotprod", "update"):
+            if known is None or name not in [kernel.name for kernel in known.kernels]:
+                raise ConfigurationError(f"{address} has no circuit {name!r}, which an inversion needs")
+        units = numcores()
         if units < len(parts):
             raise ConfigurationError(f"{address} has {units} instances, and {len(parts)} are asked for")
         handles = [kernels.invert.launch(part.asked, model[part.cells]) for part in parts]
@@ -103,6 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
         asked = configuration.read(given.config)
         model = read_model(given.model, asked.cells)
         parts = split(asked, given.instances, given.even)
+        if given.out and not Path(given.out).resolve().parent.is_dir():
+            raise ConfigurationError(f"{given.out} cannot be written: its folder is not there")
         begin = time.perf_counter()
         results = run(given.device, parts, model)
         took = time.perf_counter() - begin

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+_LARGEST = 1e9  # metres, hertz, sources: far more than there ever are
+
 
 class ConfigurationError(ValueError):
     """Refuse a configuration, naming the field, its value and what it may be."""
@@ -84,7 +86,7 @@ def read(path: str | Path) -> Configuration:
         raise ConfigurationError(f"{path} is empty; {{}} is a configuration of nothing but defaults")
     try:
         given = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is no JSON: {error}") from error
     try:
         return parse(given)
@@ -127,7 +129,7 @@ def _number(one: dataclasses.Field[Any], value: Any, name: str) -> float | int:
     wanted = (int,) if one.type == "int" else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise ConfigurationError(f"{name}{one.name} is {value!r}, and must be {_a(one.type)}")
-    if not math.isfinite(value):
+    if not abs(value) <= _LARGEST:  # what is no number is not, either
         raise ConfigurationError(f"{name}{one.name} is {value}, and must be finite")
     return int(value) if one.type == "int" else float(value)
 

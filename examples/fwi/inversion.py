@@ -70,6 +70,12 @@ def reconstruct(
 
     Raises InversionError where the numbers are finite no more.
     """
+    # In double precision: squares of small ones would be lost, and those of large ones be no numbers.
+    data = np.asarray(data, np.complex128)
+
+    def product(values: Real) -> Complex:
+        return np.asarray(dotprod(values), np.complex128)
+
     norm = float(np.vdot(data, data).real)
     if norm == 0:
         return Result(np.zeros(asked.cells), [0.0], True)
@@ -78,12 +84,12 @@ def reconstruct(
     eta, slopes = 1 / norm, Slopes(asked)
     descent = eta * _real(update(data))
     direction = old_descent = descent
-    answer = dotprod(direction)
+    answer = product(direction)
     chi = _ratio(np.vdot(answer, data).real, np.vdot(answer, answer).real) * direction
     result = Result(chi)
     misfit, steer, weight, energy = 1.0, 0.0, np.zeros((asked.ngrid.z, asked.ngrid.x)), 1.0
     for number in range(asked.max):
-        rest = data - dotprod(chi)
+        rest = data - product(chi)
         before, misfit = misfit, eta * float(np.vdot(rest, rest).real)
         if not np.isfinite(misfit):
             raise InversionError(f"the misfit is {misfit} at evaluation {number}")
@@ -101,7 +107,7 @@ def reconstruct(
         descent = before * slopes.divergence(old_weight * q) + eta * energy * _real(update(rest))
         gamma = _ratio(descent @ (descent - old_descent), old_descent @ old_descent)
         direction = descent + gamma * direction
-        answer, slope = dotprod(direction), slopes.gradient(direction)
+        answer, slope = product(direction), slopes.gradient(direction)
         fit = (
             before,
             -2 * eta * float(np.vdot(answer, rest).real),

@@ -57,6 +57,19 @@ def test_the_misfit_falls() -> None:
     assert 1 > found.residuals[0] > 10 * found.residuals[-1] > 0
 
 
+def test_a_whisper_is_heard() -> None:
+    asked = configuration.parse(SMALL)
+    matrix = forward.matrix(asked)
+    quiet = (matrix @ forward.layered(asked) * 1e-25).astype(np.complex64)
+    found = reconstruct(
+        asked,
+        quiet,
+        lambda chi: matrix @ chi.astype(np.float32),
+        lambda rest: np.conj(np.conj(rest) @ matrix),
+    )
+    assert found.chi.any() and len(found.residuals) > 2
+
+
 def test_silence_is_an_empty_ground() -> None:
     asked = configuration.parse(SMALL)
     nothing = np.zeros(asked.rows, complex)
@@ -179,6 +192,8 @@ def test_the_command_line(files: Path, device: str, capsys: pytest.CaptureFixtur
         ("model.txt", "1 " * 34 + "nan", "number 35 is 'nan', and must be finite"),
         ("model.txt", "1 " * 34 + "one", "number 35 is 'one'"),
         ("model.txt", None, "cannot be read"),
+        ("config.json", '{"nSources": 1' + "0" * 400 + "}", "must be finite"),
+        ("config.json", "[" * 100_000, "is no JSON"),
     ],
 )
 def test_files_that_cannot_be_used(
@@ -191,3 +206,10 @@ def test_files_that_cannot_be_used(
     assert main([str(files / "config.json"), str(files / "model.txt"), "--device", "none"]) == 1
     said = capsys.readouterr()
     assert told in said.err and said.err.startswith("fwi: ") and len(said.err.splitlines()) == 1
+
+
+def test_a_place_that_cannot_be_written_to(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(files / "nowhere" / "result.npz")
+    given = [str(files / "config.json"), str(files / "model.txt"), "--device", "none", "--out", out]
+    assert main(given) == 1
+    assert "its folder is not there" in capsys.readouterr().err

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from bitstreams import written
@@ -100,6 +102,31 @@ def test_a_handle_as_an_argument(device: str) -> None:
     assert add.launch(first, floats(1, 1), np.empty(2, "float32"), 2).result().tolist() == [3, 4]
 
 
+def test_a_handle_that_gives_something_else(device: str) -> None:
+    wide = offload_single(np.zeros)(2)
+    with pytest.raises(TypeError, match="argument a has dtype float64, and the kernel takes <f4"):
+        add.launch(wide, floats(1, 2), np.empty(2, "float32"), 2).result()
+    words = offload_single(lambda: "word")()
+    with pytest.raises(TypeError, match="argument b takes an array, not str"):
+        add.launch(floats(1), words, np.empty(1, "float32"), 1).result()
+    with pytest.raises(TypeError, match="this handle gives a list: launch that on one unit"):
+        add.launch(floats(1), offload(np.zeros).launch(2), np.empty(1, "float32"), 1)
+
+
+def test_inside_another_kernel_it_is_itself(device: str) -> None:
+    @offload(auto=1)
+    def outer() -> Any:
+        out = np.zeros(2, "float32")
+        add(floats(1, 2), floats(3, 4), out, 2)
+        return out
+
+    assert outer()[0].tolist() == [4, 6]
+    again = pickle.loads(cloudpickle.dumps(split))
+    low, high = np.empty(1, "int32"), np.empty(1, "int32")
+    again(np.arange(2, dtype="int32"), low, high)
+    assert (low.tolist(), high.tolist()) == ([0], [1])
+
+
 def test_map_gives_the_callers_arrays_in_order(device: str) -> None:
     outs = [np.empty(2, "float32") for _ in range(9)]
     ones = [floats(i, i) for i in range(9)]
@@ -178,7 +205,7 @@ def test_a_fixed_shape(device: str) -> None:
     ("function", "told"),
     [
         (lambda a: None, "argument a has no annotation"),
-        (lambda *a: None, "a circuit has a fixed number of arguments"),
+        (lambda *a: None, "a circuit's arguments are given by place"),
     ],
 )
 def test_what_cannot_be_a_hardware_kernel(function: Any, told: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,79 @@ def test_a_function_that_does_not_fit(device: str) -> None:
         typed(*given)
     with pytest.raises(of.DeviceError, match="to be in bank HBM2, and unit vadd_1 is wired to HBM0"):
         banked(*given)
+
+
+def test_arrays_of_another_type_than_the_circuits(device: str) -> None:
+    """Where the function does not say which; a board would take the bits for what they are not."""
+    with pytest.raises(
+        TypeError, match=r"argument b has dtype float64, and the circuit takes 'float\*', float32"
+    ):
+        add(floats(1), np.ones(1), np.empty(1, "float32"), 1)
+    with pytest.raises(TypeError, match="argument out has dtype >f4"):
+        add(floats(1), floats(1), np.empty(1, ">f4"), 1)
+
+    @offload(auto=1)
+    def drive() -> None:
+        instance().vadd(np.ones(1), np.ones(1), np.ones(1), 1)
+
+    with pytest.raises(TypeError, match="argument a has dtype float64, and the circuit takes"):
+        drive()
+
+
+def test_scalars_of_another_width_than_the_circuits(device: str) -> None:
+    @offload(kernel="vadd")
+    def vadd(a: In, b: In, out: Out, n: np.int16) -> None:
+        pass
+
+    with pytest.raises(of.DeviceError, match="n is of type 'int', and the function takes int16"):
+        vadd(floats(1), floats(1), floats(1), 1)
+
+
+def test_a_bitstream_that_is_not_the_kernels(device: str, tmp_path: Path) -> None:
+    other = Xclbin([noop]).write(tmp_path / "other.xclbin")
+
+    @offload(kernel="vadd", xclbin=other)
+    def vadd(a: In, b: In, out: Out, n: int) -> None:
+        pass
+
+    with pytest.raises(of.DeviceError, match=r"is for .*other.xclbin .*has another bitstream loaded"):
+        vadd(floats(1), floats(1), floats(1), 1)
+
+
+def test_a_buffer_stays_on_its_device(device: str) -> None:
+    @offload(auto=1)
+    def drive() -> Any:
+        return instance().empty(3, "float32", bank="HBM0")
+
+    with pytest.raises(of.ResultNotSerializable, match="a buffer stays on its device"):
+        drive()
+
+
+def test_buffers_in_cycles_do_not_fill_a_bank(device: str) -> None:
+    @offload(auto=1)
+    def drive() -> None:
+        for _ in range(5):
+            held: list[Any] = [instance().empty(3 << 20, "float32", bank="HBM0")]
+            held.append(held)
+            del held
+
+    drive()
+
+
+def test_what_a_driver_does_to_standard_output(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @offload(target=0)
+    def spoil() -> None:
+        sys.stdout = io.StringIO()
+
+    spoil()
+    offload(lambda: print("still there"), target=0)()
+    assert "still there" in capsys.readouterr().out
+
+
+def test_what_a_driver_logs(device: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        offload(lambda: logging.getLogger("mine").info("from the device"), target=0)()
+    assert "from the device" in caplog.text
 
 
 def test_a_kernel_that_is_not_in_the_bitstream(device: str) -> None:

@@ -52,7 +52,7 @@ def added(*values: float) -> list[float]:
     [
         ("emu:", "behind the colon stands a bitstream, as in 'emu:vadd.xclbin'"),
         ("pynq:?device=1", "behind the colon stands a bitstream"),
-        ("emu:a.xclbin?unit=2", "there is no 'unit' to be set; there is units, clock, timeout"),
+        ("emu:a.xclbin?unit=2", "there is no 'unit' to be set; there is units, timeout"),
         ("pynq:a.xclbin?units=2", "there is no 'units' to be set; there is device, timeout"),
         ("emu:a.xclbin?units=2&units=3", "units is set twice"),
         ("emu:a.xclbin?units=x", "units='x' must be a number from 1 to 64"),
@@ -155,6 +155,27 @@ def test_a_launch_runs_again_when_its_device_was_lost(connected: Any) -> None:
     with pytest.raises(of.WorkerDied):
         offload(os._exit, target=1)(3)
     assert handle.result().tolist() == [2, 2]
+
+
+@needs_pynq
+def test_a_neighbour_is_not_to_blame(connected: Any) -> None:
+    """However often a unit is ended, what another one runs is run again, also with no retries."""
+    connected(Xclbin([add], units=2, faults={"vadd_1": Fault("slow", seconds=1), "vadd_2": Fault("hang")}))
+    one = np.ones(2, "float32")
+    for _ in range(4):
+        innocent = add.options(retries=0).launch(one, one, np.empty(2, "float32"), 2, target=0)
+        with pytest.raises(of.LaunchTimeout):
+            add(one, one, np.empty(2, "float32"), 2, target=1, timeout=0.1, retries=0)
+    assert innocent.result().tolist() == [2, 2]
+
+
+@needs_pynq
+def test_a_protocol_that_cannot_be_waited_for(here: Path) -> None:
+    made = bitstream()
+    kernels = (made.kernels[0]._replace(protocol="ap_ctrl_none"),)
+    here.joinpath("a.xclbin").write_bytes(pack(made._replace(kernels=kernels)))
+    with pytest.raises(of.DeviceUnavailable, match="kernel vadd is controlled by ap_ctrl_none"):
+        of.connect("emu:a.xclbin")
 
 
 @needs_pynq
