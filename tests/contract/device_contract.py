@@ -366,7 +366,7 @@ class LostUnits(_Driven):
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
     def test_the_signal_is_told(self, driver: Driver, number: signal.Signals) -> None:
-        work = driver.work(lambda: os.kill(os.getpid(), number))
+        work = driver.work(signal.raise_signal, number)  # in the very thread that runs the kernel
         lost = self.lost(driver, work)
         assert (lost.exit_code, lost.begun) == (-number, work.shard)
         assert number.name in lost.why
