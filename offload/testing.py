@@ -82,6 +82,10 @@ class Xclbin:
         names = [kernel._body.interface.kernel for kernel in kernels]
         if not names or len(set(names)) < len(names):
             raise OptionError(f"Xclbin: kernels={names} must be different ones, at least one")
+        if not isinstance(units, (int, Mapping)):
+            raise OptionError(f"Xclbin: units={units!r} must be a number, or a mapping of kernels to numbers")
+        if not (isinstance(clock, int) and 1 <= clock <= 10_000):
+            raise OptionError(f"Xclbin: clock={clock!r} must be a whole number of MHz, from 1 to 10,000")
         counts = {name: units for name in names} if isinstance(units, int) else dict(units)
         for name, count in counts.items():
             if name not in names:
@@ -150,6 +154,8 @@ class Xclbin:
 
 
 def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:
+    if isinstance(given, str):
+        raise OptionError(f"Xclbin: banks={given!r} must be a list of names, or a mapping of names to sizes")
     sizes = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, "1G")
     if not sizes:
         raise OptionError("Xclbin: there must be a memory bank")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in ("hang", "slow", "flip"):
             raise OptionError(f"Fault: kind={self.kind!r} must be 'hang', 'slow' or 'flip'")
+        if not (isinstance(self.after, int) and self.after >= 0):
+            raise OptionError(f"Fault: after={self.after!r} must be a number of runs")
+        if not (isinstance(self.seconds, (int, float)) and 0 <= self.seconds < math.inf):
+            raise OptionError(f"Fault: seconds={self.seconds!r} must be a number of seconds")
 
 
 def load(circuit: bytes) -> tuple[dict[str, Model], dict[str, Fault]]:

@@ -120,10 +120,14 @@ class UnitDriver:
 
         A buffer stays where it is. An array is copied to the bank that its
         argument is wired to and, where the kernel writes to it, copied back;
-        where that is not known, if it is writable. Raises what `run` raises.
+        where that is not known, if it is writable and was changed on the
+        device. Raises what `run` raises.
         """
-        for value, found in self.run(args):
-            value[...] = found.host()
+        came = [(value, found.host()) for value, found in self.run(args)]
+        if "" in self.directions:  # one array may stand for what goes in and what comes out
+            came = [(value, found) for value, found in came if value.tobytes() != found.tobytes()]
+        for value, found in came:
+            value[...] = found
 
     def run(self, args: Sequence[Any]) -> list[tuple[Any, Buffer]]:
         """Do the same, but return the arrays to be copied back, and from where.
@@ -140,7 +144,7 @@ class UnitDriver:
             )
         words: list[tuple[int, bytes]] = []
         back: list[tuple[Any, Buffer]] = []
-        held = []  # buffers for this run only
+        held: list[Buffer] = []  # for this run only
         for place, (argument, value, direction) in enumerate(
             zip(arguments, args, self.directions, strict=True)
         ):

@@ -190,6 +190,22 @@ def test_a_driver_kernel_has_an_instance_to_itself(device: str) -> None:
     assert drive_values[1:] == (8, 8, True)
 
 
+@offload(kernel="double")
+def double(out: Out("float32"), a: In("float32"), n: int) -> None:  # type: ignore[valid-type]
+    out[:n] = 2 * a[:n]
+
+
+def test_a_driver_gives_one_array_for_what_goes_in_and_comes_out(tmp_path: Path) -> None:
+    @offload(auto=1)
+    def drive() -> Any:
+        x = np.arange(4, dtype="float32")
+        instance().double(x, x, 4)
+        return x
+
+    with of.connect(f"emu:{Xclbin([double]).write(tmp_path / 'double.xclbin')}"):
+        assert drive()[0].tolist() == [0, 2, 4, 6]
+
+
 def test_a_buffer_in_another_bank(device: str) -> None:
     @offload(auto=1)
     def drive() -> None:

@@ -191,5 +191,9 @@ def test_a_timeout_ends_what_a_unit_runs(connected: Any) -> None:
 def test_a_fault_of_no_kind() -> None:
     with pytest.raises(of.OptionError, match="kind='fire' must be 'hang', 'slow' or 'flip'"):
         Fault("fire")
+    with pytest.raises(of.OptionError, match="after='x' must be a number of runs"):
+        Fault("hang", after="x")  # type: ignore[arg-type]
+    with pytest.raises(of.OptionError, match="seconds=-1 must be a number of seconds"):
+        Fault("slow", seconds=-1)
     with pytest.raises(of.OptionError, match="maps units to Faults; there is vadd_1"):
         Xclbin([add], faults={"vadd_3": Fault("hang")})
