@@ -75,6 +75,9 @@ chi = join(parts, [one.result.chi for one in found])
 pictures.grounds(asked, {"the ground": truth, "found in two parts": chi}, "fwi_3_ground.png")
 pictures.misfits({f"part {n}": one.result.residuals for n, one in enumerate(found)}, "fwi_3_misfit.png")
 
+# %% [markdown]
+# [Next](04_several_devices.py): several devices at once.
+
 # %%
 device.shutdown()
 folder.cleanup()

@@ -50,6 +50,20 @@ def misfits(shown: Mapping[str, Sequence[float]], name: str) -> None:
     _finish(figure, name)
 
 
+def scaling(shown: Mapping[str, Mapping[int, float]], name: str) -> None:
+    """Show how much faster several instances were than one, by their number, and what would be best."""
+    figure, axis = plt.subplots(figsize=(5, 3.5))
+    for label, faster in shown.items():
+        axis.plot(list(faster), list(faster.values()), marker="o", label=label)
+    numbers = sorted({number for faster in shown.values() for number in faster})
+    axis.plot(numbers, numbers, linestyle=":", color="gray", label="as many times as instances")
+    axis.set_xlabel("instances")
+    axis.set_ylabel("times faster")
+    axis.set_xticks(numbers)
+    axis.legend()
+    _finish(figure, name)
+
+
 def _finish(figure: plt.Figure, name: str) -> None:
     if "ipykernel" in sys.modules:
         plt.show()

@@ -21,8 +21,10 @@ class Part(NamedTuple):
     cells: np.ndarray
 
 
-def split(asked: Configuration, count: int, even: bool = False) -> list[Part]:
-    """Cut the domain across its longer side into `count` parts, as even as possible.
+def split(asked: Configuration, count: int, even: bool = False, shares: Sequence[int] = ()) -> list[Part]:
+    """Cut the domain across its longer side into `count` parts, as even as possible, or by shares.
+
+    Parts of `shares` 2, 1, 1 have half, a quarter and a quarter of it.
 
     Every part is heard by all receivers, and shot at from all sources, as if
     the others were not there.
@@ -39,9 +41,16 @@ def split(asked: Configuration, count: int, even: bool = False) -> list[Part]:
         )
     if even and total % count:
         raise ConfigurationError(f"ngrid.{along} is {total}, which {count} parts cannot share evenly")
+    weights = list(shares) or [1] * count
+    ends = [total * sum(weights[: part + 1]) // sum(weights) for part in range(count)]
+    sizes = [end - begin for begin, end in zip([0, *ends], ends)]
+    if min(sizes) < _LEAST:
+        raise ConfigurationError(
+            f"ngrid.{along} is {total}, which shares {weights} cut into {sizes}; {_LEAST} cells are the least"
+        )
     numbers = np.arange(asked.cells).reshape(asked.ngrid.z, asked.ngrid.x)
     parts, begin = [], 0
-    for size in (total // count + (part < total % count) for part in range(count)):
+    for size in sorted(sizes, reverse=True) if not shares else sizes:
         piece = slice(begin, begin + size)
         cells = numbers[:, piece] if along == "x" else numbers[piece]
         parts.append(Part(_cut(asked, along, begin, size), cells.ravel()))

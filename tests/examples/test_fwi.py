@@ -120,6 +120,9 @@ def test_parts_make_the_whole() -> None:
     )
     chi = np.arange(44.0)
     assert join(parts, [chi[part.cells] for part in parts]).tolist() == chi.tolist()
+    assert [part.asked.ngrid.x for part in split(asked, 2, shares=[2, 1])] == [7, 4]
+    with pytest.raises(ConfigurationError, match=r"which shares \[9, 1\] cut into \[9, 2\]"):
+        split(asked, 2, shares=[9, 1])
     tall = split(configuration.parse({"ngrid": {"x": 4, "z": 9}}), 2)
     assert [(part.asked.ngrid.x, part.asked.ngrid.z) for part in tall] == [(4, 5), (4, 4)]
 

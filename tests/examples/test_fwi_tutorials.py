@@ -36,8 +36,14 @@ SAYS = {
         r"instance 1: 150 cells, \d+ evaluations, off by 0\.",
         r"\d times faster",
     ],
+    "04_several_devices": [
+        r"500 cells: \d+ evaluations",
+        r"250 cells: \d+ evaluations",
+        r"strong scaling: .* s on one instance, .* s on two",
+        "weak scaling: twice the ground",
+    ],
 }
-PICTURES = {"01_the_problem": 2, "02_hardware_kernels": 1, "03_two_instances": 2}
+PICTURES = {"01_the_problem": 2, "02_hardware_kernels": 1, "03_two_instances": 2, "04_several_devices": 2}
 
 
 def test_every_page_is_looked_at() -> None:
