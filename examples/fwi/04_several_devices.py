@@ -97,6 +97,9 @@ pictures.scaling({"strong": strong, "weak": weak}, "fwi_4_scaling.png")
 # steps. So strong scaling can be better than the number of instances; and two emulated instances share the
 # CPUs of this machine.
 
+# %% [markdown]
+# [Next](05_watch_it.py): watch it converge.
+
 # %%
 offload.shutdown()
 folder.cleanup()

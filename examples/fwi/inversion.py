@@ -55,59 +55,67 @@ class Slopes:
         return (x + z).ravel()
 
 
-def reconstruct(
-    asked: Configuration,
-    data: Complex,
-    dotprod: Callable[[Real], Complex],
-    update: Callable[[Complex], Complex],
-    watch: Callable[[int, Real, float], object] = lambda number, chi, misfit: None,
-) -> Result:
-    """Return the contrasts (N,) that explain the pressures `data` (M,).
+class Inversion:
+    """One inversion on its way: `step` makes an evaluation and the step that follows from it.
 
     `dotprod(chi)` gives K·chi, (M,), and `update(r)` the sum of each row's
-    conjugate times r, (N,). `watch` is called at every evaluation, with its
-    number, the contrasts and the misfit.
-
-    Raises InversionError where the numbers are finite no more.
+    conjugate times r, (N,). Raises InversionError for data that hold what is no number.
     """
-    # In double precision: squares of small ones would be lost, and those of large ones be no numbers.
-    data = np.asarray(data, np.complex128)
 
-    def product(values: Real) -> Complex:
-        return np.asarray(dotprod(values), np.complex128)
+    def __init__(
+        self,
+        asked: Configuration,
+        data: Complex,
+        dotprod: Callable[[Real], Complex],
+        update: Callable[[Complex], Complex],
+    ) -> None:
+        # In double precision: squares of small ones would be lost, and those of large ones be no numbers.
+        self._data = np.asarray(data, np.complex128)
+        self._dotprod, self._update = dotprod, update
+        self._asked = asked
+        norm = float(np.vdot(self._data, self._data).real)
+        if not np.isfinite(norm):
+            raise InversionError(f"the data hold what is no number: their norm is {norm}")
+        self.result = Result(np.zeros(asked.cells), [0.0], True)
+        self.ended = norm == 0
+        if self.ended:
+            return
+        self._eta, self._slopes = 1 / norm, Slopes(asked)
+        self._descent = self._eta * _real(update(self._data))
+        self._direction = self._descent
+        answer = self._product(self._direction)
+        length = _ratio(np.vdot(answer, self._data).real, np.vdot(answer, answer).real)
+        self.result = Result(length * self._direction)
+        self._misfit, self._steer, self._energy = 1.0, 0.0, 1.0
+        self._weight = np.zeros((asked.ngrid.z, asked.ngrid.x))
 
-    norm = float(np.vdot(data, data).real)
-    if norm == 0:
-        return Result(np.zeros(asked.cells), [0.0], True)
-    if not np.isfinite(norm):
-        raise InversionError(f"the data hold what is no number: their norm is {norm}")
-    eta, slopes = 1 / norm, Slopes(asked)
-    descent = eta * _real(update(data))
-    direction = old_descent = descent
-    answer = product(direction)
-    chi = _ratio(np.vdot(answer, data).real, np.vdot(answer, answer).real) * direction
-    result = Result(chi)
-    misfit, steer, weight, energy = 1.0, 0.0, np.zeros((asked.ngrid.z, asked.ngrid.x)), 1.0
-    for number in range(asked.max):
-        rest = data - product(chi)
-        before, misfit = misfit, eta * float(np.vdot(rest, rest).real)
-        if not np.isfinite(misfit):
-            raise InversionError(f"the misfit is {misfit} at evaluation {number}")
-        result.chi = chi
-        result.residuals.append(misfit)
-        watch(number, chi, misfit)
-        if abs(before - misfit) < asked.tolerance:
-            result.converged = True
-            return result
+    def step(self) -> bool:
+        """Evaluate the misfit, and go on from there; return whether there is more to be done.
+
+        Raises InversionError where the numbers are finite no more.
+        """
+        if self.ended:
+            return False
+        eta, slopes, chi, number = self._eta, self._slopes, self.result.chi, len(self.result.residuals)
+        rest = self._data - self._product(chi)
+        before, self._misfit = self._misfit, eta * float(np.vdot(rest, rest).real)
+        if not np.isfinite(self._misfit):
+            raise InversionError(f"the misfit is {self._misfit} at evaluation {number}")
+        self.result.residuals.append(self._misfit)
+        self.result.converged = abs(before - self._misfit) < self._asked.tolerance
+        self.ended = self.result.converged or number + 1 >= self._asked.max
+        if self.ended:
+            return False
         q = slopes.gradient(chi)
         steep = (q**2).sum(0)
-        old_weight, floor = weight, _floor(steep, steer)
-        weight = 1 / (slopes.area * floor)
-        new_steer = 0.5 * 100 / (number + 1) * float((weight * steep).sum() / weight.sum())
-        descent = before * slopes.divergence(old_weight * q) + eta * energy * _real(update(rest))
-        gamma = _ratio(descent @ (descent - old_descent), old_descent @ old_descent)
-        direction = descent + gamma * direction
-        answer, slope = product(direction), slopes.gradient(direction)
+        steer, old_weight, floor = self._steer, self._weight, _floor(steep, self._steer)
+        self._weight = weight = 1 / (slopes.area * floor)
+        self._steer = 0.5 * 100 / (number + 1) * float((weight * steep).sum() / weight.sum())
+        descent = before * slopes.divergence(old_weight * q) + eta * self._energy * _real(self._update(rest))
+        old = self._descent
+        gamma = _ratio(descent @ (descent - old), old @ old)
+        self._direction = direction = descent + gamma * self._direction
+        answer, slope = self._product(direction), slopes.gradient(direction)
         fit = (
             before,
             -2 * eta * float(np.vdot(answer, rest).real),
@@ -118,11 +126,31 @@ def reconstruct(
             2 * slopes.cell * float((weight * (q * slope).sum(0)).sum()),
             slopes.cell * float((weight * (slope**2).sum(0)).sum()),
         )
-        chi = chi + _step(fit, smooth) * direction
-        energy = float(((slopes.gradient(chi) ** 2).sum(0) + steer).ravel() @ (1 / floor).ravel())
-        energy *= slopes.cell / slopes.area
-        old_descent, steer = descent, new_steer
-    return result
+        self.result.chi = chi + _step(fit, smooth) * direction
+        gradient = (slopes.gradient(self.result.chi) ** 2).sum(0)
+        energy = float((gradient + steer).ravel() @ (1 / floor).ravel())
+        self._energy = energy * slopes.cell / slopes.area
+        self._descent = descent
+        return True
+
+    def _product(self, values: Real) -> Complex:
+        return np.asarray(self._dotprod(values), np.complex128)
+
+
+def reconstruct(
+    asked: Configuration,
+    data: Complex,
+    dotprod: Callable[[Real], Complex],
+    update: Callable[[Complex], Complex],
+) -> Result:
+    """Return the contrasts (N,) that explain the pressures `data` (M,): an `Inversion` to its end.
+
+    Raises InversionError.
+    """
+    inversion = Inversion(asked, data, dotprod, update)
+    while inversion.step():
+        pass
+    return inversion.result
 
 
 def _real(values: Complex) -> Real:

@@ -51,32 +51,43 @@ class Found(NamedTuple):
     down: int
 
 
+class Resident:
+    """K and the vectors of its products, in buffers that stay on an instance."""
+
+    def __init__(self, device: Any, asked: Configuration) -> None:
+        rows, cells = asked.rows, asked.cells
+        large, small = (device.dotprod.unit.banks[place][0] for place in (0, 1))
+        self._device, self._size = device, (rows, cells)
+        self._chi, self._rest = (
+            device.empty(cells, "float32", small),
+            device.empty(rows, "complex64", small),
+        )
+        self._pressures, self._descent = (device.empty(size, "complex64", small) for size in (rows, cells))
+        self.matrix = device.array(forward.matrix(asked), bank=large)
+        self.vectors = self._chi, self._rest, self._pressures, self._descent
+
+    def dotprod(self, values: Any) -> Any:
+        """K·χ."""
+        self._chi.write(values)
+        self._device.dotprod(self.matrix, self._chi, self._pressures, *self._size)
+        return np.asarray(self._pressures).copy()
+
+    def update(self, values: Any) -> Any:
+        """Kᴴ·r."""
+        self._rest.write(values)
+        self._device.update(self.matrix, self._rest, self._descent, *self._size)
+        return np.asarray(self._descent).copy()
+
+
 @offload(auto=1)
 def invert(asked: Configuration, model: Any) -> Found:
     """Make the pressures of a model, (N,), and find the model from them, all on one instance.
 
     K is sent to the device once, and stays there; each product sends a vector and takes one back.
     """
-    device = instance()
-    rows, cells = asked.rows, asked.cells
-    large, small = (device.dotprod.unit.banks[place][0] for place in (0, 1))
-    matrix = device.array(forward.matrix(asked), bank=large)
-    chi, rest = (device.empty(cells, "float32", small), device.empty(rows, "complex64", small))
-    pressures, descent = (device.empty(size, "complex64", small) for size in (rows, cells))
-
-    def product(values: Any) -> Any:
-        chi.write(values)
-        device.dotprod(matrix, chi, pressures, rows, cells)
-        return np.asarray(pressures).copy()
-
-    def adjoint(values: Any) -> Any:
-        rest.write(values)
-        device.update(matrix, rest, descent, rows, cells)
-        return np.asarray(descent).copy()
-
+    held = Resident(instance(), asked)
     begin = time.perf_counter()
-    result = reconstruct(asked, product(model), product, adjoint)
+    result = reconstruct(asked, held.dotprod(model), held.dotprod, held.update)
     seconds = time.perf_counter() - begin
-    vectors = (chi, rest, pressures, descent)
-    up, down = (sum(getattr(one, name) for one in vectors) for name in ("uploads", "downloads"))
-    return Found(result, seconds, matrix.uploads, up, down)
+    up, down = (sum(getattr(one, name) for one in held.vectors) for name in ("uploads", "downloads"))
+    return Found(result, seconds, held.matrix.uploads, up, down)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
+import numpy as np
 
 if "ipykernel" not in sys.modules:
     matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+
+from offload import plot_timeline
 
 from .configuration import Configuration
 from .forward import Real
@@ -47,6 +51,24 @@ def misfits(shown: Mapping[str, Sequence[float]], name: str) -> None:
     axis.set_xlabel("evaluation")
     axis.set_ylabel("misfit")
     axis.legend()
+    _finish(figure, name)
+
+
+def progress(asked: Configuration, chi: Real, residuals: Sequence[float]) -> None:
+    """Show how far an inversion has come: a picture in the place of the one before, or a line."""
+    bar = "#" * min(40, int(-6 * np.log10(residuals[-1])))
+    print(f"{len(residuals):4} evaluations, misfit {residuals[-1]:8.1e} {bar}")
+    if "ipykernel" in sys.modules:
+        from IPython.display import clear_output
+
+        clear_output(wait=True)
+        grounds(asked, {f"after {len(residuals)} evaluations": chi}, "")
+
+
+def timeline(handles: Sequence[Any], name: str) -> None:
+    """Show when the shards of launches were queued, and when they ran."""
+    figure, axis = plt.subplots(figsize=(7, 2))
+    plot_timeline(handles, axis)
     _finish(figure, name)
 
 
