@@ -15,6 +15,7 @@ OffloadError
 │   ├── DeviceUnavailable             it cannot be opened here, and why
 │   │   └── BitstreamError            its bitstream's file is damaged, or is none
 │   ├── DeviceMemoryError (MemoryError)
+│   ├── VerificationError             a circuit gave something else than its reference
 │   └── NoUnitsError                  no compute unit is left to run the launch
 ├── LaunchError                       this launch failed, though its kernel did not raise
 │   ├── WorkerDied                    the core's process ended while it ran the kernel
@@ -97,6 +98,10 @@ class BitstreamError(DeviceUnavailable):
 
 class DeviceMemoryError(DeviceError, MemoryError):
     """Report that device memory is exhausted, naming size and limit."""
+
+
+class VerificationError(DeviceError):
+    """Report that a circuit gave something else than its reference, where, and by how much."""
 
 
 class NoUnitsError(DeviceError):

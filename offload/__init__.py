@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         SerializationError,
         SessionClosed,
         UnknownDeviceError,
+        VerificationError,
         WorkerDied,
     )
     from offload.decorators import offload, offload_multiple, offload_single
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from offload.scattering import broadcast, scatter
     from offload.session import Session, connect, shutdown
     from offload.timeline import plot_timeline
+    from offload.verifying import Verify
     from offload.waiting import as_completed, wait_all, wait_any, waitAll
 
 __all__ = [
@@ -110,6 +112,8 @@ __all__ = [
     "SingleKernel",
     "Timing",
     "UnknownDeviceError",
+    "VerificationError",
+    "Verify",
     "WorkerDied",
     "as_completed",
     "broadcast",
@@ -142,6 +146,7 @@ _HOMES = {
     "offload.scattering": ("broadcast", "scatter"),
     "offload.session": ("Session", "connect", "shutdown"),
     "offload.timeline": ("plot_timeline",),
+    "offload.verifying": ("Verify",),
     "offload.waiting": ("as_completed", "waitAll", "wait_all", "wait_any"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

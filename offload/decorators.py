@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from offload.hardware import HardwareKernel
+    from offload.verifying import Verify
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +44,11 @@ def offload(
 ) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
 @overload
 def offload(
-    *, xclbin: str | os.PathLike[str] = ..., kernel: str = ..., **options: Unpack[OptionNames]
+    *,
+    xclbin: str | os.PathLike[str] = ...,
+    kernel: str = ...,
+    verify: float | Verify = ...,
+    **options: Unpack[OptionNames],
 ) -> Callable[[Callable[..., Any]], HardwareKernel]: ...
 def offload(*fn: Any, **options: Any) -> Any:
     """Make a function a kernel: its calls run on the cores of a device.
@@ -110,8 +115,12 @@ def _decorate(
     """Make a kernel, or what makes one; `placed` says in which words the decorator itself is a placement."""
     if len(fn) > 1:
         raise OptionError(f"@{name} takes its options by name, as in @{name}(timeout=10)")
-    hardware = {one: options.pop(one) for one in ("kernel", "xclbin") if one in options}
+    hardware = {one: options.pop(one) for one in ("kernel", "xclbin", "verify") if one in options}
+    if hardware.keys() == {"verify"}:
+        raise OptionError(f"@{name}: verify= is for hardware kernels, which have kernel= or xclbin=")
     for option, value in hardware.items():
+        if option == "verify":
+            continue
         kinds = (str, os.PathLike) if option == "xclbin" else (str,)
         if not (isinstance(value, kinds) and str(value)):
             raise OptionError(f"@{name}: {option}={value!r} must be a name")
@@ -140,11 +149,14 @@ def _decorate(
     return decorate(*fn) if fn else decorate
 
 
-def _hardware_body(function: Any, kernel: Any = None, xclbin: Any = None) -> Body:
+def _hardware_body(function: Any, kernel: Any = None, xclbin: Any = None, verify: Any = None) -> Body:
     with Shield():  # Python forgets an interrupt that strikes in the midst of an import
         from offload.hardware import HardwareBody
+        from offload.verifying import Verify
 
-    return HardwareBody(function, kernel, None if xclbin is None else str(xclbin))
+    if verify is not None and not isinstance(verify, Verify):
+        verify = Verify(verify)
+    return HardwareBody(function, kernel, None if xclbin is None else str(xclbin), verify=verify)
 
 
 def _users_level() -> int:

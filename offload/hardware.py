@@ -23,6 +23,7 @@ from offload.launching import launch, route_of
 from offload.options import Options
 from offload.scattering import Scatter
 from offload.session import Session, session
+from offload.verifying import Verifier, Verify
 
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
@@ -153,7 +154,8 @@ class HardwareKernel(Kernel[..., Any]):
 
     def __offload_reduce__(self) -> Any:
         # With the interface: where it goes to, its annotations may not be understood.
-        return _rebuild, (self._body.fn, self._body.kind, self._body.plain(), self._layer, self._bound)
+        body = self._body
+        return _rebuild, (body.fn, body.kind, body.plain(), self._layer, self._bound, body.verify)
 
     def _start(
         self,
@@ -169,23 +171,32 @@ class HardwareKernel(Kernel[..., Any]):
         count = route_of(pool, self._body, options).count
         self._body.check_circuit(pool.device.bitstream, pool.address)
         calls, finish = self._body.calls(full, kwargs, count)
+        if pool.device.bitstream is not None:
+            finish = self._body.verified(calls, finish)
         return launch(here, self._body, (), {}, options, attended, calls=calls, finish=finish)
 
 
 class HardwareBody(Body):
     """Hold a hardware kernel's function, and what it says of its arguments."""
 
-    __slots__ = ("_circuit", "_fits", "interface")
+    __slots__ = ("_circuit", "_fits", "_verifier", "interface", "verify")
 
     makes = HardwareKernel
 
     def __init__(
-        self, fn: Any, kernel: str | None, xclbin: str | None, known: Interface | None = None
+        self,
+        fn: Any,
+        kernel: str | None,
+        xclbin: str | None,
+        known: Interface | None = None,
+        verify: Verify | None = None,
     ) -> None:
         super().__init__(fn)
         inner = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
         name = kernel or str(getattr(inner, "__name__", ""))
         self.interface = known or Interface(name, _parameters(self, self.fn), xclbin)
+        self.verify = verify
+        self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
         self._fits: KernelSpec | None = None  # the last one that was looked at
         self._circuit: dict[str, str] = {}  # the types of what its pointers lead to
 
@@ -197,6 +208,19 @@ class HardwareBody(Body):
             self._capture = Capture(partial(run, self.plain(), self.fn), pure=True)
             self._capture.name, self._capture.module = self.name, self.module
         return self._capture
+
+    def verified(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], finish: Finish) -> Finish:
+        """Return what finishes a launch, and verifies it if it is one that is to be.
+
+        One with a handle among its arguments is not: their values are not known here.
+        """
+        verifier = self._verifier
+        if verifier is None or not verifier.is_due():
+            return finish
+        if any(isinstance(value, Handle) for row, _ in calls for value in row):
+            return finish
+        rows = [[value.copy() if hasattr(value, "copy") else value for value in row] for row, _ in calls]
+        return partial(_finish_verified, verifier, rows, finish)
 
     def check_circuit(self, bitstream: Bitstream | None, address: str) -> None:
         """Raise DeviceError, naming every mismatch, if a device's bitstream has another kernel or none.
@@ -401,10 +425,24 @@ def _finish(outs: Sequence[Sequence[Any]], rank: int, value: Any) -> Any:
     return theirs[0] if len(theirs) == 1 else tuple(theirs)
 
 
+def _finish_verified(
+    verifier: Verifier, rows: Sequence[Sequence[Any]], finish: Finish, rank: int, value: Any
+) -> Any:
+    found = finish(rank, value)
+    outs = () if found is None else found if isinstance(found, tuple) else (found,)
+    verifier.check(rows[rank if len(rows) > 1 else 0], outs)
+    return found
+
+
 def _rebuild(
-    fn: Any, kind: str, plain: tuple[Any, ...], layer: dict[str, Any], bound: tuple[Any, ...]
+    fn: Any,
+    kind: str,
+    plain: tuple[Any, ...],
+    layer: dict[str, Any],
+    bound: tuple[Any, ...],
+    verify: Verify | None,
 ) -> HardwareKernel:
     known = interface(plain)
-    body = HardwareBody(fn, known.kernel, known.xclbin, known)
+    body = HardwareBody(fn, known.kernel, known.xclbin, known, verify)
     body.kind = kind
     return HardwareKernel(body, layer, bound)

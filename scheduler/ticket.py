@@ -321,7 +321,12 @@ class Ticket:
             return None, codec.decode_error(outcome.payload)
         try:
             value = codec.decode(outcome.payload, writable=True, error=ResultDecodeError)
-            return (value if self.more.finish is None else self.more.finish(rank, value)), None
+            if self.more.finish is not None:
+                try:
+                    value = self.more.finish(rank, value)
+                except Exception as error:
+                    return None, error
+            return value, None
         except ResultDecodeError as error:
             told = ResultDecodeError(f"kernel {self.name}: {error}")
             told.__cause__ = error.__cause__

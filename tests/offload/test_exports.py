@@ -21,9 +21,9 @@ EXPORTED = """
     NestedDeadlockError NoUnitsError NotOnDevice OffloadError OptionError Options Out PeerEnded
     PoisonedKernel QueueFull RemoteTraceback ResidentDataLost ResidentNameError ResultDecodeError
     ResultNotSerializable SerializationError Session SessionClosed SingleHandle SingleKernel Timing
-    UnknownDeviceError WorkerDied as_completed broadcast connect copy_from_device copy_to_device
-    define_on_device offload offload_multiple offload_single plot_timeline register_joblib scatter
-    shutdown waitAll wait_all wait_any
+    UnknownDeviceError VerificationError Verify WorkerDied as_completed broadcast connect
+    copy_from_device copy_to_device define_on_device offload offload_multiple offload_single
+    plot_timeline register_joblib scatter shutdown waitAll wait_all wait_any
 """
 
 

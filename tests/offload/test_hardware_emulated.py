@@ -17,7 +17,7 @@ from hardware_kernels import add, bitstream
 import offload as of
 from offload import In, Out, offload
 from offload.core import instance
-from offload.testing import Xclbin
+from offload.testing import Fault, Xclbin
 
 pytest.importorskip("pynq")
 pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
@@ -215,3 +215,64 @@ def test_a_buffer_in_another_bank(device: str) -> None:
 
     with pytest.raises(of.DeviceMemoryError, match=r"argument a of vadd_. is in bank HBM2.*wired to HBM0"):
         drive()
+
+
+def splitting(verify: Any) -> Any:
+    @offload(kernel="split", verify=verify)
+    def split(x: In("int32"), low: Out("int32"), high: Out("int32")) -> None:  # type: ignore[valid-type]
+        low[:], high[:] = x[: len(low)], x[len(low) :]
+
+    return split
+
+
+def split_once(kernel: Any) -> None:
+    kernel(np.arange(5, dtype="int32"), np.empty(2, "int32"), np.empty(3, "int32"))
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[None]:
+    """Have a unit that gets the last bit of its third run, and of all that follow, wrong."""
+    made = Xclbin([splitting(None)], faults={"split_1": Fault("flip", after=2)})
+    with of.connect(f"emu:{made.write(tmp_path / 'split.xclbin')}"):
+        yield
+
+
+def test_every_launch_is_verified(faulty: None) -> None:
+    kernel = splitting(1)
+    split_once(kernel)
+    split_once(kernel)
+    told = r"high differs from what the reference gives: in 1 of 3 places, .* it is 3 and should be 2"
+    with pytest.raises(of.VerificationError, match=told):
+        split_once(kernel)
+
+
+def test_a_share_of_launches_is_verified(faulty: None) -> None:
+    kernel = splitting(0.25)
+    for _ in range(4):
+        split_once(kernel)  # the first is compared, and right
+    with pytest.raises(of.VerificationError):
+        split_once(kernel)
+
+
+def test_a_difference_that_is_allowed_or_warned_of(faulty: None) -> None:
+    kernel = splitting(of.Verify(1, atol=1))
+    for _ in range(4):
+        split_once(kernel)
+    with pytest.warns(UserWarning, match="high differs"):
+        split_once(splitting(of.Verify(1, warn=True)))
+
+
+def test_the_reference_itself_is_not_verified() -> None:
+    with of.connect("inline"):
+        split_once(splitting(1))
+
+
+@pytest.mark.parametrize("given", [-0.1, 2, True, "often"])
+def test_a_share_that_cannot_be(given: Any) -> None:
+    with pytest.raises(of.OptionError, match="Verify: share="):
+        splitting(given)
+
+
+def test_verifying_is_for_hardware_kernels() -> None:
+    with pytest.raises(of.OptionError, match="verify= is for hardware kernels"):
+        offload(verify=0.5)  # type: ignore[call-overload]

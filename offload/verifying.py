@@ -1,0 +1,96 @@
+"""Compare what a circuit gave with what its reference gives, for a share of the launches."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from device_runtime import hardware
+from device_runtime.errors import OptionError, VerificationError
+
+_RTOL = {"f2": 1e-2, "f4": 1e-4, "f8": 1e-9, "c8": 1e-4, "c16": 1e-9}  # by kind and size; others are exact
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Say how a hardware kernel is verified: `@offload(kernel="vadd", verify=Verify(0.01, rtol=1e-3))`.
+
+    `share` of the launches, 0 to 1, evenly spread and the first one included,
+    are run again by the reference, on the host. `rtol` and `atol` are as in
+    `numpy.isclose`; without `rtol` it follows the dtype: 1e-2 for float16, 1e-4
+    for single and 1e-9 for double precision, and integers are the same. With
+    `warn` a difference is a UserWarning, else VerificationError.
+
+    Raises OptionError for what these cannot be.
+    """
+
+    share: float
+    rtol: float | None = None
+    atol: float = 0.0
+    warn: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("share", "rtol", "atol"):
+            value = getattr(self, name)
+            if value is None and name == "rtol":
+                continue
+            most = 1 if name == "share" else float("inf")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+                raise OptionError(f"Verify: {name}={value!r} must be a number from 0 to {most:g}")
+
+
+class Verifier:
+    """Choose launches of one kernel, and verify them."""
+
+    def __init__(
+        self, asked: Verify, name: str, plain: tuple[Any, ...], reference: Callable[..., Any]
+    ) -> None:
+        self._asked = asked
+        self._name = name
+        self._plain = plain
+        self._outs = [
+            one.name for one in hardware.interface(plain).parameters if one.direction in ("Out", "InOut")
+        ]
+        self._reference = reference
+        self._launches = itertools.count()
+
+    def is_due(self) -> bool:
+        """Tell whether the launch that is being made is one of the share."""
+        number, share = next(self._launches), self._asked.share
+        return int(number * share) != int((number - 1) * share) if number else share > 0
+
+    def check(self, args: Sequence[Any], found: Sequence[Any]) -> None:
+        """Compare the arrays that came out with those that the reference gives for these arguments.
+
+        Raises VerificationError, saying where they differ and by how much, or warns.
+        """
+        wanted = hardware.run(self._plain, self._reference, *args)
+        for name, here, there in zip(self._outs, [wanted] if len(self._outs) == 1 else wanted, found):
+            told = self._difference(here, there)
+            if told is None:
+                continue
+            told = f"kernel {self._name}: {name} differs from what the reference gives: {told}"
+            if not self._asked.warn:
+                raise VerificationError(told)
+            warnings.warn(told, UserWarning, stacklevel=2)
+
+    def _difference(self, wanted: Any, found: Any) -> str | None:
+        import numpy as np
+
+        kind = f"{wanted.dtype.kind}{wanted.dtype.itemsize}"
+        rtol = self._asked.rtol if self._asked.rtol is not None else _RTOL.get(kind, 0.0)
+        near = np.isclose(found, wanted, rtol, self._asked.atol, equal_nan=True)
+        if near.all():
+            return None
+        wrong = np.argwhere(~near)
+        with np.errstate(all="ignore"):
+            off = np.abs(np.subtract(found[~near], wanted[~near], dtype=np.result_type(found, np.float64)))
+        worst = tuple(map(int, wrong[int(np.argmax(np.nan_to_num(off, nan=np.inf, posinf=np.inf)))]))
+        return (
+            f"in {len(wrong):,} of {near.size:,} places, most at {list(worst)}, "
+            f"where it is {found[worst]} and should be {wanted[worst]} "
+            f"(allowed are rtol={rtol:g}, atol={self._asked.atol:g})"
+        )
