@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from device_runtime.errors import MessageError
     from device_runtime.launch import ShardId
 
 
@@ -30,6 +31,23 @@ class Mesh(Protocol):
 
     def probe(self, core: int, tag: int = 0) -> bool:
         """Tell whether `get` would return at once."""
+
+
+class NoMesh:
+    """Refuse messages with an error, where there is nobody to exchange them with."""
+
+    def __init__(self, error: type[MessageError], why: str) -> None:
+        self._error = error
+        self._why = why
+
+    def put(self, core: int, value: Any, tag: int = 0) -> None:
+        raise self._error(self._why)
+
+    def get(self, core: int, tag: int = 0) -> Any:
+        raise self._error(self._why)
+
+    def probe(self, core: int, tag: int = 0) -> bool:
+        raise self._error(self._why)
 
 
 class Context:

@@ -55,9 +55,10 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from offload.decorators import offload, offload_multiple, offload_single
+    from offload.directions import In, InOut, Out
     from offload.executor import Executor
     from offload.handle import Handle, SingleHandle, Timing
-    from offload.hardware import HardwareKernel, In, InOut, Out
+    from offload.hardware import HardwareKernel
     from offload.joblib_entry import register_joblib
     from offload.kernel import AsyncKernel, Kernel, SingleKernel
     from offload.options import Options
@@ -136,9 +137,10 @@ __all__ = [
 # Where names come from; those that are not here are errors.
 _HOMES = {
     "offload.decorators": ("offload", "offload_multiple", "offload_single"),
+    "offload.directions": ("In", "InOut", "Out"),
     "offload.executor": ("Executor",),
     "offload.handle": ("Handle", "SingleHandle", "Timing"),
-    "offload.hardware": ("HardwareKernel", "In", "InOut", "Out"),
+    "offload.hardware": ("HardwareKernel",),
     "offload.joblib_entry": ("register_joblib",),
     "offload.kernel": ("AsyncKernel", "Kernel", "SingleKernel"),
     "offload.options": ("Options",),

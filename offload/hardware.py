@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import operator
 import os
@@ -10,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-from device_runtime.errors import DeviceError, KernelTypeError, OptionError
-from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, Parameter, dtype_error
+from device_runtime.errors import DeviceError, OptionError
+from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
 from device_runtime.fpga.xclbin import read
 from device_runtime.hardware import Blank, interface, run
 from offload.body import Body
+from offload.directions import parameters
 from offload.handle import Handle
 from offload.kernel import Kernel
 from offload.launching import launch, route_of
@@ -30,62 +30,6 @@ if TYPE_CHECKING:
     from device_runtime.fpga.bitstream import Bitstream, KernelSpec
 
 Finish = Callable[[int, Any], Any]
-
-
-class Direction:
-    """Say of an array argument of a hardware kernel which way it goes: see `In`, `Out` and `InOut`.
-
-    `dtype` is the array's, any that fits the bitstream's if not given; `shape`
-    is given where it is fixed; `bank` names a memory bank of the device where it
-    is not to be the one that the argument is wired to.
-
-        @offload(xclbin="vadd.xclbin", kernel="vadd")
-        def vadd(a: In, b: In("float32"), out: Annotated[np.ndarray, Out], n: int): ...
-
-    Raises TypeError for what is no dtype, and OptionError for what cannot be a shape.
-    """
-
-    name = ""
-
-    def __init__(
-        self, dtype: Any = None, shape: int | Sequence[int] | None = None, bank: str | None = None
-    ) -> None:
-        self.dtype, self.shape, self.bank = None, None, bank
-        if dtype is not None:
-            import numpy as np
-
-            found = np.dtype(dtype)
-            if found.kind not in "biufc":
-                raise OptionError(f"{self.name}: dtype={dtype!r} is none of numbers, which a circuit takes")
-            self.dtype = found.str
-        if shape is not None:
-            try:
-                full = tuple(map(operator.index, shape if isinstance(shape, Sequence) else (shape,)))
-            except TypeError:
-                full = (-1,)
-            if min(full, default=0) < 0:
-                raise OptionError(f"{self.name}: shape={shape!r} must be a tuple of sizes")
-            self.shape = full
-        if not isinstance(bank, str | None):
-            raise OptionError(f"{self.name}: bank={bank!r} must be a name")
-
-
-class In(Direction):
-    """An array that the kernel reads."""
-
-    name = IN
-
-
-class Out(Direction):
-    """An array that the kernel writes: all of it is replaced when the launch's value is taken."""
-
-    name = OUT
-
-
-class InOut(Direction):
-    """An array that the kernel reads and writes."""
-
-    name = INOUT
 
 
 class HardwareKernel(Kernel[..., Any]):
@@ -194,7 +138,7 @@ class HardwareBody(Body):
         super().__init__(fn)
         inner = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
         name = kernel or str(getattr(inner, "__name__", ""))
-        self.interface = known or Interface(name, _parameters(self, self.fn), xclbin)
+        self.interface = known or Interface(name, parameters(self.name, self.fn), xclbin)
         self.verify = verify
         self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
         self._fits: KernelSpec | None = None  # the last one that was looked at
@@ -369,50 +313,6 @@ def _overlap(one: Any, other: Any) -> bool:
         )
     except np.exceptions.TooHardError:
         return True
-
-
-def _parameters(body: Body, fn: Callable[..., Any]) -> tuple[Parameter, ...]:
-    try:
-        signature = inspect.signature(fn, eval_str=True)
-    except Exception as error:
-        raise KernelTypeError(f"kernel {body.name}: an annotation cannot be understood: {error!r}") from error
-    found = []
-    for name, parameter in signature.parameters.items():
-        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            raise KernelTypeError(
-                f"kernel {body.name}: a circuit's arguments are given by place, and {parameter} cannot be"
-            )
-        found.append(_parameter(body, name, parameter.annotation))
-    return tuple(found)
-
-
-def _parameter(body: Body, name: str, annotation: Any) -> Parameter:
-    if get_origin(annotation) is Annotated:
-        for each in get_args(annotation)[1:]:
-            if isinstance(each, Direction) or (isinstance(each, type) and issubclass(each, Direction)):
-                annotation = each
-    if isinstance(annotation, type) and issubclass(annotation, Direction):
-        annotation = annotation()
-    if isinstance(annotation, Direction):
-        return Parameter(name, annotation.name, annotation.dtype, annotation.shape, annotation.bank)
-    if annotation is inspect.Parameter.empty:
-        raise KernelTypeError(
-            f"kernel {body.name}: argument {name} has no annotation; an array is In, Out or InOut, "
-            "a scalar int, float, bool or a type of NumPy's"
-        )
-    try:
-        import numpy as np
-
-        dtype = None if annotation is None else np.dtype(annotation)
-    except TypeError:
-        dtype = None
-    if dtype is None or dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise KernelTypeError(
-            f"kernel {body.name}: argument {name} is annotated {annotation!r}; an array is In, Out or InOut, "
-            "a scalar int, float, bool or a type of NumPy's"
-        )
-    # A Python number is as wide as the circuit has it.
-    return Parameter(name, None, annotation.__name__ if annotation in (int, float) else dtype.name)
 
 
 def _finish(outs: Sequence[Sequence[Any]], rank: int, value: Any) -> Any:

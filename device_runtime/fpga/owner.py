@@ -19,10 +19,10 @@ import types
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple
 
 from device_runtime import context
-from device_runtime.context import Context
+from device_runtime.context import Context, NoMesh
 from device_runtime.errors import DeviceError, MessageError
 from device_runtime.fpga.boards import HUNG, open_board
 from device_runtime.fpga.unit import Instance
@@ -46,20 +46,7 @@ class Seat(NamedTuple):
     room: int
 
 
-class _NoMesh:
-    """Refuse messages: kernels of a circuit have none, and what drives them does without."""
-
-    def put(self, core: int, value: Any, tag: int = 0) -> None:
-        self._refuse()
-
-    def get(self, core: int, tag: int = 0) -> Any:
-        self._refuse()
-
-    def probe(self, core: int, tag: int = 0) -> bool:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise MessageError("the units of an FPGA exchange no messages; launch on process cores for that")
+_NO_MESSAGES = "the units of an FPGA exchange no messages; launch on process cores for that"
 
 
 class _Entered:
@@ -96,7 +83,7 @@ class UnitThread(threading.Thread):
         self._runner = Runner(
             unit,
             units,
-            _NoMesh(),
+            NoMesh(MessageError, _NO_MESSAGES),
             partial(place, self._endpoint.arena),
             lambda entered: _Entered(entered, instance),
             self._begin,

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from device_runtime import context
-from device_runtime.context import Context
+from device_runtime.context import Context, NoMesh
 from device_runtime.errors import NotOnDevice
 from device_runtime.launch import Encoded, Outcome, ShardId, make
 from device_runtime.process import wire
@@ -53,6 +53,9 @@ class Seat(NamedTuple):
 _OFTEN = 32  # of so many waits that look on, one sees whether host and core share a CPU
 
 
+_FORKED = "a process that a kernel forked can neither send nor receive: only the core can"
+
+
 class _Entered:
     """Within the block, a shard is what this process runs; a process that a kernel forked ends with it."""
 
@@ -73,22 +76,6 @@ class _Entered:
         if self.forked:
             _end_child(error)
         context.enter_process(None)
-
-
-class _NoMesh:
-    """Refuse messages in a process that a kernel forked: they are for the core."""
-
-    def put(self, core: int, value: Any, tag: int = 0) -> None:
-        self._refuse()
-
-    def get(self, core: int, tag: int = 0) -> Any:
-        self._refuse()
-
-    def probe(self, core: int, tag: int = 0) -> bool:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        raise NotOnDevice("a process that a kernel forked can neither send nor receive: only the core can")
 
 
 class Worker:
@@ -223,7 +210,7 @@ class Worker:
         self._entered.forked = True
         running = self._entered.context
         if running is not None:
-            running.mesh = _NoMesh()
+            running.mesh = NoMesh(NotOnDevice, _FORKED)
             running.nested = None  # its own launches make a session of its own
 
     def _begin(self, shard: ShardId, at: float) -> None:
