@@ -6,7 +6,7 @@ import itertools
 import operator
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -113,8 +113,8 @@ class HardwareKernel(Kernel[..., Any]):
         self._body.signature.check(full, kwargs)
         pool = here.pool(options.device)
         count = route_of(pool, self._body, options).count
-        self._body.check_circuit(pool.device.bitstream, pool.address)
-        calls, finish = self._body.calls(full, kwargs, count)
+        circuit = self._body.circuit(pool.device.bitstream, pool.address)
+        calls, finish = self._body.calls(full, kwargs, count, circuit)
         if pool.device.bitstream is not None:
             finish = self._body.verified(calls, finish)
         return launch(here, self._body, (), {}, options, attended, calls=calls, finish=finish)
@@ -123,7 +123,7 @@ class HardwareKernel(Kernel[..., Any]):
 class HardwareBody(Body):
     """Hold a hardware kernel's function, and what it says of its arguments."""
 
-    __slots__ = ("_circuit", "_fits", "_verifier", "interface", "verify")
+    __slots__ = ("_fits", "_verifier", "interface", "verify")
 
     makes = HardwareKernel
 
@@ -141,8 +141,8 @@ class HardwareBody(Body):
         self.interface = known or Interface(name, parameters(self.name, self.fn), xclbin)
         self.verify = verify
         self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
-        self._fits: KernelSpec | None = None  # the last one that was looked at
-        self._circuit: dict[str, str] = {}  # the types of what its pointers lead to
+        # The circuit that was looked at last, and the types of what its pointers lead to.
+        self._fits: tuple[KernelSpec | None, Mapping[str, str]] = None, {}
 
     @property
     def capture(self) -> Capture:
@@ -166,22 +166,22 @@ class HardwareBody(Body):
         rows = [[value.copy() if hasattr(value, "copy") else value for value in row] for row, _ in calls]
         return partial(_finish_verified, verifier, rows, finish)
 
-    def check_circuit(self, bitstream: Bitstream | None, address: str) -> None:
-        """Raise DeviceError, naming every mismatch, if a device's bitstream has another kernel or none.
+    def circuit(self, bitstream: Bitstream | None, address: str) -> Mapping[str, str]:
+        """Return the types of what the pointers of a device's circuit lead to; nothing if it has none.
 
-        Nothing is known of a device that has no bitstream.
+        Raises DeviceError, naming every mismatch, if it is not the circuit of this kernel.
         """
         if bitstream is None:
-            self._fits, self._circuit = None, {}
-            return
+            return {}
         spec = next((one for one in bitstream.kernels if one.name == self.interface.kernel), None)
         if spec is None:
             raise DeviceError(
                 f"kernel {self.name}: the bitstream of {address} has no kernel {self.interface.kernel!r}; "
                 f"it has {', '.join(one.name for one in bitstream.kernels) or 'none'}"
             )
-        if spec is self._fits:
-            return
+        known, circuit = self._fits
+        if spec is known:
+            return circuit
         wrong = self.interface.mismatches(spec)
         if wrong:
             raise DeviceError(
@@ -195,8 +195,9 @@ class HardwareBody(Body):
                     f"kernel {self.name} is for {self.interface.xclbin} ({wanted.hex()}), and {address} "
                     f"has another bitstream loaded ({bitstream.uuid.hex()})"
                 )
-        self._circuit = {one.name: one.ctype for one in spec.arguments if one.kind == "pointer"}
-        self._fits = spec
+        circuit = {one.name: one.ctype for one in spec.arguments if one.kind == "pointer"}
+        self._fits = spec, circuit
+        return circuit
 
     def plain(self) -> tuple[Any, ...]:
         """Return the interface as tuples, as it travels."""
@@ -204,7 +205,7 @@ class HardwareBody(Body):
         return kernel, tuple([tuple(parameter) for parameter in parameters]), xclbin
 
     def calls(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], count: int
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], count: int, circuit: Mapping[str, str]
     ) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], Finish]:
         """Return what travels to each shard, and what makes of a shard's value that of the call.
 
@@ -225,7 +226,7 @@ class HardwareBody(Body):
                     self._check_scalar(parameter, piece)
             else:
                 for piece in pieces if scattered else pieces[:1]:
-                    self._check(parameter, piece)
+                    self._check(parameter, piece, circuit)
                 if parameter.direction != IN:
                     if count > 1 and not scattered:
                         raise ValueError(
@@ -253,7 +254,7 @@ class HardwareBody(Body):
             )
         return list(value.value)
 
-    def _check(self, parameter: Parameter, value: Any) -> None:
+    def _check(self, parameter: Parameter, value: Any, circuit: Mapping[str, str]) -> None:
         import numpy as np
 
         what = f"kernel {self.name}: argument {parameter.name}"
@@ -267,7 +268,7 @@ class HardwareBody(Body):
             raise TypeError(f"{what} has dtype {value.dtype}, and must have {np.dtype(parameter.dtype)}")
         if value.dtype.kind not in "biufc":
             raise TypeError(f"{what} has dtype {value.dtype}, and a circuit takes numbers")
-        wrong = self._circuit.get(parameter.name) and dtype_error(self._circuit[parameter.name], value.dtype)
+        wrong = dtype_error(circuit[parameter.name], value.dtype) if circuit else None
         if wrong:
             raise TypeError(f"{what} {wrong}")
         if parameter.shape is not None and value.shape != parameter.shape:
