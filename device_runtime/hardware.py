@@ -33,20 +33,19 @@ def interface(plain: tuple[Any, ...]) -> Interface:
 def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) -> Any:
     """Run a hardware kernel; return the array that comes out of it, or a tuple of several, in their order."""
     taken = interface(plain)
+    for parameter, value in zip(taken.parameters, args, strict=True):
+        if parameter.direction is not None and not isinstance(value, Blank):
+            _check(taken, parameter, value)
     context = current()
     if context is not None and context.instance is not None:
-        for parameter, value in zip(taken.parameters, args, strict=True):
-            if parameter.direction is not None and not isinstance(value, Blank):
-                _check(taken, parameter, value)
         outs = context.instance.run(taken, reference, args)
         return outs[0] if len(outs) == 1 else outs
     values, found = [], []
     for parameter, value in zip(taken.parameters, args, strict=True):
         if isinstance(value, Blank):
             value = value.made()
-        elif parameter.direction is not None:
-            _check(taken, parameter, value)
-            value = value.copy() if parameter.direction == "InOut" else value
+        elif parameter.direction == "InOut":
+            value = value.copy()
         if parameter.direction in ("Out", "InOut"):
             found.append(value)
         values.append(value)
