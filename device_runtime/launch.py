@@ -104,6 +104,15 @@ class PeerNotice(NamedTuple):
 Message = Work | PeerNotice
 
 
+class Costs(NamedTuple):
+    """What a shard has moved to and from a device's own memory, in bytes, and how long that and it ran."""
+
+    to_device: int
+    from_device: int
+    transfer: float  # seconds
+    compute: float
+
+
 class Outcome(NamedTuple):
     """How a shard ended: a value, a kernel's exception (both encoded), or the runtime's own error.
 
@@ -115,6 +124,7 @@ class Outcome(NamedTuple):
     error: BaseException | None = None  # raised by the runtime; there is no payload then
     begun: float = 0.0
     ended: float = 0.0
+    costs: Costs | None = None  # of a device with memory of its own
 
 
 class Ended(NamedTuple):

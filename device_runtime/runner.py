@@ -105,7 +105,7 @@ class Runner:
                     context.nested.shutdown()
             ended = time.monotonic()
             del function, calls
-            return make(Outcome, (self._encoded(image, value), False, None, begun, ended))
+            return make(Outcome, (self._encoded(image, value), False, None, begun, ended, None))
         except BaseException as error:
             ended = time.monotonic()
             _explain(error)

@@ -54,9 +54,11 @@ if TYPE_CHECKING:
         VerificationError,
         WorkerDied,
     )
+    from offload.arrays import DeviceArray
     from offload.decorators import offload, offload_multiple, offload_single
     from offload.directions import In, InOut, Out
     from offload.executor import Executor
+    from offload.explaining import explain
     from offload.handle import Handle, SingleHandle, Timing
     from offload.hardware import HardwareKernel
     from offload.joblib_entry import register_joblib
@@ -75,6 +77,7 @@ __all__ = [
     "AsyncKernel",
     "BitstreamError",
     "DependencyError",
+    "DeviceArray",
     "DeviceError",
     "DeviceMemoryError",
     "DeviceUnavailable",
@@ -122,6 +125,7 @@ __all__ = [
     "copy_from_device",
     "copy_to_device",
     "define_on_device",
+    "explain",
     "offload",
     "offload_multiple",
     "offload_single",
@@ -136,9 +140,11 @@ __all__ = [
 
 # Where names come from; those that are not here are errors.
 _HOMES = {
+    "offload.arrays": ("DeviceArray",),
     "offload.decorators": ("offload", "offload_multiple", "offload_single"),
     "offload.directions": ("In", "InOut", "Out"),
     "offload.executor": ("Executor",),
+    "offload.explaining": ("explain",),
     "offload.handle": ("Handle", "SingleHandle", "Timing"),
     "offload.hardware": ("HardwareKernel",),
     "offload.joblib_entry": ("register_joblib",),

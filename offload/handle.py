@@ -27,12 +27,20 @@ class Timing:
     None until the shard has ended, and stay so if its kernel gave neither a
     value nor an exception: it was cancelled or timed out, or its core died.
     `begun` stays None, too, if the arguments did not load.
+
+    The rest tells what a shard has cost on a device with memory of its own:
+    bytes moved to it and from it, seconds that took, and seconds its circuits
+    ran. All None elsewhere, and where `begun` is.
     """
 
     core: int | None
     queued: float
     begun: float | None
     ended: float | None
+    to_device: int | None = None
+    from_device: int | None = None
+    transfer: float | None = None
+    compute: float | None = None
 
 
 class Handle(Shards[R]):
@@ -110,6 +118,7 @@ class Handle(Shards[R]):
                         ticket.submitted - start,
                         begun - start if begun else None,
                         ended - start if ended else None,
+                        *(outcome.costs if outcome is not None and outcome.costs and begun else ()),
                     )
                 )
         return found

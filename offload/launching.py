@@ -42,7 +42,7 @@ def call(
     dispatcher = session.dispatcher
     found = None if handles else dispatcher.call(route, image, payload)
     if found is None:
-        ticket = Ticket(route, image, payload, _depends(handles))
+        ticket = Ticket(route, image, payload, _depends(handles, body))
         dispatcher.submit(ticket, attended=True)
     elif isinstance(found, Ticket):
         ticket = found
@@ -85,6 +85,7 @@ def launch(
     mapped: bool = False,
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
     finish: Callable[[int, Any], Any] | None = None,
+    after: Sequence[Depends] = (),
 ) -> Handle[Any]:
     """Take a snapshot of a kernel and its arguments, and queue it.
 
@@ -92,7 +93,7 @@ def launch(
     another; `args` holds what all begin with, and a list for each argument
     that follows. `calls` holds the arguments of each shard, or the same for
     all, in the place of `args` and `kwargs`; `finish` makes of a shard's rank
-    and value what the handle gives.
+    and value what the handle gives; `after` are launches that it waits for.
 
     Raises, with nothing queued, OptionError, KernelNotSerializable,
     ArgsNotSerializable, SessionClosed, and what opening the device raises.
@@ -105,7 +106,7 @@ def launch(
         calls = _per_shard(args, kwargs, route.count, body.name)
     data = None if mapped or calls is not None else codec.plain_call(args, kwargs)
     if data is not None:
-        ticket = Ticket(route, image, data)
+        ticket = Ticket(route, image, data, after, finish=finish)
     else:
         handles: list[Handle[Any]] = []
         if mapped:
@@ -117,7 +118,7 @@ def launch(
             encoded = _encoded(calls[0], session, pool, body, handles)
         else:
             encoded = _encoded((args, kwargs), session, pool, body, handles)
-        ticket = Ticket(route, image, encoded, _depends(handles), mapped, finish)
+        ticket = Ticket(route, image, encoded, [*_depends(handles, body), *after], mapped, finish)
     dispatcher.submit(ticket, attended)
     if route.bare:
         return SingleHandle(dispatcher, ticket, True)
@@ -152,7 +153,14 @@ def _encoded(
         raise ArgsNotSerializable(f"kernel {body.name}: {error}") from error.__cause__
 
 
-def _depends(handles: list[Handle[Any]]) -> Sequence[Depends]:
+def _depends(handles: list[Handle[Any]], body: Body) -> Sequence[Depends]:
+    for handle in handles:
+        for ticket in handle._tickets:
+            if getattr(ticket.more.finish, "stays", False):
+                raise ArgsNotSerializable(
+                    f"kernel {body.name}: a handle of kernel {ticket.name} stands for an array that stays on "
+                    "its device; only hardware kernels there take it: give numpy.asarray(handle.result())"
+                )
     return [Depends(handle._tickets, handle._bare) for handle in handles] if handles else ()
 
 

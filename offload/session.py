@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from device_runtime.context import Context, current
 from device_runtime.errors import NestedDeadlockError, SessionClosed
@@ -23,6 +23,8 @@ from offload import settings
 from offload.options import Options
 
 if TYPE_CHECKING:
+    from offload.arrays import DeviceArray
+    from offload.keeping import Arrays
     from scheduler.dispatcher import Dispatcher
     from scheduler.ticket import Pool
 
@@ -103,6 +105,7 @@ class Session:
         self._dispatchers: Once[Dispatcher] = Once()
         self._pools: Once[Pool] = Once()
         self._resident: dict[tuple[int, str], frozenset[str]] = {}  # names, by pool and module
+        self.arrays: dict[int, Arrays] = {}  # on devices, by pool
         self._entered = 0  # `with` blocks inside of which it is
         self.holds = (
             0  # calls that connected to it, and `with` blocks, that were not ended by leaving a block
@@ -133,6 +136,38 @@ class Session:
     def resident(self, pool: Pool, module: str) -> frozenset[str]:
         """Return the names that are defined on a device for a module."""
         return self._resident.get((pool.index, module), frozenset())
+
+    def array(self, value: Any, bank: str | None = None) -> DeviceArray:
+        """Return an array in the memory of the session's device that holds a copy of a NumPy array.
+
+        See `empty`.
+        """
+        import numpy as np
+
+        from offload.arrays import checked
+
+        return self._array(checked("array", np.array(value, order="C")), bank)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = float, bank: str | None = None) -> DeviceArray:
+        """Return an array in the memory of the session's device, for hardware kernels to write and read.
+
+        `shape` is in elements, `dtype` any number of NumPy's. The bank need not
+        be named if the device's units are wired to one only. On a device
+        without such memory it is an array of the host's, and `bank` is not
+        looked at. Raises TypeError for a dtype that is not of numbers,
+        ValueError for a shape that cannot be and for a bank that no unit is
+        wired to, and DeviceMemoryError where there is no room.
+        """
+        from offload.arrays import blank
+
+        return self._array(blank(shape, dtype), bank)
+
+    def _array(self, value: Any, bank: str | None) -> DeviceArray:
+        from offload.keeping import Arrays
+
+        pool = self.pool()
+        home = self.arrays.get(pool.index) or self.arrays.setdefault(pool.index, Arrays(self, pool))
+        return home.make(value, bank)
 
     def define(self, pool: Pool, module: str, name: str) -> None:
         """Note that a name is defined on a device for a module."""

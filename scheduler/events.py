@@ -45,6 +45,7 @@ class Submit(NamedTuple):
     retries: int = 0
     timeout: float | None = None  # seconds a shard may run
     launches: int = 1
+    behind: tuple[int, ...] = ()  # unfinished launches that must have ended before, however they do
 
 
 class ShardBegun(NamedTuple):

@@ -113,6 +113,7 @@ class Extra:
     __slots__ = (
         "attempts",
         "begun",
+        "behind",
         "cause",
         "deaths",
         "dependants",
@@ -135,9 +136,11 @@ class Extra:
         needs: tuple[int, ...] = (),
         retries: int = 0,
         timeout: float | None = None,
+        behind: tuple[int, ...] = (),
     ) -> None:
         self.priority = priority
-        self.needs = needs
+        self.needs = needs + behind
+        self.behind = behind  # those of them that may fail
         self.retries = retries
         self.timeout = timeout
         self.unsent = count  # shards that have not ended and were never sent to a unit

@@ -34,7 +34,7 @@ from scheduler.direct import Lone
 from scheduler.plans import Plans
 from scheduler.room import weight
 from scheduler.state import State
-from scheduler.ticket import Pool, Ticket
+from scheduler.ticket import END, VALUE, Pool, Ticket
 from scheduler.verdicts import dependency_error, verdict
 
 
@@ -89,14 +89,16 @@ class Ledger:
             return
         for ticket in alike:
             last = self._number(ticket)
-        self.step(make(events.Submit, (last, pool.index, None, 1, route.kernel, 0, (), 0, None, len(alike))))
+        self.step(
+            make(events.Submit, (last, pool.index, None, 1, route.kernel, 0, (), 0, None, len(alike), ()))
+        )
 
     def enter(self, ticket: Ticket) -> None:
         """Take in a launch, behind all that stand in line.
 
         Raises OptionError for a dependency on a launch of another session.
         """
-        unfinished, failed = self.dependencies(ticket) if ticket.more.depends else ((), False)
+        needs, behind, failed = self.dependencies(ticket) if ticket.more.depends else ((), (), False)
         self.bytes += weight(ticket.args)
         self.admit_all(ticket.pool)
         if failed:
@@ -105,14 +107,14 @@ class Ledger:
             for rank in range(ticket.count):
                 self.settle(ticket, rank, error)
         else:
-            self._enter(ticket, unfinished)
+            self._enter(ticket, needs, behind)
 
     def _number(self, ticket: Ticket) -> int:
         number = ticket.number = self.number()
         self.launches[number] = ticket
         return number
 
-    def _enter(self, ticket: Ticket, unfinished: tuple[int, ...] = ()) -> None:
+    def _enter(self, ticket: Ticket, needs: tuple[int, ...] = (), behind: tuple[int, ...] = ()) -> None:
         route, number = ticket.route, self._number(ticket)
         asked = (
             number,
@@ -121,10 +123,11 @@ class Ledger:
             route.count,
             route.kernel,
             route.priority,
-            unfinished,
+            needs,
             route.retries,
             route.timeout,
             1,
+            behind,
         )
         self.step(make(events.Submit, asked))
 
@@ -262,23 +265,27 @@ class Ledger:
         assert actions == sent, "the state machine has another idea of where a launch is"
         return ticket
 
-    def dependencies(self, asked: Ticket) -> tuple[tuple[int, ...], bool]:
-        """Return the unfinished launches that a new one needs, and whether one of the others has failed."""
-        unfinished: dict[int, None] = {}
+    def dependencies(self, asked: Ticket) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+        """Return the unfinished launches that a new one waits for, and whether one that it needs has failed.
+
+        They are those that it needs, and those that may fail.
+        """
+        needs: dict[int, None] = {}
+        behind: dict[int, None] = {}
         failed = False
-        for ticket in (ticket for need in asked.depends for ticket in need.tickets):
+        for wants, ticket in ((need.wants, ticket) for need in asked.depends for ticket in need.tickets):
             if not ticket.number and ticket.pool in self.pools:
                 self.admit_all(ticket.pool)
             if ticket.done:
-                failed = failed or not ticket.ok
+                failed = failed or not (ticket.ok or wants == END)
             elif ticket.number in self.launches and self.launches[ticket.number] is ticket:
-                unfinished[ticket.number] = None
+                (behind if wants == END else needs)[ticket.number] = None
             else:
                 raise OptionError(
                     f"kernel {asked.name} was given a handle of another session ({ticket.name}); "
                     "wait for it and pass its result"
                 )
-        return tuple(unfinished), failed
+        return tuple(needs), tuple(one for one in behind if one not in needs), failed
 
     def _work(self, shard: ShardId) -> Work:
         ticket = self.launches[shard.launch]
@@ -292,7 +299,7 @@ class Ledger:
             args = args[shard.rank]
         if not depends:
             return make(Work, (shard, plan, args, ()))
-        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in depends]
+        needs = [Dependency(need.bare, _payloads(need.tickets)) for need in depends if need.wants == VALUE]
         return Work(shard, plan, args, tuple(needs))
 
     def _send_together(self, outbox: list[Message], last: int, launches: int) -> None:

@@ -113,7 +113,7 @@ class State:
             self._settle_rest(launch, "closed")
 
     def _submit(self, event: events.Submit) -> None:
-        number, home, units, count, kernel, priority, needs, retries, timeout, launches = event
+        number, home, units, count, kernel, priority, needs, retries, timeout, launches, behind = event
         pool = self._pools.get(home)
         _check(event, pool)
         if launches > 1:
@@ -122,16 +122,17 @@ class State:
         if number in self._launches:
             raise ValueError(f"launch {number} is queued already")
         extra = None
-        if count > 1 or needs or priority or retries or timeout is not None:
-            extra = Extra(count, priority, needs, retries, timeout)
+        waits = needs or behind
+        if count > 1 or waits or priority or retries or timeout is not None:
+            extra = Extra(count, priority, needs, retries, timeout, behind)
         launch = self._launches[number] = Launch(number, home, units, count, kernel, extra)
         if pool is None:
             self._settle_rest(launch, "closed")
             return
-        if needs:
+        if waits:
             self._wait(launch)
         if units is not None:
-            self._placing.order.enter(launch, self._bound(launch) if needs else ())
+            self._placing.order.enter(launch, self._bound(launch) if waits else ())
             for rank in self._placing.queue(launch):
                 self._settle(launch, rank, "no units")
         elif not launch.waits() and not self._placing.queue_auto(launch, at_once=True):
@@ -414,7 +415,7 @@ class State:
                 continue  # it has ended in this very step
             other = dependant.more()
             other.waits -= 1
-            if not extra.ok:
+            if not extra.ok and launch.number not in other.behind:
                 other.cause = launch.number if extra.cause < 0 else extra.cause
                 self._settle_rest(dependant, "dependency")
             elif not other.waits:
@@ -427,7 +428,7 @@ class State:
 
 def _check(asked: events.Submit, pool: Pool | None) -> None:
     """Raise ValueError for a launch that cannot be meant."""
-    units, needs = asked.units, asked.depends
+    units, needs = asked.units, asked.depends + asked.behind
     right = asked.shards > 0 and asked.launches > 0
     if asked.launches > 1:
         extra = asked.priority or needs or asked.retries or asked.timeout is not None

@@ -47,11 +47,19 @@ class Pool:
         return found
 
 
+# What a launch wants of another that it waits for: its value, or that it has ended well, or at all.
+VALUE, SUCCESS, END = "value", "success", "end"
+
+
 class Depends(NamedTuple):
-    """The launches behind one handle among the arguments; `bare` if its result is one value."""
+    """The launches behind one handle among the arguments; `bare` if its result is one value.
+
+    Or others that a launch waits for: `wants` tells if it has use for their values.
+    """
 
     tickets: tuple[Ticket, ...]
     bare: bool
+    wants: str = VALUE
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +232,7 @@ class Ticket:
 
     def plain_values(self) -> list[Any] | None:
         """Return the values in core order, if all are plain; None if there is anything else."""
-        if not self.ok:
+        if not self.ok or self.more.finish is not None:
             return None
         values = []
         for outcome in self.outcomes:

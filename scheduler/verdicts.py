@@ -15,7 +15,7 @@ from device_runtime.errors import (
 from device_runtime.launch import Lost
 from scheduler.events import Settle
 from scheduler.state import MAX_UNITS_LOST
-from scheduler.ticket import Route, Ticket
+from scheduler.ticket import END, VALUE, Route, Ticket
 
 
 def verdict(ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
@@ -69,8 +69,19 @@ def dependency_error(ticket: Ticket) -> DependencyError:
     Its cause will be the error of the launch where it began, however many have
     failed because of one another since.
     """
-    failed = next(t for need in ticket.depends for t in need.tickets if t.done and not t.ok)
+    failed, wants = next(
+        (one, need.wants)
+        for need in ticket.depends
+        if need.wants != END
+        for one in need.tickets
+        if one.done and not one.ok
+    )
     ticket.cause = failed.cause or failed
     return DependencyError(
-        f"kernel {ticket.name} was not run: a handle among its arguments, of kernel {failed.name}, failed"
+        f"kernel {ticket.name} was not run: "
+        + (
+            f"a handle among its arguments, of kernel {failed.name}, failed"
+            if wants == VALUE
+            else f"kernel {failed.name} failed, and so did not write what it was to read"
+        )
     )

@@ -101,6 +101,7 @@ def open_board(config: Config, path: str) -> list[Instance]:
 
     Raises DeviceUnavailable, saying what to do.
     """
+    from device_runtime.fpga.buffers import Store
     from device_runtime.fpga.unit import Instance, UnitDriver
 
     try:
@@ -115,7 +116,8 @@ def open_board(config: Config, path: str) -> list[Instance]:
         made: board.Board = board.EmulatedBoard(path, bitstream)
     else:
         made = board.open_card(config.device, path, bitstream)
+    kept = Store(made)
     return [
-        Instance(made, [UnitDriver(made, kernel, unit, config.timeout) for kernel, unit in group])
+        Instance(made, [UnitDriver(made, kernel, unit, config.timeout) for kernel, unit in group], kept)
         for group in instances(bitstream)
     ]

@@ -25,6 +25,7 @@ from device_runtime import context
 from device_runtime.context import Context, NoMesh
 from device_runtime.errors import DeviceError, MessageError
 from device_runtime.fpga.boards import HUNG, open_board
+from device_runtime.fpga.buffers import METER
 from device_runtime.fpga.unit import Instance
 from device_runtime.launch import Encoded, Outcome, ShardId
 from device_runtime.process import wire
@@ -123,7 +124,7 @@ class UnitThread(threading.Thread):
         _Streams.mend()
         for stream in self.streams:
             stream.finish()
-        self._endpoint.end(outcome)
+        self._endpoint.end(outcome._replace(costs=METER.take()))
         self._status.end(self._unit, self._work)
         self._work += 1
         if self._instance.hung:

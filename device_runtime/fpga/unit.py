@@ -1,85 +1,25 @@
-"""A compute unit as its owner drives it: arguments into registers, start, wait; and buffers that stay."""
+"""A compute unit as its owner drives it: arguments into registers, start, wait."""
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.errors import DeviceError, DeviceMemoryError
 from device_runtime.fpga.bitstream import KernelSpec, Unit
+from device_runtime.fpga.buffers import METER, Buffer, Store
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
 from device_runtime.fpga.scalars import pack_argument
-from device_runtime.hardware import Blank
+from device_runtime.hardware import Blank, Kept
 
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _LONGEST = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
-
-
-class Buffer:
-    """An array in a bank of the device; host and device each have a copy, brought up to date when needed.
-
-    `numpy.asarray` gives the host's copy, which is for reading; `write` replaces it.
-    """
-
-    def __init__(self, board: Any, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.bank = bank
-        try:
-            self._held = board.allocate(bank, shape, dtype)
-        except DeviceMemoryError:
-            gc.collect()  # buffers in cycles hold memory that the interpreter knows nothing of
-            self._held = board.allocate(bank, shape, dtype)
-        self.shape, self.dtype = shape, dtype
-        self.address: int = self._held.device_address
-        self.uploads = self.downloads = 0  # bytes moved so far
-        self._ahead = False  # the host's copy is newer
-        self._behind = False  # the device's is
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of it."""
-        return int(self._held.nbytes)
-
-    def write(self, value: Any) -> None:
-        """Replace what it holds."""
-        self._held[...] = value
-        self._ahead, self._behind = True, False
-
-    def before_launch(self, written: bool) -> None:
-        """Bring the device's copy up to date; `written`: the launch will change it."""
-        if self._ahead:
-            self._held.flush()
-            self.uploads += self.nbytes
-            self._ahead = False
-        self._behind = self._behind or written
-
-    def host(self) -> NDArray[Any]:
-        """Return the host's copy, up to date; it changes with the next launch that writes to it."""
-        if self._behind:
-            self._held.invalidate()
-            self.downloads += self.nbytes
-            self._behind = False
-        view: NDArray[Any] = self._held.view(np.ndarray)
-        return view
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        found: NDArray[Any] = self.host().view()
-        found.flags.writeable = False
-        if dtype is not None and dtype != found.dtype:
-            found = found.astype(dtype)
-        return found
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a buffer stays on its device; numpy.asarray(buffer).copy() is what it holds")
-
-    def __repr__(self) -> str:
-        return f"<buffer of {self.nbytes:,} bytes in bank {self.bank}, {self.dtype} {self.shape}>"
 
 
 class UnitDriver:
@@ -165,10 +105,13 @@ class UnitDriver:
                 held.append(buffer)
                 if direction in (OUT, INOUT) or (not direction and value.flags.writeable):
                     back.append((value, buffer))
-            buffer.before_launch(written=direction != IN)
+            if direction != IN:
+                buffer.written()
             words.append((argument.offset, buffer.address.to_bytes(8, "little")))
+        begun = time.monotonic()
         self._set(words)
         self._run()
+        METER.compute += time.monotonic() - begun
         del held
         return back
 
@@ -191,10 +134,10 @@ class UnitDriver:
     def _allocate(self, wired: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         for bank in wired[:-1]:
             try:
-                return Buffer(self._board, bank, shape, dtype)
+                return Buffer.allocate(self._board, bank, shape, dtype)
             except DeviceMemoryError:
                 pass  # the board may take any of them
-        return Buffer(self._board, wired[-1], shape, dtype)
+        return Buffer.allocate(self._board, wired[-1], shape, dtype)
 
     def _set(self, words: list[tuple[int, bytes]]) -> None:
         """Write registers, those that lie together at once."""
@@ -241,7 +184,8 @@ class Instance:
     `instance.vadd(a, b, out, n)` runs a kernel; `array` and `empty` give buffers that stay.
     """
 
-    def __init__(self, board: Any, drivers: Sequence[UnitDriver]) -> None:
+    def __init__(self, board: Any, drivers: Sequence[UnitDriver], kept: Store) -> None:
+        self.kept = kept
         self._board = board
         self._drivers = {driver.spec.name: driver for driver in drivers}
 
@@ -284,7 +228,7 @@ class Instance:
         elif bank not in wired:
             raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
         full = (shape,) if isinstance(shape, int) else tuple(shape)
-        return Buffer(self._board, bank, full, np.dtype(dtype))
+        return Buffer.allocate(self._board, bank, full, np.dtype(dtype))
 
     def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> tuple[NDArray[Any], ...]:
         """Run a kernel as a decorated function describes it; return the arrays that come out.
@@ -298,6 +242,7 @@ class Instance:
                 f"it has {', '.join(self._drivers) or 'none'}"
             )
         driver.learn(interface, model)
+        args = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
         return tuple(buffer.host() for _, buffer in driver.run(args))
 
     def _wired(self) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from device_runtime.errors import DeviceMemoryError
 from device_runtime.launch import (
     Buffer,
+    Costs,
     Dependency,
     Encoded,
     Image,
@@ -179,9 +180,10 @@ def outcome_out(outcome: Outcome, reach: Callable[[Buffer], Buffer], returned: S
     assert payload is not None
     flags, data = _in_one(payload)
     failed = FAILED if outcome.failed else 0
-    if data is not None and not returned:
+    if data is not None and not returned and outcome.costs is None:
         return ENDED_HEAD.pack(ENDED, failed | flags, outcome.begun, outcome.ended) + data
-    more = pickle.dumps((payload_out(payload, reach), returned), 5)
+    costs = None if outcome.costs is None else tuple(outcome.costs)
+    more = pickle.dumps((payload_out(payload, reach), returned, costs), 5)
     return ENDED_HEAD.pack(ENDED, failed | MORE, outcome.begun, outcome.ended) + more
 
 
@@ -197,11 +199,12 @@ def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Seque
     rest = record[ENDED_HEAD.size :]
     failed = bool(flags & FAILED)
     if not flags & MORE:
-        return make(Outcome, (rest if flags & PLAIN else Payload(rest), failed, None, begun, ended)), ()
+        return make(Outcome, (rest if flags & PLAIN else Payload(rest), failed, None, begun, ended, None)), ()
     returned: Sequence[int] = ()
     try:
-        described, returned = pickle.loads(rest)
-        return Outcome(payload_in(described, reader), failed, None, begun, ended), returned
+        described, returned, told = pickle.loads(rest)
+        costs = None if told is None else Costs(*told)
+        return Outcome(payload_in(described, reader), failed, None, begun, ended, costs), returned
     except (DeviceMemoryError, MemoryError) as error:
-        told = DeviceMemoryError(f"the value of core {unit}: {error}")
-        return Outcome(error=told, begun=begun, ended=ended), returned
+        lost = DeviceMemoryError(f"the value of core {unit}: {error}")
+        return Outcome(error=lost, begun=begun, ended=ended), returned

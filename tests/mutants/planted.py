@@ -107,8 +107,15 @@ MUTANTS = (
     Mutant(
         "a launch runs although what it depends on has failed",
         _STATE,
+        "            if not extra.ok and launch.number not in other.behind:\n                other.cause",
+        "            if not extra.ok and launch.number not in other.behind and extra.cause >= 0:\n"
+        "                other.cause",
+    ),
+    Mutant(
+        "a failure ends what only had to come after it",
+        _STATE,
+        "            if not extra.ok and launch.number not in other.behind:\n                other.cause",
         "            if not extra.ok:\n                other.cause",
-        "            if not extra.ok and extra.cause >= 0:\n                other.cause",
     ),
     Mutant(
         "cancel without kill ends what runs",

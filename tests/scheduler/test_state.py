@@ -274,6 +274,30 @@ def test_a_failure_ends_all_that_depends_on_it() -> None:
     assert bench.runs(1) == [other]
 
 
+def test_what_only_has_to_come_behind_a_launch_runs_after_its_failure() -> None:
+    bench = Bench(units=2)
+    failing = bench.submit(0)
+    behind = bench.submit(1, behind=(failing,))
+
+    assert bench.runs(1) == []
+    bench.end(0, ok=False)
+
+    assert bench.ends == [(failing, 0, "ended")]
+    assert bench.runs(1) == [behind]
+
+
+def test_what_needs_one_launch_and_comes_behind_another_waits_for_both() -> None:
+    bench = Bench(units=3)
+    needed, other = bench.submit(0), bench.submit(1)
+    launch = bench.submit(2, needs=(needed,), behind=(other,))
+
+    bench.end(1, ok=False)
+    assert bench.runs(2) == []
+    bench.end(0)
+
+    assert bench.runs(2) == [launch]
+
+
 def test_dependants_end_only_when_all_shards_of_a_failed_launch_have_ended() -> None:
     bench = Bench(units=3)
     failing = bench.submit(0, 1)

@@ -45,6 +45,7 @@ class Histories(RuleBasedStateMachine):
             seconds=st.sampled_from((1e-4, 2e-4, 1.0)),
         ),
         needs=st.sets(ANY, max_size=2),
+        may_fail=st.booleans(),
         options=st.fixed_dictionaries(
             {
                 "kernel": st.integers(0, 2),
@@ -61,6 +62,7 @@ class Histories(RuleBasedStateMachine):
         auto: bool,
         kind: Kind,
         needs: set[int],
+        may_fail: bool,
         options: dict[str, object],
     ) -> None:
         world = self.world
@@ -71,7 +73,12 @@ class Histories(RuleBasedStateMachine):
         unfinished = sorted(world.model.launches)
         depends = {unfinished[need % len(unfinished)] for need in needs} if unfinished else set()
         world.submit(
-            pool, None if auto else units, len(units), kind, depends=tuple(sorted(depends)), **options
+            pool,
+            None if auto else units,
+            len(units),
+            kind,
+            **{"behind" if may_fail else "depends": tuple(sorted(depends))},
+            **options,
         )
 
     @rule(steps=st.integers(1, 8))

@@ -62,6 +62,7 @@ def _submit(world: World, random: Random, deadly: float) -> None:
     units = None if random.random() < 0.45 else tuple(sorted(random.sample(range(size), count)))
     unfinished = list(world.model.launches)
     needed = random.sample(unfinished, min(random.choice((0, 0, 0, 1, 1, 2)), len(unfinished)))
+    harmless = random.choice((len(needed), len(needed) // 2, 0))  # where those begin that may fail
     kind = Kind(
         gang=random.random() < 0.6,
         hangs=random.random() < 0.04,
@@ -77,7 +78,8 @@ def _submit(world: World, random: Random, deadly: float) -> None:
         kind,
         kernel=random.randrange(4),
         priority=random.choice((0, 0, 0, 0, 1, 5, -1)),
-        depends=tuple(sorted(needed)),
+        depends=tuple(sorted(needed[:harmless])),
+        behind=tuple(sorted(needed[harmless:])),
         retries=random.choice((0, 0, 1, 3)),
         timeout=random.choice((None, None, None, 0.5, 30.0)),
     )

@@ -52,6 +52,7 @@ class LaunchModel:
         self.asked = asked
         self.units = asked.units
         self.needs: set[int] = set()  # unfinished launches it depends on
+        self.behind = asked.behind  # those of them that may fail
         self.entered = -1  # its place among the launches that entered the queue
         self.settled: dict[int, str] = {}
         self.failed = False
@@ -163,7 +164,7 @@ class Model:
         if event.pool not in self.pools:
             self._settle_rest(launch, "closed")
             return
-        launch.needs = {number for number in event.depends if number in self.launches}
+        launch.needs = {number for number in event.depends + event.behind if number in self.launches}
         if event.units is not None:
             self._enter_needed(launch)
             self._enter(launch)
@@ -344,7 +345,7 @@ class Model:
             if launch.number not in dependant.needs or len(dependant.settled) == dependant.count:
                 continue
             dependant.needs.discard(launch.number)
-            if launch.failed:
+            if launch.failed and launch.number not in dependant.behind:
                 self._settle_rest(dependant, "dependency")
             elif not dependant.needs and dependant.entered < 0:
                 self._enter(dependant)

@@ -1,0 +1,252 @@
+"""What a hardware kernel's function says of its arguments, and how they go to a circuit."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from device_runtime.errors import DeviceError, DeviceMemoryError
+from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
+from device_runtime.fpga.xclbin import read
+from device_runtime.hardware import Blank, run
+from offload.arrays import BankArray, DeviceArray, HostArray
+from offload.body import Body
+from offload.directions import parameters
+from offload.filling import Filling, Finish, Verified, overlap
+from offload.handle import Handle
+from offload.scattering import Scatter
+from offload.verifying import Verifier, Verify
+
+if TYPE_CHECKING:
+    from device_runtime.capture import Capture
+    from device_runtime.fpga.bitstream import Bitstream, KernelSpec
+    from scheduler.ticket import Route
+
+
+class HardwareBody(Body):
+    """Hold a hardware kernel's function, and what it says of its arguments."""
+
+    __slots__ = ("_fits", "_verifier", "interface", "verify")
+
+    def __init__(
+        self,
+        fn: Any,
+        kernel: str | None,
+        xclbin: str | None,
+        known: Interface | None = None,
+        verify: Verify | None = None,
+    ) -> None:
+        super().__init__(fn)
+        inner = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
+        name = kernel or str(getattr(inner, "__name__", ""))
+        self.interface = known or Interface(name, parameters(self.name, self.fn), xclbin)
+        self.verify = verify
+        self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
+        # The circuit that was looked at last.
+        self._fits: KernelSpec | None = None
+
+    @property
+    def capture(self) -> Capture:
+        if self._capture is None:
+            from device_runtime.capture import Capture
+
+            self._capture = Capture(partial(run, self.plain(), self.fn), pure=True)
+            self._capture.name, self._capture.module = self.name, self.module
+        return self._capture
+
+    def verified(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], filling: Filling) -> Finish:
+        """Return what finishes a launch, and verifies it if it is one that is to be.
+
+        One with a handle or an array on the device among its arguments is not:
+        their values are not known here.
+        """
+        verifier = self._verifier
+        if verifier is None or filling.resident or not verifier.is_due():
+            return filling
+        if any(isinstance(value, Handle) for row, _ in calls for value in row):
+            return filling
+        rows = [[value.copy() if hasattr(value, "copy") else value for value in row] for row, _ in calls]
+        return Verified(filling, verifier, rows)
+
+    def circuit(self, bitstream: Bitstream | None, address: str) -> KernelSpec | None:
+        """Return the kernel's circuit on a device; None if it has none.
+
+        Raises DeviceError, naming every mismatch, if it is not the circuit of this kernel.
+        """
+        if bitstream is None:
+            return None
+        spec = next((one for one in bitstream.kernels if one.name == self.interface.kernel), None)
+        if spec is None:
+            raise DeviceError(
+                f"kernel {self.name}: the bitstream of {address} has no kernel {self.interface.kernel!r}; "
+                f"it has {', '.join(one.name for one in bitstream.kernels) or 'none'}"
+            )
+        if spec is self._fits:
+            return spec
+        wrong = self.interface.mismatches(spec)
+        if wrong:
+            raise DeviceError(
+                f"kernel {self.name} does not fit kernel {spec.name} of the bitstream of {address}: "
+                + "; ".join(wrong)
+            )
+        if self.interface.xclbin is not None and os.path.exists(self.interface.xclbin):
+            wanted = read(self.interface.xclbin).uuid
+            if wanted != bitstream.uuid:
+                raise DeviceError(
+                    f"kernel {self.name} is for {self.interface.xclbin} ({wanted.hex()}), and {address} "
+                    f"has another bitstream loaded ({bitstream.uuid.hex()})"
+                )
+        self._fits = spec
+        return spec
+
+    def plain(self) -> tuple[Any, ...]:
+        """Return the interface as tuples, as it travels."""
+        kernel, parameters, xclbin = self.interface
+        return kernel, tuple([tuple(parameter) for parameter in parameters]), xclbin
+
+    def calls(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], route: Route, circuit: KernelSpec | None
+    ) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], Filling]:
+        """Return what travels to each shard, and what makes of a shard's value that of the call.
+
+        There is one entry where all shards get the same. Raises TypeError and
+        ValueError, naming kernel and argument, for what the kernel cannot take.
+        """
+        signature = self.signature.shown
+        assert signature is not None
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        count = route.count
+        columns: list[Sequence[Any]] = []  # by argument: what travels to each shard
+        shown: list[Sequence[Any]] = []  # by argument: what each shard is given
+        outs: list[Sequence[Any]] = []  # of those that come out
+        resident: list[tuple[BankArray, bool, bool]] = []
+        for parameter, value in zip(self.interface.parameters, bound.args, strict=True):
+            if isinstance(value, Handle):
+                value = _array_of(value)
+            scattered = type(value) is Scatter
+            pieces = self._pieces(parameter, value, count) if scattered else [value] * count
+            shown.append(pieces)
+            if parameter.direction is None:
+                for piece in pieces if scattered else pieces[:1]:
+                    self._check_scalar(parameter, piece)
+            else:
+                for piece in pieces if scattered else pieces[:1]:
+                    self._check(parameter, piece, route, circuit)
+                    if isinstance(piece, BankArray):
+                        resident.append((piece, parameter.direction != OUT, parameter.direction != IN))
+                if parameter.direction != IN:
+                    if count > 1 and not scattered:
+                        raise ValueError(
+                            f"kernel {self.name}: {count} shards would all write to {parameter.name}; "
+                            "give each its own slice by scatter(), or launch on one unit"
+                        )
+                    outs.append(pieces)
+                pieces = [_travels(parameter, piece) for piece in pieces]
+            columns.append(pieces)
+        self._refuseoverlap([piece for pieces in outs for piece in pieces])
+        rows: list[tuple[Any, ...]] = list(zip(*columns)) if columns else [()] * count
+        if not any(type(value) is Scatter for value in bound.args):
+            del rows[1:]
+        given = [column[0] for column in shown] if count == 1 else None
+        return [(row, {}) for row in rows], Filling(outs, resident, self.fn, given)
+
+    def _pieces(self, parameter: Parameter, value: Scatter, count: int) -> Sequence[Any]:
+        """Return what each shard gets of what is scattered: a slice, or a number."""
+        if parameter.direction is not None:
+            return value.slices(count, self.name)
+        if len(value.value) != count:
+            raise ValueError(
+                f"kernel {self.name}: argument {parameter.name} has {len(value.value)} numbers "
+                f"to be scattered, and the launch has {count} shards"
+            )
+        return list(value.value)
+
+    def _check(self, parameter: Parameter, value: Any, route: Route, circuit: KernelSpec | None) -> None:
+        import numpy as np
+
+        what = f"kernel {self.name}: argument {parameter.name}"
+        if isinstance(value, Handle) and parameter.direction == IN:
+            if not value._bare:
+                raise TypeError(f"{what} is an array, and this handle gives a list: launch that on one unit")
+            return  # what it gives is looked at where it runs
+        if not isinstance(value, (np.ndarray, DeviceArray)):
+            raise TypeError(f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}")
+        if parameter.dtype is not None and value.dtype.str != parameter.dtype:
+            raise TypeError(f"{what} has dtype {value.dtype}, and must have {np.dtype(parameter.dtype)}")
+        if value.dtype.kind not in "biufc":
+            raise TypeError(f"{what} has dtype {value.dtype}, and a circuit takes numbers")
+        if circuit is not None:
+            place = self.interface.parameters.index(parameter)
+            wrong = dtype_error(circuit.arguments[place].ctype, value.dtype)
+            if wrong:
+                raise TypeError(f"{what} {wrong}")
+        if isinstance(value, BankArray):
+            if circuit is None or value.memory.home.pool is not route.pool:
+                raise ValueError(
+                    f"{what} is on {value.memory.home.pool.address}, "
+                    f"and the launch goes to {route.pool.address}"
+                )
+            _check_bank(what, value, [unit.banks[place] for unit in circuit.units], circuit, route)
+        if parameter.shape is not None and value.shape != parameter.shape:
+            raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")
+        if isinstance(value, np.ndarray) and parameter.direction != IN and not value.flags.writeable:
+            raise ValueError(f"{what} comes out of the kernel ({parameter.direction}), and is read-only")
+
+    def _check_scalar(self, parameter: Parameter, value: Any) -> None:
+        import numpy as np
+
+        if isinstance(value, Handle):
+            return
+        what, kind = f"kernel {self.name}: argument {parameter.name}", np.dtype(parameter.dtype)
+        try:
+            if kind.kind == "f":
+                float(value)
+            else:
+                number = operator.index(bool(value) if isinstance(value, (bool, np.bool_)) else value)
+        except (TypeError, ValueError):
+            known = {"f": "a real number", "b": "True or False"}.get(kind.kind, "a whole number")
+            raise TypeError(f"{what} must be {known}, not {value!r}") from None
+        if kind.kind != "f" and parameter.dtype != "int":
+            least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+            if not least <= number <= most:
+                raise ValueError(f"{what} is {number}, which is not between {least} and {most}")
+
+    def _refuseoverlap(self, outs: Sequence[Any]) -> None:
+        for place, one in enumerate(outs):
+            for other in outs[place + 1 :]:
+                if overlap(one, other):
+                    raise ValueError(f"kernel {self.name}: two arrays that come out of it share memory")
+
+
+def _check_bank(
+    what: str, array: BankArray, banks: Sequence[Sequence[str]], circuit: KernelSpec, route: Route
+) -> None:
+    """Raise DeviceMemoryError if a unit that the launch may run on does not reach an array."""
+    for number, unit in enumerate(circuit.units):
+        if (route.units is None or number in route.units) and array.bank not in banks[number]:
+            reach = [one.name for one, wired in zip(circuit.units, banks) if array.bank in wired]
+            raise DeviceMemoryError(
+                f"{what} is in bank {array.bank}, and unit {unit.name} is wired to {', '.join(banks[number])}"
+                + (f"; target= one of those that reach it: {', '.join(reach)}" if reach else "")
+            )
+
+
+def _array_of(handle: Handle[Any]) -> Any:
+    """Return the array on the device that a handle gives, if it is one; else the handle."""
+    finish = handle._tickets[0].more.finish
+    if handle._bare and isinstance(finish, Filling) and finish.stays and len(finish.outs) == 1:
+        return finish.outs[0][0]
+    return handle
+
+
+def _travels(parameter: Parameter, value: Any) -> Any:
+    """Return what goes to the unit in the place of an argument."""
+    if isinstance(value, BankArray):
+        return value.kept
+    if isinstance(value, HostArray):
+        value = value.settle(reads=parameter.direction != OUT)
+    return Blank(value.shape, value.dtype.str) if parameter.direction == OUT else value

@@ -1,0 +1,88 @@
+"""Say where the time of a hardware kernel's launch went, and whether it was worth it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from device_runtime.errors import OptionError
+from offload.filling import Filling, Verified
+from offload.handle import Handle, Timing
+
+
+def explain(handle: Handle[Any], file: TextIO | None = None) -> None:
+    """Print where the time of a hardware kernel's launch went, what it moved, and from which size on it pays.
+
+    It waits for the launch, and then runs the reference once on the host, with
+    copies of the arguments, to have a measure; without them, if arrays of the
+    launch are gone. `file` is where to print, by default standard output.
+
+    The break-even size is estimated from this one launch: what it cost apart
+    from transfers and the circuit is taken to be the same for every size, and
+    these and the reference to grow with the bytes of the arguments.
+
+    Raises what the launch has raised, TypeError for anything but a handle, and
+    OptionError for a launch that was not of a hardware kernel on one unit of a
+    device with memory of its own.
+    """
+    if not isinstance(handle, Handle):
+        raise TypeError(f"explain takes a handle, not {type(handle).__name__}")
+    handle.wait()
+    finish, timing = handle._tickets[0].more.finish, handle.timing
+    filling = finish.filling if isinstance(finish, Verified) else finish
+    if not isinstance(filling, Filling) or len(timing) > 1 or timing[0].compute is None:
+        raise OptionError(
+            f"explain: {handle!r} is not of a hardware kernel that ran on one unit of an FPGA; "
+            "handle.timing tells when it began and ended"
+        )
+    told = _lines(handle._name, handle._tickets[0].pool.address, timing[0], filling)
+    print("\n".join(told), file=file or sys.stdout)
+
+
+def _lines(name: str, address: str, timing: Timing, filling: Filling) -> list[str]:
+    assert timing.begun is not None and timing.ended is not None
+    assert timing.transfer is not None and timing.compute is not None
+    total = timing.ended - timing.queued
+    waited = timing.begun - timing.queued
+    rest = total - waited - timing.transfer - timing.compute
+    lines = [
+        f"kernel {name} on {address}, unit {timing.core}: {_ms(total)}",
+        f"  until it began  {_ms(waited)}",
+        f"  transfers       {_ms(timing.transfer)}   "
+        f"{timing.to_device:,} bytes to the device, {timing.from_device:,} from it",
+        f"  circuit         {_ms(timing.compute)}",
+        f"  all else        {_ms(rest)}",
+    ]
+    args = filling.arguments()
+    if args is None:
+        return [*lines, "  reference       not measured: an array of the launch is gone"]
+    nbytes = sum(getattr(one, "nbytes", 0) for one in args)
+    begun = time.perf_counter()
+    filling.reference(*args)
+    here = time.perf_counter() - begun
+    lines.append(f"  reference       {_ms(here)}   on the host, {_times(total, here)}")
+    told = _break_even(nbytes, waited + rest, timing.transfer + timing.compute, here)
+    return [*lines, f"  break-even      {told}"]
+
+
+def _break_even(nbytes: int, fixed: float, growing: float, reference: float) -> str:
+    if not nbytes:
+        return "cannot be told: the kernel takes no arrays"
+    if reference <= growing:
+        return (
+            f"none: transfers and circuit take {growing / nbytes * 1e9:.3g} ns a byte, "
+            f"and the reference {reference / nbytes * 1e9:.3g}"
+        )
+    size = int(fixed / (reference - growing) * nbytes)
+    return f"at about {size:,} bytes of arguments; this launch had {nbytes:,}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:10.3f} ms"
+
+
+def _times(device: float, host: float) -> str:
+    if device <= 0 or host <= 0:
+        return "too short to be compared"
+    return f"{device / host:.3g} times as fast" if host < device else f"{host / device:.3g} times as long"

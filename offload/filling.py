@@ -1,0 +1,98 @@
+"""What makes of what a circuit gave the value of a hardware kernel's call: the caller's own arrays."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from offload.arrays import BankArray, DeviceArray, HostArray
+from offload.handle import Handle
+from offload.verifying import Verifier
+
+T = TypeVar("T")
+Finish = Callable[[int, Any], Any]
+
+
+class Filling:
+    """Copy what came out of a shard to the caller's arrays, and return those; None if there are none.
+
+    `outs` has for each argument that comes out its arrays by shard. `resident`
+    are those on the device, and if they are read and written. `given` are the
+    arguments of a launch on one unit, and `reference` the kernel's function.
+    """
+
+    def __init__(
+        self,
+        outs: Sequence[Sequence[Any]],
+        resident: Sequence[tuple[BankArray, bool, bool]],
+        reference: Callable[..., Any],
+        given: Sequence[Any] | None,
+    ) -> None:
+        self.outs = outs
+        self.resident = resident
+        self.reference = reference
+        self.stays = any(isinstance(piece, BankArray) for pieces in outs for piece in pieces)
+        self._held = [array.slot for array, _, _ in resident]  # also if one is freed before the launch ends
+        # A handle that somebody keeps must not keep what went in.
+        self._given = None if given is None else [_weak(one) for one in given]
+
+    def __call__(self, rank: int, value: Any) -> Any:
+        theirs = [pieces[rank] for pieces in self.outs]
+        filled = [
+            one.array if isinstance(one, HostArray) else one
+            for one in theirs
+            if not isinstance(one, BankArray)
+        ]
+        for array, found in zip(filled, [value] if len(filled) == 1 else value, strict=True):
+            array[...] = found
+        if not theirs:
+            return None
+        return theirs[0] if len(theirs) == 1 else tuple(theirs)
+
+    def outs_of(self, kind: type[T]) -> list[T]:
+        """Return the arrays of a kind that come out."""
+        return [piece for pieces in self.outs for piece in pieces if isinstance(piece, kind)]
+
+    def arguments(self) -> list[Any] | None:
+        """Return copies of what the launch was given, as it is now; None if some of it is gone."""
+        found = [one() if isinstance(one, weakref.ref) else one for one in self._given or ()]
+        if self._given is None or any(one is None or isinstance(one, Handle) for one in found):
+            return None
+        return [np.array(one) if isinstance(one, (np.ndarray, DeviceArray)) else one for one in found]
+
+
+def _weak(value: Any) -> Any:
+    return weakref.ref(value) if isinstance(value, (np.ndarray, DeviceArray)) else value
+
+
+class Verified:
+    """Do the same, and compare what came out with what the reference gives."""
+
+    def __init__(self, filling: Filling, verifier: Verifier, rows: Sequence[Sequence[Any]]) -> None:
+        self.filling = filling
+        self._verifier = verifier
+        self._rows = rows
+
+    def __call__(self, rank: int, value: Any) -> Any:
+        found = self.filling(rank, value)
+        outs = () if found is None else found if isinstance(found, tuple) else (found,)
+        self._verifier.check(self._rows[rank if len(self._rows) > 1 else 0], outs)
+        return found
+
+
+def overlap(one: Any, other: Any) -> bool:
+    """Tell whether two arrays share memory; also where it would take too long to find out."""
+    if isinstance(one, BankArray) or isinstance(other, BankArray):
+        return isinstance(one, BankArray) and isinstance(other, BankArray) and one.overlaps(other)
+    one, other = (array.array if isinstance(array, HostArray) else array for array in (one, other))
+    try:
+        return np.may_share_memory(one, other) and np.shares_memory(
+            one,
+            other,
+            max_work=10_000,  # type: ignore[arg-type, unused-ignore]
+        )
+    except np.exceptions.TooHardError:
+        return True
