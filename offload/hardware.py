@@ -6,6 +6,7 @@ import itertools
 import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from device_runtime.hardware import interface
 from offload.arrays import HostArray
 from offload.circuits import HardwareBody
 from offload.handle import Handle
+from offload.keeping import TURN, may_be_array
 from offload.kernel import Kernel
 from offload.launching import launch, route_of
 from offload.options import Options
@@ -105,20 +107,20 @@ class HardwareKernel(Kernel[..., Any]):
         pool = here.pool(options.device)
         route = route_of(pool, self._body, options)
         circuit = self._body.circuit(pool.device.bitstream, pool.address)
-        calls, filling = self._body.calls(full, kwargs, route, circuit)
-        finish = filling if circuit is None else self._body.verified(calls, filling)
         arrays = here.arrays.get(pool.index)
-        if arrays is None:
-            handle = launch(here, self._body, (), {}, options, attended, calls=calls, finish=finish)
-        else:
-            with arrays.lock:
-                after = arrays.uses(filling.resident)
-                handle = launch(
-                    here, self._body, (), {}, options, attended, calls=calls, finish=finish, after=after
-                )
+        # While one thread launches with arrays on a device, others wait that do so, too.
+        shared = arrays is not None or any(may_be_array(one) for one in (*full, *kwargs.values()))
+        with TURN if shared else nullcontext():
+            calls, filling = self._body.calls(full, kwargs, route, circuit)
+            finish = filling if circuit is None else self._body.verified(calls, filling)
+            after = () if arrays is None else arrays.uses(filling.resident)
+            handle = launch(
+                here, self._body, (), {}, options, attended, calls=calls, finish=finish, after=after
+            )
+            if arrays is not None:
                 arrays.note(handle, filling.resident)
-        for array in filling.outs_of(HostArray):
-            array.written_by(handle)
+            for array in filling.outs_of(HostArray):
+                array.written_by(handle)
         return handle
 
 

@@ -24,6 +24,7 @@ from offload.body import Body
 from offload.handle import Handle
 from offload.launching import launch
 from offload.options import Options
+from offload.scattering import Scatter
 from scheduler.ticket import END, SUCCESS, Depends, Ticket
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from scheduler.ticket import Pool
 
 _OPTIONS = Options(auto=1, retries=2)
+# Held from when it is found out what a launch has to wait for, until those that come after it know of it.
+TURN = threading.RLock()
 
 
 class Use(NamedTuple):
@@ -99,8 +102,6 @@ class Arrays:
 
     def __init__(self, session: Session, pool: Pool) -> None:
         self.pool = pool
-        # While what a launch depends on is found out, and until it is known to those that come after it.
-        self.lock = threading.RLock()
         self._session = session
         self._dead: deque[int] = deque()  # numbers of buffers that nobody has any more
         self._bodies: dict[str, Body] = {}
@@ -115,7 +116,9 @@ class Arrays:
             return HostArray(value.made() if isinstance(value, Blank) else value.copy())
         import numpy as np
 
-        bank = _bank(bank, [one.name for one in bitstream.banks if one.used])
+        units = [unit for kernel in bitstream.kernels for unit in kernel.units]
+        wired = {name for unit in units for banks in unit.banks for name in banks}
+        bank = _bank(bank, [one.name for one in bitstream.banks if one.name in wired])
         memory = Memory(self, Slot(next(_numbers), self._dead), bank)
         made = BankArray(memory, 0, value.shape, np.dtype(value.dtype))
         self.launch("keep", (made.slot.number, bank, value), [(made, False, True)]).result()
@@ -144,7 +147,7 @@ class Arrays:
         body = self._bodies.get(what) or self._bodies.setdefault(what, _body(what))
         held = [array.slot for array, _, _ in needed]
         options = replace(_OPTIONS, device=self.pool.address)
-        with self.lock:
+        with TURN:
             after = self.uses(needed)
             handle = launch(self._session, body, args, {}, options, finish=partial(_value, held), after=after)
             self.note(handle, needed)
@@ -179,3 +182,9 @@ def _bank(asked: str | None, banks: Sequence[str]) -> str:
     if asked not in banks:
         raise ValueError(f"bank={asked!r}: no unit of the device is wired to it, but to {known}")
     return asked
+
+
+def may_be_array(argument: Any) -> bool:
+    """Tell whether an argument of a call is an array on a device, or may stand for one."""
+    value = argument.value if type(argument) is Scatter else argument
+    return isinstance(value, (DeviceArray, Handle))

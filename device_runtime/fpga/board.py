@@ -20,7 +20,7 @@ from pynq.buffer import PynqBuffer
 from device_runtime.errors import DeviceMemoryError, DeviceUnavailable
 from device_runtime.fpga.bitstream import Bitstream
 from device_runtime.fpga.circuit import Model, load
-from device_runtime.fpga.emulation import EmulatedBank, EmulatedUnit
+from device_runtime.fpga.emulation import EmulatedBank, EmulatedUnit, Shape
 
 
 class Board:
@@ -56,6 +56,9 @@ class Board:
     def give_model(self, unit: str, model: Model) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
 
+    def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
+        """Tell an emulated unit what those arguments of its next run are that are parts of buffers."""
+
 
 def open_card(index: int, path: str, bitstream: Bitstream) -> Board:
     """Load a bitstream on a card or board that pynq finds.
@@ -90,6 +93,9 @@ class EmulatedBoard(Board):
     def give_model(self, unit: str, model: Model) -> None:
         self._emulated.give_model(unit, model)
 
+    def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
+        self._emulated.give_shapes(unit, shapes)
+
 
 class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
     """A device that pynq drives as it drives a card, and that is not there."""
@@ -108,6 +114,7 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
             for kernel in bitstream.kernels
             for unit in kernel.units
         }
+        self._by_name = {one.unit.name: one for one in self._units.values()}
         self._without = {one.unit.name: one for one in self._units.values() if one.model is None}
         self._spans = {unit.address: kernel.span for kernel in bitstream.kernels for unit in kernel.units}
 
@@ -115,6 +122,10 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
         """Have a unit do what a function does, where its bitstream does not say."""
         if unit in self._without:
             self._without[unit].model = model
+
+    def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
+        """Tell a unit what those arguments of its next run are that are parts of buffers, by their place."""
+        self._by_name[unit].shapes = shapes
 
     # Loading a bitstream, as Overlay asks for it.
 

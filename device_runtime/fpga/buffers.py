@@ -56,7 +56,7 @@ class Buffer:
         self.address: int = held.device_address
         self._held = held
         self._memory = memory or _Memory()
-        self._whole = whole
+        self.whole = whole
 
     @classmethod
     def allocate(cls, board: Any, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
@@ -104,7 +104,7 @@ class Buffer:
             METER.transfer += time.monotonic() - begun
             METER.from_device += self.nbytes
             self._memory.downloads += self.nbytes
-            self._memory.behind = not self._whole
+            self._memory.behind = not self.whole
         view: NDArray[Any] = self._held.view(np.ndarray)
         return view
 
@@ -114,14 +114,13 @@ class Buffer:
         if start == 0 and (shape, dtype) == (self.shape, self.dtype):
             return self
         flat = self._held.reshape(-1).view(np.uint8)[start : start + nbytes]
-        whole = self._whole and nbytes == self.nbytes
-        return Buffer(flat.view(dtype).reshape(shape), self.bank, self._memory, whole)
+        return Buffer(flat.view(dtype).reshape(shape), self.bank, self._memory, whole=False)
 
     def __getitem__(self, key: slice) -> Buffer:
         if not isinstance(key, slice) or key.step not in (None, 1) or not self.shape:
             raise TypeError("of a buffer there are slices along its first axis, one element after another")
         held = self._held[key]
-        return Buffer(held, self.bank, self._memory, self._whole and held.nbytes == self.nbytes)
+        return Buffer(held, self.bank, self._memory, whole=self.whole and held.shape == self.shape)
 
     def __len__(self) -> int:
         return len(self._held)

@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,9 @@ _POINTED = {  # what the types of a kernel's source are in NumPy, besides the in
     "float2": "c8",
     "void": "u1",
 }
+
+
+Shape = tuple[tuple[int, ...], np.dtype[Any]]  # with the dtype: what a part of a buffer is
 
 
 class EmulationError(DeviceError):
@@ -130,6 +133,7 @@ class EmulatedUnit:
         self.spec = spec
         self.unit = unit
         self.model = model
+        self.shapes: Mapping[int, Shape] = {}  # of arguments that are parts of buffers, by their place
         self._banks = banks
         ends = [one.offset + one.nbytes for one in spec.arguments if one.kind != "stream"]
         self._registers = bytearray(-(-max([0x10, *ends]) // 4) * 4)
@@ -209,13 +213,18 @@ class EmulatedUnit:
             raise EmulationError(
                 f"kernel {self.spec.name}: argument {argument.name} is a stream, which is not emulated"
             )
-        return self._pointed(argument, int.from_bytes(raw, "little"), self.unit.banks[place])
+        return self._pointed(place, argument, int.from_bytes(raw, "little"))
 
-    def _pointed(self, argument: Argument, address: int, wired: Sequence[str]) -> NDArray[Any]:
+    def _pointed(self, place: int, argument: Argument, address: int) -> NDArray[Any]:
+        wired = self.unit.banks[place]
         for name in wired:
             found = self._banks[name].find(address)
             if found is not None:
                 allocation, offset = found
+                shape = self.shapes.get(place)
+                if shape is not None:
+                    part: NDArray[Any] = np.ndarray(*shape, allocation.memory, offset)
+                    return part
                 if offset == 0:
                     return allocation.array
                 dtype = pointed(argument.ctype)

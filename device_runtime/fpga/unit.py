@@ -85,6 +85,7 @@ class UnitDriver:
         words: list[tuple[int, bytes]] = []
         back: list[tuple[Any, Buffer]] = []
         held: list[Buffer] = []  # for this run only
+        parts: dict[int, Any] = {}
         for place, (argument, value, direction) in enumerate(
             zip(arguments, args, self.directions, strict=True)
         ):
@@ -107,7 +108,10 @@ class UnitDriver:
                     back.append((value, buffer))
             if direction != IN:
                 buffer.written()
+            if not buffer.whole:
+                parts[place] = buffer.shape, buffer.dtype
             words.append((argument.offset, buffer.address.to_bytes(8, "little")))
+        self._board.give_shapes(self.unit.name, parts)
         begun = time.monotonic()
         self._set(words)
         self._run()

@@ -1,0 +1,376 @@
+"""What arrays in a device's memory promise: on the emulated FPGA, and on cores, where they are the host's."""
+
+from __future__ import annotations
+
+import gc
+import io
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import offload as of
+from offload import In, InOut, Out, offload
+from offload.testing import Xclbin
+
+pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
+N = 1000
+
+
+@offload(kernel="vadd")
+def vadd(a: In("float32"), b: In("float32"), out: Out("float32"), n: int):  # type: ignore[valid-type, no-untyped-def]
+    out[:n] = a[:n] + b[:n]
+
+
+@offload(kernel="grow")
+def grow(x: InOut("float32"), by: float):  # type: ignore[valid-type, no-untyped-def]
+    if by < 0:
+        raise ValueError("it does not shrink")
+    x += by
+
+
+@offload(kernel="both")
+def both(a: In("float32"), x: Out("float32"), y: Out("float32")):  # type: ignore[valid-type, no-untyped-def]
+    x[:] = a
+    y[:] = -a
+
+
+def made(folder: Path, **options: Any) -> str:
+    return f"emu:{Xclbin([vadd, grow, both], **options).write(folder / 'made.xclbin')}"
+
+
+@pytest.fixture(scope="module", params=["emu", "local:2", "inline"])
+def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[of.Session]:
+    address = request.param
+    if address == "emu":
+        pytest.importorskip("pynq")
+        address = made(tmp_path_factory.mktemp("bitstreams"), units=2)
+    with of.connect(address) as session:
+        yield session
+
+
+@pytest.fixture
+def fpga(tmp_path: Path) -> Iterator[of.Session]:
+    pytest.importorskip("pynq")
+    banks = {"HBM0": "1M", "HBM1": "1M", "HBM2": "1M"}
+    wiring = {"vadd_2.a": "HBM1", "vadd.out": ["HBM0", "HBM1"]}
+    with of.connect(made(tmp_path, units=2, banks=banks, wiring=wiring)) as session:
+        yield session
+
+
+def floats(start: float = 0.0) -> Any:
+    return np.arange(start, start + N, dtype="float32")
+
+
+def held(array: of.DeviceArray) -> Any:
+    return np.asarray(array)
+
+
+# ---- on every device -------------------------------------------------------------------
+
+
+def test_an_array_holds_a_copy_of_what_it_was_made_of(device: of.Session) -> None:
+    value = floats()
+    array = device.array(value)
+    value[:] = 0
+
+    assert np.array_equal(array, floats())
+    assert (array.shape, array.dtype, array.nbytes, len(array)) == ((N,), np.float32, 4 * N, N)
+
+
+def test_kernels_take_it_in_the_place_of_a_numpy_array(device: of.Session) -> None:
+    a, b, out = device.array(floats()), device.array(floats(5)), device.empty(N, "float32")
+
+    assert vadd(a, b, out, N) == [out]
+
+    assert np.array_equal(out, floats() + floats(5))
+
+
+def test_numpy_arrays_and_those_on_the_device_in_one_launch(device: of.Session) -> None:
+    a, x, y = floats(), np.empty(N, "float32"), device.empty(N, "float32")
+
+    assert both.launch(a, x, y).result() == (x, y)
+
+    assert np.array_equal(x, a)
+    assert np.array_equal(y, -a)
+
+
+def test_launches_that_share_an_array_come_one_after_the_other(device: of.Session) -> None:
+    x = device.array(np.zeros(N, "float32"))
+    ones = device.array(np.ones(N, "float32"))
+
+    for _ in range(10):
+        vadd.launch(x, ones, x, N)
+        grow.launch(x, 1.0)
+
+    assert np.array_equal(x, np.full(N, 20, "float32"))
+
+
+def test_what_is_read_is_not_written_before_that(device: of.Session) -> None:
+    x, copy = device.array(floats()), device.empty(N, "float32")
+    zeros = device.array(np.zeros(N, "float32"))
+
+    vadd.launch(x, zeros, copy, N)
+    grow.launch(x, 7.0)
+
+    assert np.array_equal(copy, floats())
+    assert np.array_equal(x, floats(7))
+
+
+def test_a_handle_stands_for_the_array_that_comes_out(device: of.Session) -> None:
+    a, out = device.array(floats()), device.empty(N, "float32")
+
+    handle = vadd.launch(a, a, out, N)
+    assert np.array_equal(vadd.launch(handle, a, device.empty(N, "float32"), N).result(), 3 * floats())
+
+
+def test_write_replaces_what_it_holds(device: of.Session) -> None:
+    x = device.array(floats())
+    launched = grow.launch(x, 1.0)
+    x.write(floats(9))
+
+    assert launched.done()
+    assert np.array_equal(x, floats(9))
+    x.write(3)
+    assert held(x).tolist() == [3.0] * N
+    with pytest.raises(ValueError, match="broadcast"):
+        x.write(np.zeros(N + 1))
+
+
+def test_a_slice_is_an_array_in_the_same_memory(device: of.Session) -> None:
+    x = device.array(floats())
+    low, high = x[:400], x[400:]
+
+    grow.launch(low, 1.0)
+    grow.launch(high[100:], 2.0)
+    low[:10].write(-1)
+
+    wanted = floats()
+    wanted[:400] += 1
+    wanted[500:] += 2
+    wanted[:10] = -1
+    assert np.array_equal(x, wanted)
+    assert np.array_equal(high, wanted[400:])
+    assert x[300:200].shape == (0,)
+
+
+def test_axes_of_a_slice(device: of.Session) -> None:
+    x = device.array(np.arange(24, dtype="float32").reshape(4, 6))
+
+    assert np.array_equal(x[1:3], np.arange(6, 18, dtype="float32").reshape(2, 6))
+
+
+def test_slices_may_be_scattered(device: of.Session) -> None:
+    a, out = device.array(floats()), device.empty(N, "float32")
+
+    units = [0] if device.device == "inline" else [0, 1]
+    vadd(of.scatter(a), of.scatter(a), of.scatter(out), N // len(units), target=units)
+
+    assert np.array_equal(out, 2 * floats())
+
+
+def test_what_a_failed_launch_was_to_write_is_not_read(device: of.Session) -> None:
+    x, other = device.array(floats()), device.empty(N, "float32")
+    failed = grow.options(retries=0).launch(x, -1.0)
+
+    with pytest.raises(of.DependencyError, match="grow failed, and so did not write") as caught:
+        vadd.launch(x, x, other, N).result()
+    with pytest.raises(of.DependencyError):
+        held(x)
+    assert isinstance(failed.exception(), ValueError)
+    assert caught.value.__cause__ is not None
+    x.write(floats(1))
+    assert np.array_equal(x, floats(1))
+
+
+def test_what_only_reads_may_fail(device: of.Session) -> None:
+    bad = device.array(np.zeros(3, "float32"))
+    x = device.array(floats())
+    failed = vadd.options(retries=0).launch(x, bad, device.empty(N, "float32"), N)
+
+    grow.launch(x, 1.0)
+
+    assert np.array_equal(x, floats(1))
+    assert failed.exception() is not None
+
+
+def test_it_is_freed_at_the_end_of_a_block(device: of.Session) -> None:
+    with device.empty(N, "float32") as out:
+        vadd(floats(), floats(), out, N)
+    with pytest.raises(ValueError, match="was freed"):
+        held(out)
+    with pytest.raises(ValueError, match="was freed"):
+        vadd(floats(), floats(), out, N)
+
+
+def test_what_an_array_cannot_be(device: of.Session) -> None:
+    with pytest.raises(TypeError, match="dtype object is not one of numbers"):
+        device.array(np.array([None]))
+    with pytest.raises(TypeError, match="shape='x' must be a whole number"):
+        device.empty("x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"shape=\(2, -1\) must not be negative"):
+        device.empty((2, -1))
+    x = device.array(floats())
+    with pytest.raises(TypeError, match="slices along the first axis"):
+        x[3]  # type: ignore[index]
+    with pytest.raises(TypeError, match="slices along the first axis"):
+        x[::2]
+    with pytest.raises(TypeError, match="fetches them"):
+        list(x)
+    with pytest.raises(TypeError, match="for hardware kernels only"):
+        pickle.dumps(x)
+    with pytest.raises(TypeError, match="argument out has dtype float64"):
+        vadd(floats(), floats(), device.empty(N), N)
+
+
+def test_many_threads_use_one_array(device: of.Session) -> None:
+    x = device.array(np.zeros(N, "float32"))
+    threads = [
+        threading.Thread(target=lambda: [grow.launch(x, 1.0).result() for _ in range(5)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert np.array_equal(x, np.full(N, 20, "float32"))
+
+
+# ---- on an FPGA ------------------------------------------------------------------------
+
+
+def test_nothing_is_moved_but_what_has_to_be(fpga: of.Session) -> None:
+    a, out = fpga.array(floats(), "HBM0"), fpga.empty(N, "float32", "HBM0")
+
+    there = vadd.launch(a, a, out, N, target="vadd_1")
+    there.wait()
+    plain = vadd.launch(floats(), floats(), np.empty(N, "float32"), N)
+    plain.wait()
+
+    (resident,), (copied,) = there.timing, plain.timing
+    assert (resident.to_device, resident.from_device) == (0, 0)
+    assert (copied.to_device, copied.from_device) == (8 * N, 4 * N)
+    assert resident.compute is not None
+    assert copied.transfer is not None
+    assert resident.compute > 0
+    assert copied.transfer > 0
+
+
+def test_cores_have_no_such_costs() -> None:
+    with of.connect("inline"):
+        handle = vadd.launch(floats(), floats(), np.empty(N, "float32"), N)
+        handle.wait()
+    assert handle.timing[0].compute is handle.timing[0].to_device is None
+
+
+def test_the_bank_is_one_that_the_unit_reaches(fpga: of.Session) -> None:
+    with pytest.raises(ValueError, match=r"which bank\? .* wired to HBM0, HBM1; say bank="):
+        fpga.empty(N)
+    with pytest.raises(ValueError, match="bank='HBM2': no unit of the device is wired to it"):
+        fpga.empty(N, bank="HBM2")
+    a, zeros = fpga.array(floats(), "HBM1"), np.zeros(N, "float32")
+    assert a.bank == "HBM1"
+    with pytest.raises(
+        of.DeviceMemoryError, match=r"a is in bank HBM1, and .* vadd_1 .*HBM0; target=.* vadd_2"
+    ):
+        vadd(a, zeros, zeros.copy(), N)
+
+    assert np.array_equal(vadd.launch(a, zeros, zeros.copy(), N, target="vadd_2").result(), floats())
+
+
+def test_one_of_another_device(fpga: of.Session) -> None:
+    a = fpga.array(floats(), "HBM0")
+    with (
+        of.connect("inline"),
+        pytest.raises(ValueError, match=r"a is on emu:.*, and the launch goes to"),
+    ):
+        vadd(a, floats(), np.empty(N, "float32"), N)
+
+
+def test_two_that_come_out_may_not_overlap(fpga: of.Session) -> None:
+    x = fpga.array(floats(), "HBM0")
+    with pytest.raises(ValueError, match="two arrays that come out of it share memory"):
+        both(floats()[:600], x[:600], x[400:])
+    both(floats()[:500], x[:500], x[500:])
+    assert np.array_equal(x, np.concatenate([floats()[:500], -floats()[:500]]))
+
+
+def test_a_full_bank_says_so_and_takes_what_is_freed(fpga: of.Session) -> None:
+    arrays = [fpga.empty(1 << 18, "uint8", "HBM0") for _ in range(4)]
+    with pytest.raises(of.DeviceMemoryError, match="HBM0"):
+        fpga.empty(1, "uint8", "HBM0")
+
+    for _ in range(3):
+        arrays.pop()
+        gc.collect()
+        arrays.append(fpga.empty(1 << 18, "uint8", "HBM0"))
+    arrays[0].free()
+    assert vadd.launch(floats(), floats(), np.empty(N, "float32"), N, target="vadd_1").result()[1] == 2
+
+
+def test_launches_keep_what_they_use(fpga: of.Session) -> None:
+    a = fpga.array(floats(), "HBM0")
+    handles = []
+    for _ in range(50):
+        out = fpga.empty(N, "float32", "HBM0")
+        handles.append(vadd.launch(a, a, out, N, target="vadd_1"))
+        del out
+    a.free()
+    assert all(np.array_equal(handle.result(), 2 * floats()) for handle in handles)
+
+
+def test_arrays_are_lost_with_the_device(fpga: of.Session) -> None:
+    @offload(auto=1)
+    def die() -> None:
+        import os
+
+        os._exit(3)
+
+    x = fpga.array(floats(), "HBM0")
+    with pytest.raises(of.WorkerDied):
+        die()
+    with pytest.raises(of.ResidentDataLost, match=r"array float32 \(1000,\) was lost.*make it anew"):
+        held(x)
+    assert np.array_equal(fpga.array(floats(), "HBM0"), floats())
+
+
+def test_ordinary_kernels_do_not_take_what_stays_on_the_device(fpga: of.Session) -> None:
+    @offload(auto=1)
+    def total(x: Any) -> float:
+        return float(x.sum())
+
+    handle = grow.launch(fpga.array(floats(), "HBM0"), 1.0)
+    with pytest.raises(of.ArgsNotSerializable, match=r"give numpy.asarray\(handle.result\(\)\)"):
+        total(handle)
+    assert total(held(handle.result())) == [float((floats() + 1).sum())]
+
+
+def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
+    text = io.StringIO()
+    a, out = floats(), np.empty(N, "float32")
+    handle = vadd.launch(a, a, out, N)
+    of.explain(handle, file=text)
+
+    told = text.getvalue()
+    assert "8,000 bytes to the device, 4,000 from it" in told
+    assert "reference" in told
+    assert "break-even" in told
+    del out, handle, a
+    gc.collect()
+    text = io.StringIO()
+    of.explain(vadd.launch(floats(), floats(), np.empty(N, "float32"), N), file=text)
+    assert "not measured: an array of the launch is gone" in text.getvalue()
+
+
+def test_what_cannot_be_explained(fpga: of.Session) -> None:
+    with pytest.raises(TypeError, match="explain takes a handle, not int"):
+        of.explain(3)  # type: ignore[arg-type]
+    with (
+        of.connect("inline"),
+        pytest.raises(of.OptionError, match="not of a hardware kernel"),
+    ):
+        of.explain(vadd.launch(floats(), floats(), np.empty(N, "float32"), N))
