@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_unit_reads_and_writes_the_devices_memory() -> None:
 def test_an_offset_into_a_buffer() -> None:
     memory = banks()
     unit, made = adder(memory), three(memory)
-    start(unit, *made[:2], made[2]._replace(address=made[2].address + 8), n=2)
+    start(unit, *made[:2], replace(made[2], address=made[2].address + 8), n=2)
     assert made[2].array.tolist() == [9, 9, 3, 3]
 
 
@@ -76,7 +77,7 @@ def test_an_offset_into_a_buffer() -> None:
 def test_a_pointer_that_leads_elsewhere(bank: str | None) -> None:
     memory = banks()
     unit, made = adder(memory), three(memory)
-    wrong = made[0]._replace(address=50_000) if bank is None else memory[bank].allocate((4,), FLOATS)
+    wrong = replace(made[0], address=50_000) if bank is None else memory[bank].allocate((4,), FLOATS)
     where = "in no buffer" if bank is None else "in bank B"
     with pytest.raises(EmulationError, match=f"argument a points to .*, {where}; its port is wired to A"):
         start(unit, wrong, *made[1:])
