@@ -42,8 +42,6 @@ def arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
     _check_names(given, _KEYS, str(file))
     for key, value in given.items():
         _check_kind(value, f"{file}: {key}", *_KEYS[key])
-    if "kernels" not in given:
-        raise OptionError(f"{file}: kernels is not said: a list such as ['kernels:vadd', 'vadd.py:vadd']")
     for key in ("kernels", "banks"):
         if isinstance(given.get(key), list):
             _check_texts(given[key], f"{file}: {key}")
@@ -56,6 +54,8 @@ def arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         }
     if "timing" in given:
         given["timing"] = _made(Timing, given["timing"], f"{file}: timing")
+    if "kernels" not in given:
+        raise OptionError(f"{file}: kernels is not said: a list such as ['kernels:vadd', 'vadd.py:vadd']")
     ran: dict[Path, dict[str, Any]] = {}
     given["kernels"] = [_kernel(name, file, ran) for name in given["kernels"]]
     return given

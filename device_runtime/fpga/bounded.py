@@ -8,6 +8,8 @@ import numpy as np
 
 from device_runtime.errors import EmulationError
 
+_get, _set = np.ndarray.__getitem__, np.ndarray.__setitem__
+
 
 class Bounded(np.ndarray):
     """Memory of an emulated device, as a model has it: slices that reach past its ends are errors.
@@ -20,14 +22,14 @@ class Bounded(np.ndarray):
     what = ""  # it is, for messages; "" for what was made of one
 
     def __getitem__(self, key: Any) -> Any:
-        if self.what:
+        if type(key) is not int and self.what:  # loops over elements must not pay for much
             self._check(key)
-        return super().__getitem__(key)
+        return _get(self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if self.what:
+        if type(key) is not int and self.what:
             self._check(key)
-        super().__setitem__(key, value)
+        _set(self, key, value)
 
     def _check(self, key: Any) -> None:
         for one, size in zip(key if isinstance(key, tuple) else (key,), self.shape):

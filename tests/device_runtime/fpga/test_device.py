@@ -134,6 +134,17 @@ def test_a_unit_that_hangs(connected: Any) -> None:
 
 
 @needs_pynq
+def test_a_bus_that_fails(connected: Any) -> None:
+    """What is read then looks as if the unit were done."""
+    connected(Xclbin([add], faults={"vadd_1": Fault("error", after=1)}))
+    assert added(1, 2) == [2, 4]
+    told = r"unit vadd_1 does not answer: .*registers from 0x0 on: ffffffff ffffffff"
+    with pytest.raises(of.DeviceError, match=told):
+        added(1, 2)
+    assert added(1, 2) == [2, 4], "the device was set up anew"
+
+
+@needs_pynq
 def test_a_unit_that_is_slow(connected: Any) -> None:
     connected(Xclbin([add], faults={"vadd_1": Fault("slow", seconds=0.05)}))
     assert added(1, 2) == [2, 4]
