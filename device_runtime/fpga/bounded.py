@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_runtime.errors import EmulationError
-
-_get, _set = np.ndarray.__getitem__, np.ndarray.__setitem__
 
 
 class Bounded(np.ndarray):
@@ -19,21 +18,27 @@ class Bounded(np.ndarray):
     NumPy's business again.
     """
 
-    what = ""  # it is, for messages; "" for what was made of one
+    what = ""  # it is, for messages
+    plain: NDArray[Any] | None = None  # the same memory; None in what was made of one
 
     def __getitem__(self, key: Any) -> Any:
-        if type(key) is not int and self.what:  # loops over elements must not pay for much
+        if self.plain is None:
+            return super().__getitem__(key)
+        if type(key) is not int:  # loops over elements must not pay for much
             self._check(key)
-        return _get(self, key)
+        return self.plain[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if type(key) is not int and self.what:
+        if self.plain is None:
+            super().__setitem__(key, value)
+            return
+        if type(key) is not int:
             self._check(key)
-        _set(self, key, value)
+        self.plain[key] = value
 
     def _check(self, key: Any) -> None:
-        for one, size in zip(key if isinstance(key, tuple) else (key,), self.shape):
-            if isinstance(one, slice):
+        for one, size in zip(key if type(key) is tuple else (key,), self.shape):
+            if type(one) is slice:
                 for end in one.start, one.stop:
                     if end is not None and not -size <= end <= size:
                         raise EmulationError(
@@ -44,8 +49,10 @@ class Bounded(np.ndarray):
                 return  # from here on keys and axes do not go together one by one
 
 
-def bounded(array: Any, what: str) -> Any:
+def bounded(array: NDArray[Any], what: str, writable: bool = True) -> Any:
     """Return a view of an array that tells where a slice reaches past its ends."""
-    view = array.view(Bounded)
-    view.what = what
-    return view
+    plain = array.view()
+    plain.flags.writeable = writable
+    made = plain.view(Bounded)
+    made.what, made.plain = what, plain
+    return made

@@ -238,11 +238,10 @@ class EmulatedUnit:
         """Add what this run would have taken."""
         if self._predictor is None:
             return
-        traffic: dict[str, int] = {}
-        for one in reached:
-            ways = 2 if one.direction == INOUT else 1
-            traffic[one.bank] = traffic.get(one.bank, 0) + ways * one.array.nbytes
-        passes = max((one.array.size for one in reached), default=1)
+        passes, traffic = 1, dict[str, int]()
+        for direction, bank, _, array in reached:
+            passes = max(passes, array.size)
+            traffic[bank] = traffic.get(bank, 0) + array.nbytes * (2 if direction == INOUT else 1)
         self.predicted += self._predictor.predict(self.spec.name, passes, traffic).compute
 
     def _argument(self, place: int, argument: Argument, reached: list[_Reached]) -> Any:
@@ -267,9 +266,7 @@ class EmulatedUnit:
                 "neither by the host nor by a unit"
             )
         reached.append(found)
-        view = bounded(found.array, what)
-        view.flags.writeable = found.direction != IN
-        return view
+        return bounded(found.array, what, writable=found.direction != IN)
 
     def _pointed(self, place: int, argument: Argument, address: int) -> _Reached:
         direction, wired = (self.directions[place] if self.directions else "") or "", self.unit.banks[place]

@@ -101,10 +101,10 @@ class Predictor:
         `uploaded` and `downloaded` are those that go there, and come back, first and last.
         """
         interval, depth = _of(self._timing.interval, kernel, 1), _of(self._timing.depth, kernel, 1)
-        times = [(depth + interval * max(passes - 1, 0)) / self._second]
-        times += [nbytes / self._bandwidth[bank] for bank, nbytes in traffic.items()]
-        compute = self._timing.launch + max(times)
-        return Prediction(self.transfer(uploaded), compute, self.transfer(downloaded))
+        longest = (depth + interval * max(passes - 1, 0)) / self._second
+        for bank, nbytes in traffic.items():
+            longest = max(longest, nbytes / self._bandwidth[bank])
+        return Prediction(self.transfer(uploaded), self._timing.launch + longest, self.transfer(downloaded))
 
     def transfer(self, nbytes: int) -> float:
         """Return the seconds that bytes take between host and device."""

@@ -173,6 +173,23 @@ def test_a_bitstream_from_a_file(described: Callable[[str], Xclbin]) -> None:
     assert out.tolist() == [3, 6]
 
 
+@pytest.mark.timeout(100)
+def test_the_emulated_device_runs_what_a_file_describes(
+    described: Callable[[str], Xclbin], tmp_path: Path
+) -> None:
+    """What the kernel's file has travels with the bitstream: nothing has to import it."""
+    pytest.importorskip("pynq")
+
+    @offload(kernel="vmul")
+    def stand_in(a: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+        raise NotImplementedError
+
+    path = described('kernels = ["kernels.py:multiply"]').write(tmp_path / "vmul.xclbin")
+    tmp_path.joinpath("kernels.py").unlink()
+    with of.connect(f"emu:{path}"):
+        assert stand_in(np.ones(2, "float32"), np.empty(2, "float32"), 2)[0].tolist() == [3, 3]
+
+
 def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
     made = described('kernels = ["kernels.py:multiply"]\nbanks = ["HBM0"]\nunits = 2').bitstream
     assert len(made.kernels[0].units) == 2 and made.banks[0].nbytes == 1 << 30
