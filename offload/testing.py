@@ -23,7 +23,7 @@ from device_runtime.capture import Capture
 from device_runtime.errors import OptionError
 from device_runtime.fpga.bitstream import DATA_CLOCK, Argument, Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.circuit import Fault
-from device_runtime.fpga.interface import Parameter
+from device_runtime.fpga.interface import INOUT, OUT, Parameter
 from device_runtime.fpga.timing import Timing
 from device_runtime.fpga.writing import pack
 from offload import described
@@ -126,6 +126,10 @@ class Xclbin:
             raise OptionError(
                 f"Xclbin: wiring names {sorted(unknown)[0]!r}, which is no pointer of a kernel or unit"
             )
+        self._directions = {
+            name: [parameter.direction for parameter in kernel._body.interface.parameters]
+            for kernel, name in zip(kernels, names)
+        }
         self._faults = dict(faults or {})
         for name, fault in self._faults.items():
             known = [unit.name for spec in specs for unit in spec.units]
@@ -133,7 +137,9 @@ class Xclbin:
                 raise OptionError(
                     f"Xclbin: faults={faults!r} maps units to Faults; there is {', '.join(known)}"
                 )
-        self._timing = self._checked(timing or Timing(), names)
+            if fault.kind == "flip" and not {OUT, INOUT} & set(self._directions[name.rpartition("_")[0]]):
+                raise OptionError(f"Xclbin: faults={faults!r}: no array comes out of {name}, to be wrong")
+        self._timing = self._checked(Timing() if timing is None else timing, names)
         self.bitstream = self._identified(
             Bitstream(b"", platform, self._banks, tuple(specs), ((DATA_CLOCK, clock),))
         )
@@ -178,11 +184,9 @@ class Xclbin:
 
     def _identified(self, bitstream: Bitstream) -> Bitstream:
         models = {one._body.interface.kernel: Capture(one.fn).image().data for one in self._kernels}
-        directions = {
-            one._body.interface.kernel: [p.direction for p in one._body.interface.parameters]
-            for one in self._kernels
-        }
-        whole = bitstream._replace(circuit=pickle.dumps((models, self._faults, directions, self._timing)))
+        whole = bitstream._replace(
+            circuit=pickle.dumps((models, self._faults, self._directions, self._timing))
+        )
         return whole._replace(uuid=hashlib.sha256(repr(whole).encode()).digest()[:16])
 
 

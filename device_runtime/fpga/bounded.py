@@ -36,6 +36,15 @@ class Bounded(np.ndarray):
             self._check(key)
         self.plain[key] = value
 
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[Any, ...] = (), **options: Any
+    ) -> Any:
+        # What comes out is what would come out of NumPy's own arrays: a sum is a number, no array.
+        if out:
+            options["out"] = tuple(map(_plain, out))
+        found = getattr(ufunc, method)(*map(_plain, inputs), **options)
+        return out[0] if len(out) == 1 else found
+
     def _check(self, key: Any) -> None:
         for one, size in zip(key if type(key) is tuple else (key,), self.shape):
             if type(one) is slice:
@@ -47,6 +56,10 @@ class Bounded(np.ndarray):
                         )
             elif not isinstance(one, (int, np.integer)):
                 return  # from here on keys and axes do not go together one by one
+
+
+def _plain(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, Bounded) else value
 
 
 def bounded(array: NDArray[Any], what: str, writable: bool = True) -> Any:

@@ -23,6 +23,11 @@ def fill(out: Out("complex64"), a: np.int64, b: np.uint8, c: np.float16, d: bool
     out[:] = a + b + c + d + e + f
 
 
+@offload(kernel="judge")
+def judge(a: In) -> None:
+    pass
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     made = Xclbin([add, scale], units={"vadd": 3}, banks={"HBM0": "64K", "HBM1": 8192}, clock=250)
     found = read(made.write(tmp_path / "a.xclbin"))
@@ -87,7 +92,8 @@ def test_another_body_is_another_bitstream() -> None:
         ({"wiring": {"vadd.a": "HBM9"}}, "names bank 'HBM9'; there is DDR0"),
         ({"wiring": {"vadd.n": "DDR0"}}, "wiring names 'vadd.n', which is no pointer"),
         ({"wiring": {"vadd_7.a": "DDR0"}}, "wiring names 'vadd_7.a'"),
-        ({"timing": 3}, "timing=3 must be a Timing"),
+        ({"kernels": [judge], "faults": {"judge_1": Fault("flip")}}, "no array comes out of judge_1"),
+        ({"timing": 0}, "timing=0 must be a Timing"),
         ({"timing": Timing(depth={"vmul": 3})}, "timing names 'vmul'; there is vadd"),
         ({"timing": Timing(bandwidth={"HBM9": 3})}, "timing names 'HBM9'; there is DDR0"),
     ],

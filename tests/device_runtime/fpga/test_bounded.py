@@ -61,3 +61,24 @@ def test_what_is_made_of_one_is_numpys() -> None:
     array = bounded(np.arange(4), "a")
     assert (array + 1)[:9].tolist() == [1, 2, 3, 4]
     assert array[:2][:9].tolist() == [0, 1]
+    assert type(array.sum()) is type(array @ array) is np.int64
+    assert type(array * 2) is np.ndarray
+
+
+def test_one_that_is_changed_in_place_stays_one() -> None:
+    memory = np.arange(4)
+    array = bounded(memory, "a")
+    array += 1
+    np.multiply(array, 2, out=array)
+    np.add.at(array, [0, 0], 1)
+    assert memory.tolist() == [4, 4, 6, 8]
+    with pytest.raises(EmulationError):
+        array[:5]
+
+
+def test_one_that_is_only_read() -> None:
+    array = bounded(np.arange(4), "a", writable=False)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        array += 1
