@@ -269,7 +269,8 @@ class EmulatedUnit:
         return bounded(found.array, what, writable=found.direction != IN)
 
     def _pointed(self, place: int, argument: Argument, address: int) -> _Reached:
-        direction, wired = (self.directions[place] if self.directions else "") or "", self.unit.banks[place]
+        direction = (self.directions and self.directions[place]) or ""
+        wired = self.unit.banks[place]
         for name in wired:
             found = self._banks[name].find(address)
             if found is not None:
