@@ -269,7 +269,7 @@ class EmulatedUnit:
         return bounded(found.array, what, writable=found.direction != IN)
 
     def _pointed(self, place: int, argument: Argument, address: int) -> _Reached:
-        direction = (self.directions and self.directions[place]) or ""
+        direction = (self.directions[place] if self.directions else None) or ""
         wired = self.unit.banks[place]
         for name in wired:
             found = self._banks[name].find(address)
