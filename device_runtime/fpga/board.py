@@ -17,10 +17,11 @@ import numpy as np
 import pynq
 from pynq.buffer import PynqBuffer
 
-from device_runtime.errors import DeviceMemoryError, DeviceUnavailable
+from device_runtime.errors import DeviceMemoryError, DeviceUnavailable, EmulationError
 from device_runtime.fpga.bitstream import Bitstream
-from device_runtime.fpga.circuit import Model, load
-from device_runtime.fpga.emulation import EmulatedBank, EmulatedUnit, Shape
+from device_runtime.fpga.circuit import Directions, Model, load
+from device_runtime.fpga.emulation import Allocation, EmulatedBank, EmulatedUnit, Shape
+from device_runtime.fpga.timing import Predictor
 
 
 class Board:
@@ -53,11 +54,20 @@ class Board:
             nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
             raise DeviceMemoryError(f"bank {bank} has no room for {nbytes:,} bytes: {error}") from error
 
-    def give_model(self, unit: str, model: Model) -> None:
+    def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
 
     def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
         """Tell an emulated unit what those arguments of its next run are that are parts of buffers."""
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """Tell what predicts times of an emulated device; None for one that is there."""
+        return None
+
+    def predicted(self, unit: str) -> float | None:
+        """Return how many seconds a unit's runs so far would have taken; None for one that is there."""
+        return None
 
 
 def open_card(index: int, path: str, bitstream: Bitstream) -> Board:
@@ -90,8 +100,15 @@ class EmulatedBoard(Board):
         self._emulated = EmulatedDevice(bitstream)
         super().__init__(self._emulated, path, bitstream)
 
-    def give_model(self, unit: str, model: Model) -> None:
-        self._emulated.give_model(unit, model)
+    def give_model(self, unit: str, model: Model, directions: Directions) -> None:
+        self._emulated.give_model(unit, model, directions)
+
+    @property
+    def predictor(self) -> Predictor:
+        return self._emulated.predictor
+
+    def predicted(self, unit: str) -> float:
+        return self._emulated.predicted(unit)
 
     def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
         self._emulated.give_shapes(unit, shapes)
@@ -104,24 +121,35 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, bitstream: Bitstream) -> None:
         super().__init__("emulated")
-        models, faults = load(bitstream.circuit)
+        circuit = load(bitstream.circuit)
+        self.predictor = Predictor(circuit.timing, bitstream)
         self.capabilities = {"REGISTER_RW": True}
         self._memories = {bank.name: EmulatedBank(bank) for bank in bitstream.banks if bank.nbytes}
         self._units = {
             unit.address: EmulatedUnit(
-                kernel, unit, self._memories, models.get(kernel.name), faults.get(unit.name)
+                kernel,
+                unit,
+                self._memories,
+                circuit.models.get(kernel.name),
+                circuit.faults.get(unit.name),
+                circuit.directions.get(kernel.name),
+                self.predictor,
             )
             for kernel in bitstream.kernels
             for unit in kernel.units
         }
         self._by_name = {one.unit.name: one for one in self._units.values()}
-        self._without = {one.unit.name: one for one in self._units.values() if one.model is None}
+        self._without = {name for name, one in self._by_name.items() if one.model is None}
         self._spans = {unit.address: kernel.span for kernel in bitstream.kernels for unit in kernel.units}
 
-    def give_model(self, unit: str, model: Model) -> None:
+    def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         """Have a unit do what a function does, where its bitstream does not say."""
         if unit in self._without:
-            self._without[unit].model = model
+            self._by_name[unit].model, self._by_name[unit].directions = model, directions
+
+    def predicted(self, unit: str) -> float:
+        """Return how many seconds a unit's runs so far would have taken."""
+        return self._by_name[unit].predicted
 
     def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
         """Tell a unit what those arguments of its next run are that are parts of buffers, by their place."""
@@ -175,16 +203,23 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
         return self.get_memory_by_name(description["tag"])
 
     def flush(self, bo: int, offset: int, vaddr: int, nbytes: int) -> None:
-        self._copy_of(bo)[offset : offset + nbytes] = _host(vaddr, nbytes)
+        _, buffer = self._find(bo)
+        buffer.memory[offset : offset + nbytes] = _host(vaddr, nbytes)
+        buffer.written = True
 
     def invalidate(self, bo: int, offset: int, vaddr: int, nbytes: int) -> None:
-        _host(vaddr, nbytes)[:] = self._copy_of(bo)[offset : offset + nbytes]
+        bank, buffer = self._find(bo)
+        if not buffer.written:
+            raise EmulationError(
+                f"a buffer of bank {bank} is read that was never written, neither by the host nor by a unit"
+            )
+        _host(vaddr, nbytes)[:] = buffer.memory[offset : offset + nbytes]
 
-    def _copy_of(self, address: int) -> Any:
-        for bank in self._memories.values():
+    def _find(self, address: int) -> tuple[str, Allocation]:
+        for name, bank in self._memories.items():
             found = bank.find(address)
             if found is not None:
-                return found[0].memory
+                return name, found[0]
         raise DeviceUnavailable(f"no buffer begins at {address:#x}")
 
 

@@ -38,7 +38,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.uploads = self.downloads = 0  # bytes moved so far
-        self.behind = False  # the device's copy is newer than the host's
+        self.behind = True  # the device's copy is newer than the host's, or neither holds anything yet
 
 
 class Buffer:
@@ -88,6 +88,8 @@ class Buffer:
         begun = time.monotonic()
         self._held[...] = value
         self._held.flush()
+        if self.whole:
+            self._memory.behind = False
         METER.transfer += time.monotonic() - begun
         METER.to_device += self.nbytes
         self._memory.uploads += self.nbytes
