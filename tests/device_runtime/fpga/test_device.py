@@ -52,7 +52,7 @@ def added(*values: float) -> list[float]:
     [
         ("emu:", "behind the colon stands a bitstream, as in 'emu:vadd.xclbin'"),
         ("pynq:?device=1", "behind the colon stands a bitstream"),
-        ("emu:a.xclbin?unit=2", "there is no 'unit' to be set; there is units, timeout"),
+        ("emu:a.xclbin?unit=2", "there is no 'unit' to be set; there is units, clock, timeout"),
         ("pynq:a.xclbin?units=2", "there is no 'units' to be set; there is device, timeout"),
         ("emu:a.xclbin?units=2&units=3", "units is set twice"),
         ("emu:a.xclbin?units=x", "units='x' must be a number from 1 to 64"),
