@@ -105,7 +105,7 @@ def doctor(
 
     found: list[Report] = []
     console = Console()
-    with _plain_errors(), Console(stderr=True).status("looking ..."):
+    with _plain_errors(), console.status("looking ..."):
         for report in examine(addresses) if addresses else examine_all():
             found.append(report)
             if not as_json:

@@ -212,7 +212,7 @@ def test_settings_that_cannot_be_meant_are_told_and_nothing_is_tried(monkeypatch
 
 
 @pytest.mark.usefixtures("no_devices")
-def test_a_device_that_hangs_is_given_up(world: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examine, "_OPENING", 0.1)  # no device is opened within that
     monkeypatch.setattr(child, "_GRACE", 0.1)
     result = invoke()
