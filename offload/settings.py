@@ -92,10 +92,10 @@ def _from_file(path: str, required: bool) -> tuple[dict[str, Any], dict[str, str
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error}") from error
     given = parse(text, path)
-    named = given.pop("devices", {})
     for name in given:
-        if name not in _SETTABLE:
+        if name not in (*_SETTABLE, "devices"):
             raise OptionError(f"{path}: {name!r} cannot be set there; {', '.join(_SETTABLE)} and devices can")
+    named = given.pop("devices", {})
     layer = check(given, path)
     # A path in the file must not hang on the folder that a script is run in.
     folder = os.path.dirname(os.path.abspath(path))
