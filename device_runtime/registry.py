@@ -31,6 +31,8 @@ _OURS = {
     "local": "device_runtime.process.local:open_local",
     "pynq": "device_runtime.fpga.device:open_pynq",
 }
+OURS = frozenset(_OURS)
+_OF_A_FILE = ("emu", "pynq")  # what stands behind the colon is a path, and after a `?` what is asked of it
 
 
 @cache
@@ -46,6 +48,26 @@ def known() -> dict[str, EntryPoint]:
     points = {point.name: point for point in entry_points(group=GROUP)}
     points.update((name, EntryPoint(name, value, GROUP)) for name, value in _OURS.items())
     return dict(sorted(points.items()))
+
+
+def is_known(kind: str) -> bool:
+    """Tell whether there is such a kind of device; whether one can be opened is another question."""
+    try:
+        return kind in _OURS or kind in known()
+    except OSError:
+        return True  # opening it will say what is wrong
+
+
+def seen_from(folder: str, address: str) -> str:
+    """Return an address with the file that it names, if it does, as it is called from a folder.
+
+    `~` is the user's home, which no shell has put there.
+    """
+    kind, _, rest = address.partition(":")
+    path, mark, query = rest.partition("?")
+    if kind not in _OF_A_FILE or not path:
+        return address
+    return f"{kind}:{os.path.abspath(os.path.join(folder, os.path.expanduser(path)))}{mark}{query}"
 
 
 def open_device(address: str) -> Device:

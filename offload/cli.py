@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import json
 import os
 import platform
 import sys
@@ -18,7 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from device_runtime import registry
+from device_runtime.device import Device
 from device_runtime.errors import DeviceUnavailable, OffloadError, OptionError
+from offload import settings
+from offload.doctor.finding import Report
+from offload.doctor.machine import host_memory, size
 from offload.migrate import MigrationError, migrate
 
 FAILURE, USAGE = 1, 2
@@ -64,10 +69,10 @@ def devices(
     for address in addresses or registry.known():
         units, memory, status = "-", "-", "available"
         try:
-            device = registry.open_device(address)
+            device = _made(address)
             units = str(device.open())
             device.close()
-            memory = _gibibytes(_host_memory() if device.memory is None else device.memory)
+            memory = size(host_memory() if device.memory is None else device.memory)
         except OffloadError as error:
             reason = "not available" if isinstance(error, DeviceUnavailable) else "cannot be opened like this"
             status = f"{reason}: {error}"
@@ -79,12 +84,65 @@ def devices(
         raise typer.Exit(FAILURE)
 
 
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _made(device: str) -> Device:
+    return registry.open_device(settings.read().address(device))
 
 
-def _gibibytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+@app.command()
+def doctor(
+    addresses: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ADDRESS", help="Devices to open and try, by address or by name."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Say of every device whether it works, why, and what to do if not.
+
+    Ends with 1 if the default device, or one that was named, does not work.
+    """
+    # It loads much that the other commands do without.
+    from offload.doctor.examine import examine, examine_all
+
+    found: list[Report] = []
+    console = Console()
+    with _plain_errors(), console.status("looking ..."):
+        for report in examine(addresses) if addresses else examine_all():
+            found.append(report)
+            if not as_json:
+                _show_report(console, report)
+    works = all(report.works for report in found) if addresses else any(r.works for r in found if r.default)
+    if as_json:
+        told = [{**one._asdict(), "findings": [f._asdict() for f in one.findings]} for one in found]
+        typer.echo(json.dumps({"works": works, "reports": told}, indent=2))
+    if not works:
+        raise typer.Exit(FAILURE)
+
+
+def _show_report(console: Console, report: Report) -> None:
+    title = Text(report.name, style="bold")
+    if report.address not in ("", report.name):
+        title.append(f" = {report.address}", style="not bold")
+    if report.default:
+        title.append(" (the default)", style="not bold")
+    title.append(": ", style="not bold").append_text(
+        _verdict(report.works, "works", "does not work", "was not tried")
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=16)
+    table.add_column(min_width=3)
+    table.add_column()
+    for finding in report.findings:
+        told = Text(finding.told)
+        if finding.todo:
+            told.append(f" → {finding.todo}", style="bold")
+        table.add_row(Text(f"  {finding.what}"), _verdict(finding.ok, "yes", "no", "-"), told)
+    console.print(title)
+    console.print(table)
+    console.print()
+
+
+def _verdict(ok: bool | None, yes: str, no: str, untried: str) -> Text:
+    return Text(untried, "yellow") if ok is None else Text(yes, "green") if ok else Text(no, "red")
 
 
 @app.command(
@@ -119,7 +177,7 @@ def run(
         _fail(f"there is no script {str(script)!r}", USAGE)
     if device is not None:
         with _plain_errors():
-            registry.open_device(device)
+            _made(device)
         os.environ["OFFLOAD_DEVICE"] = device
     # A fresh interpreter, so that all is as python would have it: __main__, sys.path, signals, traceback.
     os.execv(sys.executable, [sys.executable, str(script), *rest])

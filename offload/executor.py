@@ -132,10 +132,11 @@ def address_for(max_workers: int | None, device: str | None) -> str:
         # Inside a kernel everything stays on the core's own place; refused here if nested too deeply.
         here = session().device
         return here if max_workers is None else f"inline:{max_workers}"
-    address = device or settings.read().get("device") or "local"
+    users = settings.read()
+    address = users.address(device or users.options.get("device") or "local")
     kind, _, rest = address.partition(":")
     if max_workers is None or not (rest.isdigit() or not rest):
-        return str(address)
+        return address
     if device is not None and rest and max_workers > int(rest):
         raise OptionError(f"max_workers={max_workers} is more than the {rest} cores of device={device!r}")
     return f"{kind}:{max_workers}"

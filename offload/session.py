@@ -89,21 +89,23 @@ class Once(Generic[T]):
 class Session:
     """Hold the devices that launches run on, each opened when it is first used.
 
-    `device` is the address of the default one: as given, else OFFLOAD_DEVICE,
-    else process cores, one per CPU. As a context manager a session shuts down
-    when the block is left, after everything in it has ended.
+    `device` is the address of the default one, or its name in the user's
+    settings: as given, else OFFLOAD_DEVICE, else process cores, one per CPU. As
+    a context manager a session shuts down when the block is left, after
+    everything in it has ended.
     """
 
     def __init__(self, device: str | None = None) -> None:
-        layer = settings.read()
+        self._settings = settings.read()
+        layer = self._settings.options
         # Taken out also where `device` overrules it, or every launch would ask for it.
         users = layer.pop("device", None)
-        self.device: str = device if device is not None else users or "local"
+        self.device: str = self._settings.address(device if device is not None else users or "local")
         self.defaults = Options().merged(layer)
         self.closed = False
         self.nested_in: Context | None = None  # the kernel whose launches it runs
         self._dispatchers: Once[Dispatcher] = Once()
-        self._pools: Once[Pool] = Once()
+        self._pools: Once[Pool] = Once()  # by address, and by name where it was asked for by that
         self._resident: dict[tuple[int, str], frozenset[str]] = {}  # names, by pool and module
         self.arrays: dict[int, Arrays] = {}  # on devices, by pool
         self._entered = 0  # `with` blocks inside of which it is
@@ -120,7 +122,7 @@ class Session:
         return found if found is not None else self._dispatchers.get("", self._start)
 
     def pool(self, address: str | None = None) -> Pool:
-        """Return the open device of an address, None being the default's; open it if need be.
+        """Return the open device of an address or name, None being the default's; open it if need be.
 
         Raises SessionClosed, and what opening raises: UnknownDeviceError,
         OptionError, DeviceUnavailable.
@@ -202,7 +204,10 @@ class Session:
     def __repr__(self) -> str:
         return f"<offload session on {self.device!r}{', shut down' if self.closed else ''}>"
 
-    def _open(self, address: str) -> Pool:
+    def _open(self, asked: str) -> Pool:
+        address = self._settings.address(asked)
+        if address != asked:
+            return self.pool(address)  # all names of a device share it
         defer_interrupts()
         device = open_device(address)
         units = device.open()  # before the scheduler is loaded: that takes as long as its cores to start

@@ -144,12 +144,14 @@ def test_who_waits_for_single_and_multiple_is_the_users_choice() -> None:
 
 def test_options_in_the_environment(tmp_path: Path) -> None:
     home = {"XDG_CONFIG_HOME": str(tmp_path)}
-    assert read(home) == {}
-    assert read({**home, "OFFLOAD_TIMEOUT": "2.5", "OFFLOAD_RETRIES": "3", "OFFLOAD_PRIORITY": ""}) == {
+    assert read(home).options == {}
+    assert read(
+        {**home, "OFFLOAD_TIMEOUT": "2.5", "OFFLOAD_RETRIES": "3", "OFFLOAD_PRIORITY": ""}
+    ).options == {
         "timeout": 2.5,
         "retries": 3,
     }
-    assert read({**home, "OFFLOAD_DEVICE": "local:3"}) == {"device": "local:3"}
+    assert read({**home, "OFFLOAD_DEVICE": "local:3"}).options == {"device": "local:3"}
     with pytest.raises(OptionError, match="OFFLOAD_TIMEOUT: timeout='soon'"):
         read({**home, "OFFLOAD_TIMEOUT": "soon"})
     with pytest.raises(OptionError, match=r"OFFLOAD_RETRIES: retries=1\.5"):
@@ -163,9 +165,9 @@ def test_options_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     file = folder / "config.toml"
     home = {"XDG_CONFIG_HOME": str(tmp_path)}
     file.write_text('device = "inline:2"\ntimeout = 3\n')
-    assert read(home) == {"device": "inline:2", "timeout": 3.0}
-    assert read({**home, "OFFLOAD_TIMEOUT": "4"})["timeout"] == 4.0
-    assert read({"OFFLOAD_CONFIG": str(file)})["timeout"] == 3.0
+    assert read(home).options == {"device": "inline:2", "timeout": 3.0}
+    assert read({**home, "OFFLOAD_TIMEOUT": "4"}).options["timeout"] == 4.0
+    assert read({"OFFLOAD_CONFIG": str(file)}).options["timeout"] == 3.0
     for text, said in [
         ("timeout = ", "not valid TOML"),
         ("timeout = 'x'", "must be a number of seconds"),
@@ -179,4 +181,4 @@ def test_options_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     # Nothing is read from the current folder, and a relative XDG path is no path.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
-    assert read({"XDG_CONFIG_HOME": "."}) == {}
+    assert read({"XDG_CONFIG_HOME": "."}).options == {}
