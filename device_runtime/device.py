@@ -28,14 +28,15 @@ class Device(ABC):
 
     `depth` is how many shards a unit may hold at once; `memory` is how many
     bytes of their own the units have, None where they share the host's.
-    `names` are other names of the units, and `bitstream` is what is loaded on
-    an FPGA.
+    `names` are other names of the units, `batches` each one's share of a data
+    set where somebody has said it, and `bitstream` is what is loaded on an FPGA.
     """
 
     address: str
     depth: int = 1
     memory: int | None = None
     names: Mapping[str, int] = MappingProxyType({})
+    batches: tuple[int, ...] | None = None
     bitstream: Bitstream | None = None
 
     @abstractmethod

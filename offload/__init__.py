@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from offload.hardware import HardwareKernel
     from offload.joblib_entry import register_joblib
     from offload.kernel import AsyncKernel, Kernel, SingleKernel
+    from offload.manifest import Manifest
     from offload.options import Options
     from offload.resident import copy_from_device, copy_to_device, define_on_device
     from offload.scattering import broadcast, scatter
@@ -95,6 +96,7 @@ __all__ = [
     "KernelTypeError",
     "LaunchError",
     "LaunchTimeout",
+    "Manifest",
     "MessageError",
     "NestedDeadlockError",
     "NoUnitsError",
@@ -151,6 +153,7 @@ _HOMES = {
     "offload.hardware": ("HardwareKernel",),
     "offload.joblib_entry": ("register_joblib",),
     "offload.kernel": ("AsyncKernel", "Kernel", "SingleKernel"),
+    "offload.manifest": ("Manifest",),
     "offload.options": ("Options",),
     "offload.resident": ("copy_from_device", "copy_to_device", "define_on_device"),
     "offload.scattering": ("broadcast", "scatter"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from offload.keeping import Memory, Slot
 
 T = TypeVar("T")
+# Held from when it is found out what a launch has to wait for, until those that come after it know of it.
+TURN = threading.RLock()
 
 
 class DeviceArray:
@@ -109,6 +112,7 @@ class HostArray(DeviceArray):
     def settle(self, reads: bool = True) -> Any:
         """Return the array once what was launched to write to it has: it is filled when the value is taken.
 
+        Whoever calls has its TURN, and keeps it while it uses the array.
         Raises DependencyError if that has failed, and it is to be read.
         """
         self._alive()
@@ -130,7 +134,8 @@ class HostArray(DeviceArray):
         self._writers.append(handle)
 
     def write(self, value: Any) -> None:
-        self.settle(reads=False)[...] = value
+        with TURN:
+            self.settle(reads=False)[...] = value
 
     def free(self) -> None:
         self.array = self._whole = None
@@ -141,7 +146,8 @@ class HostArray(DeviceArray):
         return HostArray(self.array[rows.start : max(rows.start, rows.stop)], self)
 
     def _fetch(self) -> Any:
-        return self.settle().copy()
+        with TURN:
+            return self.settle().copy()
 
     def _alive(self) -> None:
         if self._whole is None:

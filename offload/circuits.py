@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from device_runtime.errors import DeviceError, DeviceMemoryError
+from device_runtime.errors import DeviceError, DeviceMemoryError, OptionError
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
 from device_runtime.fpga.xclbin import read
 from device_runtime.hardware import Blank, run
@@ -22,7 +22,7 @@ from offload.verifying import Verifier, Verify
 
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
-    from device_runtime.fpga.bitstream import Bitstream, KernelSpec
+    from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
     from scheduler.ticket import Route
 
 
@@ -120,6 +120,8 @@ class HardwareBody(Body):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         count = route.count
+        if circuit is not None:
+            self._check_units(circuit, route)
         columns: list[Sequence[Any]] = []  # by argument: what travels to each shard
         shown: list[Sequence[Any]] = []  # by argument: what each shard is given
         outs: list[Sequence[Any]] = []  # of those that come out
@@ -153,6 +155,19 @@ class HardwareBody(Body):
             del rows[1:]
         given = [column[0] for column in shown] if count == 1 else None
         return [(row, {}) for row in rows], Filling(outs, resident, self.fn, given)
+
+    def _check_units(self, circuit: KernelSpec, route: Route) -> None:
+        """Raise OptionError for a launch on instances that have no unit of the circuit."""
+        asked = route.units if route.units is not None else range(route.pool.units)
+        reached = _reached(circuit, route)
+        lacking = [str(number) for number in asked if number not in reached]
+        if lacking:
+            names = route.pool.device.names
+            there = [unit.name for unit in circuit.units if unit.name in names]
+            raise OptionError(
+                f"kernel {self.name}: instance {', '.join(lacking)} of {route.pool.address} has no unit of "
+                f"{circuit.name}; target= one of {', '.join(there) or 'none: it has no unit there'}"
+            )
 
     def _pieces(self, parameter: Parameter, value: Scatter, count: int) -> Sequence[Any]:
         """Return what each shard gets of what is scattered: a slice, or a number."""
@@ -190,7 +205,7 @@ class HardwareBody(Body):
                     f"{what} is on {value.memory.home.pool.address}, "
                     f"and the launch goes to {route.pool.address}"
                 )
-            _check_bank(what, value, [unit.banks[place] for unit in circuit.units], circuit, route)
+            _check_bank(what, value, place, _reached(circuit, route))
         if parameter.shape is not None and value.shape != parameter.shape:
             raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")
         if isinstance(value, np.ndarray) and parameter.direction != IN and not value.flags.writeable:
@@ -222,15 +237,21 @@ class HardwareBody(Body):
                     raise ValueError(f"kernel {self.name}: two arrays that come out of it share memory")
 
 
-def _check_bank(
-    what: str, array: BankArray, banks: Sequence[Sequence[str]], circuit: KernelSpec, route: Route
-) -> None:
+def _reached(circuit: KernelSpec, route: Route) -> dict[int, Unit]:
+    """Return the circuit's units that a launch may run on, by the number of their instances."""
+    names = route.pool.device.names
+    units = {names[unit.name]: unit for unit in reversed(circuit.units) if unit.name in names}
+    return units if route.units is None else {n: units[n] for n in route.units if n in units}
+
+
+def _check_bank(what: str, array: BankArray, place: int, units: Mapping[int, Unit]) -> None:
     """Raise DeviceMemoryError if a unit that the launch may run on does not reach an array."""
-    for number, unit in enumerate(circuit.units):
-        if (route.units is None or number in route.units) and array.bank not in banks[number]:
-            reach = [one.name for one, wired in zip(circuit.units, banks) if array.bank in wired]
+    reach = [unit.name for unit in units.values() if array.bank in unit.banks[place]]
+    for unit in units.values():
+        if unit.name not in reach:
             raise DeviceMemoryError(
-                f"{what} is in bank {array.bank}, and unit {unit.name} is wired to {', '.join(banks[number])}"
+                f"{what} is in bank {array.bank}, and unit {unit.name} is wired to "
+                + ", ".join(unit.banks[place])
                 + (f"; target= one of those that reach it: {', '.join(reach)}" if reach else "")
             )
 

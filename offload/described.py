@@ -10,10 +10,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from device_runtime import toml
 from device_runtime.errors import OptionError
 from device_runtime.fpga.circuit import Fault
 from device_runtime.fpga.timing import Timing
-from offload.settings import parse
 
 _KINDS = {list: "a list", dict: "a table", int: "a whole number", str: "a text"}
 _KEYS: dict[str, tuple[type, ...]] = {
@@ -38,7 +38,7 @@ def arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{file} cannot be read: {error}") from error
-    given = parse(text, str(file))
+    given = toml.parse(text, str(file))
     _check_names(given, _KEYS, str(file))
     for key, value in given.items():
         _check_kind(value, f"{file}: {key}", *_KEYS[key])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
-from offload.arrays import BankArray, DeviceArray, HostArray
+from offload.arrays import TURN, BankArray, DeviceArray, HostArray
 from offload.handle import Handle
 from offload.verifying import Verifier
 
@@ -36,6 +37,9 @@ class Filling:
         self.reference = reference
         self.stays = any(isinstance(piece, BankArray) for pieces in outs for piece in pieces)
         self._held = [array.slot for array, _, _ in resident]  # also if one is freed before the launch ends
+        # Several threads may take the value, and whoever has it may write to the arrays.
+        self._lock = TURN if self.outs_of(HostArray) else threading.Lock()
+        self._filled: set[int] = set()
         # A handle that somebody keeps must not keep what went in.
         self._given = None if given is None else [_weak(one) for one in given]
 
@@ -46,8 +50,11 @@ class Filling:
             for one in theirs
             if not isinstance(one, BankArray)
         ]
-        for array, found in zip(filled, [value] if len(filled) == 1 else value, strict=True):
-            array[...] = found
+        with self._lock:
+            if rank not in self._filled:
+                for array, found in zip(filled, [value] if len(filled) == 1 else value, strict=True):
+                    array[...] = found
+                self._filled.add(rank)
         if not theirs:
             return None
         return theirs[0] if len(theirs) == 1 else tuple(theirs)

@@ -12,10 +12,10 @@ from typing import Any
 
 from device_runtime.errors import OptionError
 from device_runtime.hardware import interface
-from offload.arrays import HostArray
+from offload.arrays import TURN, HostArray
 from offload.circuits import HardwareBody
 from offload.handle import Handle
-from offload.keeping import TURN, may_be_array
+from offload.keeping import may_be_array
 from offload.kernel import Kernel
 from offload.launching import launch, route_of
 from offload.options import Options

@@ -9,7 +9,6 @@ slices of an array, or only read it, run side by side.
 from __future__ import annotations
 
 import itertools
-import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_runtime.capture import Capture
 from device_runtime.hardware import Blank
-from offload.arrays import BankArray, DeviceArray, HostArray
+from offload.arrays import TURN, BankArray, DeviceArray, HostArray
 from offload.body import Body
 from offload.handle import Handle
 from offload.launching import launch
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from scheduler.ticket import Pool
 
 _OPTIONS = Options(auto=1, retries=2)
-# Held from when it is found out what a launch has to wait for, until those that come after it know of it.
-TURN = threading.RLock()
 
 
 class Use(NamedTuple):

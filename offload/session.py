@@ -139,6 +139,14 @@ class Session:
         """Return the names that are defined on a device for a module."""
         return self._resident.get((pool.index, module), frozenset())
 
+    @property
+    def batches(self) -> tuple[int, ...] | None:
+        """Each unit's share of a data set, as the device's manifest says: `scatter(rows, session.batches)`.
+
+        None where it does not say so of all.
+        """
+        return self.pool().device.batches
+
     def array(self, value: Any, bank: str | None = None) -> DeviceArray:
         """Return an array in the memory of the session's device that holds a copy of a NumPy array.
 

@@ -16,14 +16,12 @@ from the current folder: a script's meaning must not hang on where it is run.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from device_runtime import registry
+from device_runtime import registry, toml
 from device_runtime.errors import OptionError, UnknownDeviceError
 from offload.options import check
 
@@ -91,7 +89,7 @@ def _from_file(path: str, required: bool) -> tuple[dict[str, Any], dict[str, str
         return {}, {}
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error}") from error
-    given = parse(text, path)
+    given = toml.parse(text, path)
     for name in given:
         if name not in (*_SETTABLE, "devices"):
             raise OptionError(f"{path}: {name!r} cannot be set there; {', '.join(_SETTABLE)} and devices can")
@@ -130,21 +128,3 @@ def _user_file(environment: Mapping[str, str]) -> str:
     folder = environment.get("XDG_CONFIG_HOME", "")
     base = folder if os.path.isabs(folder) else os.path.join(os.path.expanduser("~"), ".config")
     return os.path.join(base, "offload", "config.toml")
-
-
-def parse(text: str, path: str) -> dict[str, Any]:
-    """Return what a TOML file says.
-
-    Raises OptionError, naming the file, for what is no TOML, and where Python 3.10 lacks tomli.
-    """
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        toml = importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise OptionError(
-            f"{path}: reading TOML on Python 3.10 needs the package tomli (pip install tomli)"
-        ) from None
-    try:
-        return dict(toml.loads(text))
-    except toml.TOMLDecodeError as error:
-        raise OptionError(f"{path} is not valid TOML: {error}") from error

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from device_runtime.errors import DeviceUnavailable, OptionError
+from device_runtime.fpga import manifest
 from device_runtime.fpga.bitstream import DATA_CLOCK, Bitstream, KernelSpec, Unit
+from device_runtime.fpga.manifest import Member
 from device_runtime.fpga.writing import with_units
 from device_runtime.fpga.xclbin import read
 
@@ -26,6 +30,7 @@ class Config(NamedTuple):
     clock: int | None = None  # MHz; emulated only
     device: int = 0  # which card; pynq only
     timeout: float = _TIMEOUT  # seconds a unit may take for one run
+    members: tuple[Member, ...] = ()  # instances, as a manifest says
 
 
 def configure(kind: str, rest: str) -> Config:
@@ -46,7 +51,12 @@ def configure(kind: str, rest: str) -> Config:
         if name in given:
             raise OptionError(f"{address}: {name} is set twice")
         given[name] = _number(address, name, text)
-    return Config(kind, os.path.abspath(path), **given)  # type: ignore[arg-type]
+    if not path.endswith(".toml"):
+        return Config(kind, os.path.abspath(path), **given)  # type: ignore[arg-type]
+    if "units" in given:
+        raise OptionError(f"{address}: the manifest names the units; units= goes with a bitstream")
+    said = manifest.read(path)
+    return Config(kind, said.bitstream, members=said.members, **given)  # type: ignore[arg-type]
 
 
 def _number(address: str, name: str, text: str) -> int | float:
@@ -64,9 +74,11 @@ def _number(address: str, name: str, text: str) -> int | float:
 def load(config: Config) -> Bitstream:
     """Return what is in the bitstream of an address.
 
-    Raises BitstreamError.
+    Raises BitstreamError, and OptionError for what a manifest says wrongly of it.
     """
     found = read(config.path)
+    if config.members:
+        found = manifest.wired(found, config.members)
     if config.units:
         found = with_units(found, config.units)
     if config.clock:
@@ -74,31 +86,36 @@ def load(config: Config) -> Bitstream:
     return found
 
 
-def instances(bitstream: Bitstream) -> list[list[tuple[KernelSpec, Unit]]]:
-    """Return the units that work together: the first ones of all kernels, the second ones, and so on.
+def instances(bitstream: Bitstream, members: Sequence[Member] = ()) -> list[list[tuple[KernelSpec, Unit]]]:
+    """Return the units that work together: as a manifest says, or the first ones of all kernels, and so on.
 
-    Raises DeviceUnavailable where kernels have different numbers of units.
+    Raises DeviceUnavailable where kernels have different numbers of units and there is no manifest.
     """
+    units = {unit.name: (kernel, unit) for kernel in bitstream.kernels for unit in kernel.units}
+    groups = [[units[name] for name in member.units] for member in members]
     kernels = [kernel for kernel in bitstream.kernels if kernel.units]
     if not kernels:
         raise DeviceUnavailable("the bitstream has no compute unit")
-    for kernel in kernels:
+    for kernel, _ in chain(*groups) if groups else units.values():
         if kernel.protocol not in ("ap_ctrl_hs", "ap_ctrl_chain"):
             raise DeviceUnavailable(
                 f"kernel {kernel.name} is controlled by {kernel.protocol}; "
                 "only those by ap_ctrl_hs and ap_ctrl_chain can be started and waited for"
             )
+    if groups:
+        return groups
     if len({len(kernel.units) for kernel in kernels}) > 1:
         told = ", ".join(f"{len(kernel.units)} of {kernel.name}" for kernel in kernels)
         raise DeviceUnavailable(
-            f"the bitstream has different numbers of units ({told}), and it is not said which work together"
+            f"the bitstream has different numbers of units ({told}), and it is not said which work together: "
+            "a manifest says so (see offload.Manifest)"
         )
     return [[(kernel, kernel.units[n]) for kernel in kernels] for n in range(len(kernels[0].units))]
 
 
-def names(bitstream: Bitstream) -> dict[str, int]:
+def names(bitstream: Bitstream, members: Sequence[Member] = ()) -> dict[str, int]:
     """Return by which names an instance can be asked for: those of its units."""
-    return {unit.name: n for n, group in enumerate(instances(bitstream)) for _, unit in group}
+    return {unit.name: n for n, group in enumerate(instances(bitstream, members)) for _, unit in group}
 
 
 def open_board(config: Config, path: str) -> list[Instance]:
@@ -116,13 +133,13 @@ def open_board(config: Config, path: str) -> list[Instance]:
             f"pynq cannot be imported ({error}): pip install 'offload[alveo]', "
             "or 'offload[zynq]' on a board; it needs Python 3.10 to 3.12"
         ) from error
-    bitstream = read(path)
+    bitstream = manifest.wired(read(path), config.members)
     if config.kind == "emu":
         made: board.Board = board.EmulatedBoard(path, bitstream)
     else:
         made = board.open_card(config.device, path, bitstream)
     kept = Store(made)
-    return [
-        Instance(made, [UnitDriver(made, kernel, unit, config.timeout) for kernel, unit in group], kept)
-        for group in instances(bitstream)
-    ]
+    groups = instances(bitstream, config.members)
+    shares = [member.batch for member in config.members] or [None] * len(groups)
+    driven = [[UnitDriver(made, kernel, unit, config.timeout) for kernel, unit in group] for group in groups]
+    return [Instance(made, drivers, kept, share) for drivers, share in zip(driven, shares, strict=True)]

@@ -77,7 +77,10 @@ class FpgaDevice(Device):
 
     def open(self) -> int:
         self.bitstream = boards.load(self._config)
-        self.names = boards.names(self.bitstream)
+        members = self._config.members
+        self.names = boards.names(self.bitstream, members)
+        if members and all(member.batch for member in members):
+            self.batches = tuple([member.batch or 0 for member in members])
         self._units = max(self.names.values()) + 1
         self.memory = sum(bank.nbytes for bank in self.bitstream.banks if bank.used)
         try:

@@ -204,31 +204,39 @@ class UnitDriver:
 class Instance:
     """Units of a device that work together, one of each kernel, as what runs on them has them.
 
-    `instance.vadd(a, b, out, n)` runs a kernel; `array` and `empty` give buffers that stay.
+    `instance.vadd(a, b, out, n)` runs a kernel, on its first unit here, and
+    `instance.vadd_2(...)` that unit; `array` and `empty` give buffers that stay.
     """
 
-    def __init__(self, board: Any, drivers: Sequence[UnitDriver], kept: Store) -> None:
+    def __init__(
+        self, board: Any, drivers: Sequence[UnitDriver], kept: Store, batch: int | None = None
+    ) -> None:
         self.kept = kept
+        self.batch = batch  # how much of a data set is its share, where a manifest says so
         self._board = board
-        self._drivers = {driver.spec.name: driver for driver in drivers}
+        self._units = {driver.unit.name: driver for driver in drivers}
+        # By kernel: its first unit here.
+        self._drivers = {driver.spec.name: driver for driver in reversed(drivers)}
 
     @property
     def hung(self) -> bool:
         """Tell whether one of the units has hung."""
-        return any(driver.hung for driver in self._drivers.values())
+        return any(driver.hung for driver in self._units.values())
 
     def __getattr__(self, name: str) -> UnitDriver:
-        driver: UnitDriver | None = self.__dict__["_drivers"].get(name)
+        drivers, units = self.__dict__["_drivers"], self.__dict__["_units"]
+        driver: UnitDriver | None = drivers.get(name) or units.get(name)
         if driver is None:
             raise AttributeError(
-                f"there is no kernel {name!r} on this instance; it has {', '.join(self._drivers)}"
+                f"there is no kernel or unit {name!r} on this instance; "
+                f"it has {', '.join((*drivers, *units))}"
             )
         return driver
 
     @property
     def units(self) -> list[str]:
         """Names of the units."""
-        return [driver.unit.name for driver in self._drivers.values()]
+        return list(self._units)
 
     def array(self, value: Any, bank: str | None = None) -> Buffer:
         """Return a buffer that holds a copy of an array; see `empty`."""
@@ -271,7 +279,7 @@ class Instance:
     def _wired(self) -> list[str]:
         return list(
             dict.fromkeys(
-                bank for driver in self._drivers.values() for banks in driver.unit.banks for bank in banks
+                bank for driver in self._units.values() for banks in driver.unit.banks for bank in banks
             )
         )
 

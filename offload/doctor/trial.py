@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from device_runtime.errors import OffloadError
-from device_runtime.fpga import boards
 from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
 from offload import In, Out, connect, offload
 from offload.core import coreid
@@ -64,7 +63,7 @@ def _try(address: str, launch: Callable[[int], bool], tell: Tell) -> None:
             units = f"{pool.units} unit{'s' * (pool.units > 1)}"
             tell(Finding("open", True, f"{units}, {size(memory)} of memory, within {took:.2f} s"))
             if pool.device.bitstream is not None:
-                for what, told in _described(pool.device.bitstream):
+                for what, told in _described(pool.device.bitstream, pool.device.names):
                     tell(Finding(what, True, told))
             trying = "launch"
             tell(_launched(lambda: launch(pool.units)))
@@ -83,7 +82,7 @@ def _launched(launch: Callable[[], bool]) -> Finding:
     return Finding("launch", True, told)
 
 
-def _described(bitstream: Bitstream) -> Iterator[tuple[str, str]]:
+def _described(bitstream: Bitstream, instances: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """Give what is on an FPGA, line by line."""
     yield "bitstream", f"{bitstream.uuid.hex()}, for {bitstream.platform or 'an unknown platform'}"
     for kernel in bitstream.kernels:
@@ -91,7 +90,10 @@ def _described(bitstream: Bitstream) -> Iterator[tuple[str, str]]:
         for units in kernel.symmetric():
             told = f"({taken}); {len(units)} unit{'s' * (len(units) > 1)}: {_some([u.name for u in units])}"
             yield f"kernel {kernel.name}", told + _wired(kernel, units[0])
-    groups = [" with ".join(unit.name for _, unit in group) for group in boards.instances(bitstream)]
+    together: dict[int, list[str]] = {}
+    for unit, instance in instances.items():
+        together.setdefault(instance, []).append(unit)
+    groups = [" with ".join(units) for units in together.values()]
     yield "instances", f"{len(groups)}: {_some(groups)}"
     if bitstream.clocks:
         yield "clocks", _some([f"{name} {mhz} MHz" for name, mhz in bitstream.clocks])

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from bitstreams import written
-from hardware_kernels import add, bitstream
+from hardware_kernels import add, bitstream, split
 
 import offload as of
+from device_runtime.fpga.writing import with_units
 from offload import In, Out, offload
 from offload.core import instance
 from offload.testing import Fault, Timing, Xclbin
@@ -350,3 +351,50 @@ def test_a_share_that_cannot_be(given: Any) -> None:
 def test_verifying_is_for_hardware_kernels() -> None:
     with pytest.raises(of.OptionError, match="verify= is for hardware kernels"):
         offload(verify=0.5)  # type: ignore[call-overload]
+
+
+# ---- manifests -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grouped(tmp_path: Path) -> Iterator[of.Session]:
+    instances = [
+        {"units": ["vadd_1", "vadd_2", "scale_1"], "batch": 3},
+        {"units": ["split_1"], "banks": {"split.low": "HBM2"}, "batch": 1},
+    ]
+    made = of.Manifest(written(tmp_path, with_units(bitstream(), 2)), instances).write(tmp_path / "made.toml")
+    with of.connect(f"emu:{made}") as session:
+        yield session
+
+
+@offload(auto=1)
+def about(name: str) -> Any:
+    here = instance()
+    return here.units, here.batch, getattr(here, name).unit.name
+
+
+def test_instances_of_a_manifest(grouped: of.Session) -> None:
+    assert grouped.batches == (3, 1)
+    units = ["vadd_1", "vadd_2", "scale_1"]
+    assert about("vadd", target=0) == [(units, 3, "vadd_1")]
+    assert about("vadd_2", target="vadd_2") == [(units, 3, "vadd_2")]
+    assert about("split", target=1) == [(["split_1"], 1, "split_1")]
+    with pytest.raises(AttributeError, match=r"no kernel or unit 'vadd' .* it has split, split_1"):
+        about("vadd", target=1)
+
+
+def test_a_launch_goes_where_the_kernel_is(grouped: of.Session) -> None:
+    out = np.zeros(1, "float32")
+    add(floats(1), floats(2), out, 1, target="vadd_2")
+    assert out.tolist() == [3]
+    with pytest.raises(of.OptionError, match=r"instance 1 of emu:.* no unit of vadd; target= one of vadd_1"):
+        add(floats(1), floats(2), out, 1)
+
+
+def test_a_bank_that_a_manifest_names(grouped: of.Session) -> None:
+    low, high = np.empty(2, "int32"), np.empty(1, "int32")
+    split(np.arange(3, dtype="int32"), low, high, target="split_1")
+    assert low.tolist() == [0, 1]
+    there = grouped.array(low, "HBM1")
+    with pytest.raises(of.DeviceMemoryError, match="low is in bank HBM1, and unit split_1 is wired to HBM2"):
+        split(np.arange(3, dtype="int32"), there, high, target="split_1")
