@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bitstreams import address
 from hardware_kernels import add, bitstream, scale
 
 import offload as of
@@ -34,7 +35,7 @@ def connected(here: Path) -> Iterator[Any]:
 
     def connect(made: Xclbin, more: str = "") -> None:
         made.write("test.xclbin")
-        of.connect(f"emu:test.xclbin{more}")
+        of.connect(address(f"emu:test.xclbin{more}"))
 
     yield connect
     of.shutdown()
