@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from device_runtime.errors import DeviceError, OptionError
+from device_runtime.fpga.boards import read
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
-from device_runtime.fpga.xclbin import read
 from device_runtime.hardware import Blank, interface, run
 from offload.body import Body
 from offload.directions import parameters
@@ -195,7 +195,7 @@ class HardwareBody(Body):
                     f"kernel {self.name} is for {self.interface.xclbin} ({wanted.hex()}), and {address} "
                     f"has another bitstream loaded ({bitstream.uuid.hex()})"
                 )
-        circuit = {one.name: one.ctype for one in spec.arguments if one.kind == "pointer"}
+        circuit = {one.name: one.ctype for one in spec.arguments if one.kind != "scalar"}
         self._fits = spec, circuit
         return circuit
 

@@ -52,7 +52,12 @@ def stand_in_for_xrt(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("PYTHONPATH", str(_XRT), prepend=os.pathsep)
 
 
-def on_card(path: Path, units: int | None = None) -> None:
+def on_cards() -> bool:
+    """Tell whether what is emulated elsewhere is on cards now."""
+    return os.environ.get("XILINX_XRT") == str(_XRT)
+
+
+def _equip(path: Path, units: int | None = None) -> None:
     """Give a file what a card is told by nobody: how many units there are, and the models of the circuit."""
     from hardware_kernels import add, scale, split
 
@@ -65,10 +70,10 @@ def on_card(path: Path, units: int | None = None) -> None:
 def address(emulated: str) -> str:
     """Return the address of a device; with `--xrt`, that of a card for what begins with "emu:"."""
     kind, _, rest = emulated.partition(":")
-    if kind != "emu" or os.environ.get("XILINX_XRT") != str(_XRT):
+    if kind != "emu" or not on_cards():
         return emulated
     path, _, query = rest.partition("?")
     options = dict(part.split("=") for part in query.split("&") if part)
     units = options.pop("units", None)
-    on_card(Path(path), None if units is None else int(units))
-    return f"pynq:{path}?" + "&".join(f"{name}={value}" for name, value in options.items())
+    _equip(Path(path), None if units is None else int(units))
+    return f"pynq:{path}" + "".join(f"?{name}={value}" for name, value in options.items())

@@ -21,7 +21,9 @@ DEVICES = ("local:2", "inline:2")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--xrt", action="store_true", help="FPGAs: cards of pynq 3.0.1, whose XRT is stood in for")
+    parser.addoption(
+        "--xrt", action="store_true", help="FPGAs: cards of pynq 3.0.1, whose XRT is stood in for"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

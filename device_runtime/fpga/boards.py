@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from device_runtime.errors import DeviceUnavailable, OptionError
+from device_runtime.errors import BitstreamError, DeviceUnavailable, OptionError
+from device_runtime.fpga import hwh, xclbin
 from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
 from device_runtime.fpga.writing import with_units
-from device_runtime.fpga.xclbin import read
 
 if TYPE_CHECKING:
     from device_runtime.fpga.unit import Instance
@@ -60,11 +60,25 @@ def _number(address: str, name: str, text: str) -> int | float:
     return number
 
 
+def read(path: str) -> Bitstream:
+    """Return what a file of a card, FILE.xclbin, or of a Zynq board, FILE.bit, says.
+
+    Raises BitstreamError.
+    """
+    if path.endswith((".hwh", ".xsa")):
+        raise BitstreamError(f"{path}: name the .bit file, and have the .hwh file beside it")
+    return hwh.read(path) if path.endswith(".bit") else xclbin.read(path)
+
+
 def load(config: Config) -> Bitstream:
     """Return what is in the bitstream of an address.
 
     Raises BitstreamError.
     """
+    if config.kind == "emu" and config.path.endswith(".bit"):
+        raise BitstreamError(
+            f"{config.path}: the emulated FPGA takes .xclbin files, which carry its kernels' functions"
+        )
     found = read(config.path)
     return with_units(found, config.units) if config.units else found
 
@@ -109,6 +123,11 @@ def open_board(config: Config, path: str) -> list[Instance]:
         raise DeviceUnavailable(
             f"pynq cannot be imported ({error}): pip install 'offload[alveo]', "
             "or 'offload[zynq]' on a board; it needs Python 3.10 to 3.12"
+        ) from error
+    except OSError as error:  # pynq looks for XRT where the environment says that it is
+        raise DeviceUnavailable(
+            f"XRT cannot be loaded ({error}), and XILINX_XRT is {os.environ.get('XILINX_XRT')!r}: "
+            "source the setup.sh of an XRT that is there, up to 2.15"
         ) from error
     bitstream = read(path)
     if config.kind == "emu":
