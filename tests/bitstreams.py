@@ -13,7 +13,7 @@ from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec,
 from device_runtime.fpga.writing import pack, with_units
 from device_runtime.fpga.xclbin import read
 
-_XRT = Path(__file__).parent / "xrt"
+_STAND_INS = Path(__file__).parent / "stand_ins"
 
 
 def arguments(**ctypes: str) -> tuple[Argument, ...]:
@@ -48,13 +48,19 @@ def written(folder: Path, bitstream: Bitstream) -> Path:
 
 def stand_in_for_xrt(environment: pytest.MonkeyPatch) -> None:
     """Let pynq 3.0.1 find a card in the processes that are started from now on."""
-    environment.setenv("XILINX_XRT", str(_XRT))
-    environment.setenv("PYTHONPATH", str(_XRT), prepend=os.pathsep)
+    environment.setenv("XILINX_XRT", str(_STAND_INS))
+    environment.setenv("PYTHONPATH", str(_STAND_INS), prepend=os.pathsep)
+
+
+def stand_in_for_zynq(environment: pytest.MonkeyPatch) -> None:
+    """Let pynq find a Zynq board in the processes that are started from now on."""
+    environment.setenv("STAND_IN_ZYNQ", "1")
+    environment.setenv("PYTHONPATH", str(_STAND_INS), prepend=os.pathsep)
 
 
 def on_cards() -> bool:
     """Tell whether what is emulated elsewhere is on cards now."""
-    return os.environ.get("XILINX_XRT") == str(_XRT)
+    return os.environ.get("XILINX_XRT") == str(_STAND_INS)
 
 
 def _equip(path: Path, units: int | None = None) -> None:

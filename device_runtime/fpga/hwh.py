@@ -84,9 +84,20 @@ def parse(data: bytes) -> Bitstream:
     processors = {_attribute(one, "INSTANCE") for one in modules if one.get("MODTYPE") in _PROCESSORS}
     if not processors:
         refuse(f"there is no processor to drive the circuit; known are {', '.join(_PROCESSORS)}")
+    kernels, memory = _kernels(modules, processors)
+    units = [unit for kernel in kernels for unit in kernel.units]
+    once([unit.name for unit in units], "unit")
+    once([f"{unit.address:#x}" for unit in units], "address of units")
+    part = _part(system.get("DEVICE", "") + system.get("PACKAGE", ""))
+    banks = (Bank(PS, "DRAM", 0, memory),) if memory else ()
+    return Bitstream(bytes(16), f"{system.get('ARCH', '')} {part}", banks, tuple(kernels))
+
+
+def _kernels(modules: list[ElementTree.Element], processors: set[str]) -> tuple[list[KernelSpec], int]:
+    """Return the kernels, and how many bytes of the processor's memory they reach."""
     seen = [found for one in modules if one.get("INSTANCE") in processors for found in _ranges(one)]
-    memory = 0
     kernels: dict[str, KernelSpec] = {}
+    memory = 0
     for module in modules:
         made = _unit(module, seen)
         if made is None:
@@ -100,28 +111,17 @@ def parse(data: bytes) -> Bitstream:
                 "and only that of the processor can be used"
             )
         memory = max([memory, *shared])
-        kind, banks = ("word", (PS,)) if shared else ("scalar", ())
-        arguments = tuple(one._replace(kind=kind) for one in spec.arguments)
-        spec = spec._replace(arguments=arguments)
+        if shared:
+            spec = spec._replace(arguments=tuple(one._replace(kind="word") for one in spec.arguments))
         known = kernels.setdefault(spec.name, spec)
         if known._replace(units=()) != spec:
             refuse(
                 f"units {known.units[0].name} and {unit.name} of kernel {spec.name} have different registers"
             )
-        placed = unit._replace(banks=tuple(banks for _ in arguments))
-        kernels[spec.name] = known._replace(
-            units=tuple(sorted((*known.units, placed), key=lambda one: one.address))
-        )
-    units = [unit for kernel in kernels.values() for unit in kernel.units]
-    once([unit.name for unit in units], "unit")
-    once([f"{unit.address:#x}" for unit in units], "address of units")
-    device, package = system.get("DEVICE", ""), system.get("PACKAGE", "")
-    return Bitstream(
-        bytes(16),
-        f"{system.get('ARCH', '')} {_part(device + package)}",
-        (Bank(PS, "DRAM", 0, memory),) if memory else (),
-        tuple(kernels.values()),
-    )
+        banks = ((PS,) if shared else (),) * len(spec.arguments)
+        units = sorted((*known.units, unit._replace(banks=banks)), key=lambda one: one.address)
+        kernels[spec.name] = known._replace(units=tuple(units))
+    return list(kernels.values()), memory
 
 
 def _bytes(path: Path) -> bytes:
