@@ -12,7 +12,9 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -40,11 +42,17 @@ class Board:
         }
 
     def registers(self, unit: str) -> pynq.MMIO:
-        """Return what reads and writes the registers of a unit."""
-        described = self._overlay.ip_dict[unit]
-        if "index" in described:
-            self._device.open_context(described)
-        return pynq.MMIO(described["phys_addr"], described["addr_range"], device=self._device)
+        """Return what reads and writes the registers of a unit.
+
+        Raises DeviceUnavailable where another program has it, or this user may not.
+        """
+        try:
+            described = self._overlay.ip_dict[unit]
+            if "index" in described:
+                self._device.open_context(described)
+            return pynq.MMIO(described["phys_addr"], described["addr_range"], device=self._device)
+        except Exception as error:  # pynq raises all sorts
+            raise DeviceUnavailable(f"unit {unit} cannot be reached: {_told(error)}") from error
 
     def allocate(self, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> PynqBuffer:
         """Return a buffer in a bank; it is given back with the last reference to it.
@@ -87,7 +95,7 @@ def open_card(index: int, path: str, bitstream: Bitstream) -> Board:
             found = pynq.Device.devices
         except Exception as error:  # whatever the driver has to say
             raise DeviceUnavailable(
-                f"pynq {pynq.__version__} cannot look for devices: {error!r}{_advice(error)}"
+                f"pynq {pynq.__version__} cannot look for devices: {_told(error)}"
             ) from error
         if zynq:
             found = [device for device in found if device.has_capability("MEMORY_MAPPED")]
@@ -102,12 +110,19 @@ def open_card(index: int, path: str, bitstream: Bitstream) -> Board:
                 f"device {index} is there, but this user may not open it: look at `ls -l /dev/dri`, "
                 "and become a member of the group that may, 'render' or 'video'"
             )
+        family, machine = bitstream.platform.partition(" ")[0], platform.machine()
+        if zynq and (family == "zynq") != (machine == "armv7l") and machine in _BOARDS:
+            raise DeviceUnavailable(
+                f"{path} is for a board with {bitstream.platform}, and this one is another ({machine}): "
+                "build it for this board"
+            )
         try:
-            return Board(device, path, bitstream)
+            with _elsewhere():
+                return Board(device, path, bitstream)
         except Exception as error:  # pynq raises all sorts
             raise DeviceUnavailable(
                 f"{path}, made for {bitstream.platform or 'an unknown platform'}, could not be loaded on "
-                f"device {index}, {device.name}: {str(error) or repr(error)}{_advice(error)}"
+                f"device {index}, {device.name}: {_told(error)}"
             ) from error
 
 
@@ -116,7 +131,7 @@ def _missing(found: int, zynq: bool) -> str:
     version, machine = pynq.__version__, platform.machine()
     if found:
         return "they are counted from ?device=0 on"
-    if zynq and machine not in ("armv7l", "aarch64"):
+    if zynq and machine not in _BOARDS:
         return f"such a file is for a Zynq board, and this machine is {machine}: run it on the board"
     if zynq:
         return "run it as root, with XRT's environment: source /etc/profile.d/xrt_setup.sh, and sudo -E"
@@ -127,20 +142,34 @@ def _missing(found: int, zynq: bool) -> str:
     return "see `xbutil examine`, and whether this user may open it"
 
 
-def _advice(error: Exception) -> str:
-    """Say what to do about what pynq, or XRT under it, could not do; nothing where that is not known."""
-    told = str(error)
-    for sign, advice in _ADVICE.items():
-        if sign in told:
-            return f"; {advice}"
-    return ""
+def _told(error: Exception) -> str:
+    """Return what pynq, or XRT under it, has to say, and what to do about it where that is known."""
+    told = f"{error}" if isinstance(error, (RuntimeError, OSError)) else repr(error)
+    return "; ".join([told, *(advice for sign, advice in _ADVICE.items() if sign in told)])
 
 
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Be in a folder that goes away: pynq 4 leaves a file where it is while it loads a bitstream."""
+    here = os.open(".", os.O_PATH)
+    try:
+        with TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                yield
+            finally:
+                os.fchdir(here)
+    finally:
+        os.close(here)
+
+
+_BOARDS = ("armv7l", "aarch64")  # what Zynq boards say that they are: the first ones, and all since
 _ADVICE = {
     "Shell does not match": "it was built for another board or shell: build it for the platform of this one",
     "in use by another program": "end that program first; `xbutil examine` names it",
     "buffers still allocated": "another program has buffers on it: end that first; `xbutil examine` names it",
     "undefined symbol": "pynq 3.0.1 takes XRT up to 2.15",
+    "CU context": "another program may have it; see `xbutil examine`",
     "Root permissions": "run it as root: sudo -E",
     "Permission denied": "run it as root: sudo -E",
     "xclbinutil": "source XRT's setup.sh first, which says where that is",

@@ -3,7 +3,7 @@
 The owner of a device is a fresh interpreter, and this is the way into it. The
 `pynq` that it imports is the genuine one. For a card, so is its binding of
 XRT, and all that is not there is the shared library; with STAND_IN_ZYNQ there
-is a Zynq board.
+is a Zynq board, and STAND_IN_MACHINE says what kind of processor it has.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -53,3 +54,5 @@ class _Zynq:
 ctypes.CDLL = _Libraries  # type: ignore[misc]
 if "STAND_IN_ZYNQ" in os.environ:
     sys.meta_path.insert(0, _Zynq())  # type: ignore[arg-type]
+if "STAND_IN_MACHINE" in os.environ:
+    platform.machine = lambda: os.environ["STAND_IN_MACHINE"]

@@ -6,7 +6,8 @@ have separate copies of every buffer. Models of units are in the bitstreams.
 
 These variables of the environment say what is found: XRT_CARDS, a number;
 XRT_PLATFORM, the shell of the cards; XRT_REFUSES, "open" where this user may
-not open them, or the error that loading ends with.
+not open them, "context" where another program has their units, or the error
+that loading ends with.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Library:
 
     def xclLoadXclBin(self, handle: Any, data: bytes) -> int:
         refused = os.environ.get("XRT_REFUSES")
-        return -int(refused) if refused else self._card(handle).load(data)
+        return -int(refused) if refused and refused.isdecimal() else self._card(handle).load(data)
 
     # Units.
 
@@ -138,6 +139,8 @@ class Library:
 
     def xclOpenContext(self, handle: Any, uuid: Any, index: int, shared: bool) -> int:
         card = self._card(handle)
+        if os.environ.get("XRT_REFUSES") == "context":
+            return -errno.EBUSY
         if uuid.raw != card.uuid or not 0 <= index < len(card.units):
             return -errno.EINVAL
         card.contexts.add(index)

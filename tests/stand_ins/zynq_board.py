@@ -6,6 +6,7 @@ what our own reader takes from the .hwh file has to agree with that.
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -74,9 +75,12 @@ class ZynqBoard(EmulatedDevice):
             for kernel in kernels
             for unit in kernel.units
         }
+        Path("loaded.xclbin").touch()  # as pynq 4 does
         self.post_download(bitstream, parser)
 
     def mmap(self, base: int, length: int) -> _Registers:
+        if "STAND_IN_NO_ROOT" in os.environ:
+            raise OSError("Root permissions required.")
         return _Registers(self._units[base])
 
     @property

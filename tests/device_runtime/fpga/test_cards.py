@@ -98,6 +98,15 @@ def test_a_card_that_another_program_has(card: pytest.MonkeyPatch) -> None:
 
 
 @has_cards
+def test_a_unit_that_another_program_has(card: pytest.MonkeyPatch) -> None:
+    card.setenv("XRT_REFUSES", "context")
+    with pytest.raises(
+        of.DeviceUnavailable, match=r"unit vadd_1 cannot be reached: .*another program may have"
+    ):
+        of.connect("pynq:a.xclbin")
+
+
+@has_cards
 def test_an_error_that_pynq_does_not_know(card: pytest.MonkeyPatch) -> None:
     card.setenv("XRT_REFUSES", "4242")
     with pytest.raises(of.DeviceUnavailable, match=r"could not be loaded on device 0, emulated: .*4242"):

@@ -225,6 +225,34 @@ def test_no_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         of.connect(f"pynq:{path}")
 
 
+@needs_pynq
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        (
+            "STAND_IN_MACHINE",
+            "aarch64",
+            r"for a board with zynq 7z020clg400, and .* another \(aarch64\): build it",
+        ),
+        (
+            "STAND_IN_NO_ROOT",
+            "1",
+            "unit add_0 cannot be reached: Root permissions required.; run it as root: sudo",
+        ),
+    ],
+)
+def test_another_board_and_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    stand_in_for_zynq(monkeypatch)
+    monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, [ADD], [add])
+    with pytest.raises(of.DeviceUnavailable, match=told):
+        of.connect(f"pynq:{path}")
+    assert {one.name for one in tmp_path.iterdir()} == {"test.bit", "test.hwh"}, "pynq leaves nothing here"
+
+
 # ---- what is wrong ---------------------------------------------------------------------
 
 
