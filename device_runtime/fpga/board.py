@@ -67,7 +67,8 @@ class Board:
                 made.coherent = True
         except (RuntimeError, OSError) as error:
             nbytes, room = dtype.itemsize * math.prod(shape), self._banks[bank].nbytes
-            free = room - sum(one.nbytes for one in list(self._held[bank].values()))
+            held = [one() for one in self._held[bank].valuerefs()]  # which may be gone by now
+            free = room - sum(one.nbytes for one in held if one is not None)
             raise DeviceMemoryError(
                 f"bank {bank} has no room for {nbytes:,} bytes: {free:,} of its {room:,} are free, "
                 f"as far as this process knows ({error})"

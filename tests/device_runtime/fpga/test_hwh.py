@@ -159,32 +159,40 @@ def test_bits_take_what_fits_in_them() -> None:
 
 
 @pytest.fixture(scope="class")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = written(tmp_path_factory.mktemp("zynq"), [ADD, SCALE], [add, scale])
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("XILINX_XRT", raising=False)
         stand_in_for_zynq(patch)
         with of.connect(f"pynq:{path}"):
-            yield
+            yield path
 
 
 @needs_pynq
 @pytest.mark.timeout(100)
 class TestBoard:
-    def test_kernels_run(self, board: None) -> None:
+    def test_kernels_run(self, board: Path) -> None:
         a, out = np.arange(5, dtype="float32"), np.empty(5, "float32")
         handles = [add.launch(a, a, out.copy(), 5) for _ in range(4)]
         assert [handle.result().tolist() for handle in handles] == [[0, 2, 4, 6, 8]] * 4
 
-    def test_floats_and_numbers_in_registers(self, board: None) -> None:
+    def test_floats_and_numbers_in_registers(self, board: Path) -> None:
         assert scale(np.array([1.0, -3.0]), -0.5, 3)[0].tolist() == [-0.125, 0.375]
         assert scale(np.array([1.0]), 2, 1)[0].tolist() == [2], "a whole number where a float is wanted"
 
-    def test_a_unit_by_name(self, board: None) -> None:
+    def test_a_kernel_that_names_its_bitstream(self, board: Path, tmp_path: Path) -> None:
+        one = np.ones(1, "float32")
+        other = written(tmp_path, [SCALE], [scale])
+        mine, theirs = (offload(kernel="add", xclbin=path)(add.fn) for path in (board, other))
+        assert mine(one, one, np.empty(1, "float32"), 1)[0].tolist() == [2]
+        with pytest.raises(DeviceError, match=r"is for .*, and .* has another bitstream loaded"):
+            theirs(one, one, np.empty(1, "float32"), 1)
+
+    def test_a_unit_by_name(self, board: Path) -> None:
         one = np.ones(1, "float32")
         assert add(one, one, np.empty(1, "float32"), 1, target="add_1")[0].tolist() == [2]
 
-    def test_a_driver_gives_what_is_meant(self, board: None) -> None:
+    def test_a_driver_gives_what_is_meant(self, board: Path) -> None:
         @offload(auto=1)
         def drive() -> Any:
             device = instance()
@@ -194,7 +202,7 @@ class TestBoard:
 
         assert drive() == [([0.25], PS)]
 
-    def test_a_function_that_does_not_fit(self, board: None) -> None:
+    def test_a_function_that_does_not_fit(self, board: Path) -> None:
         @offload(kernel="scale")
         def other(x: In, factor: np.float64, times: int) -> None:
             pass
@@ -202,14 +210,14 @@ class TestBoard:
         with pytest.raises(DeviceError, match="factor is of type 'bits<32>', and the function takes float64"):
             other(np.ones(1), 1.0, 1)
 
-    def test_a_number_that_a_register_cannot_hold(self, board: None) -> None:
+    def test_a_number_that_a_register_cannot_hold(self, board: Path) -> None:
         one = np.ones(1, "float32")
         with pytest.raises(
             ArgsNotSerializable, match="length is of type bits<32>: 4294967296 is not between"
         ):
             add(one, one, np.empty(1, "float32"), 1 << 32)
 
-    def test_memory_that_is_full(self, board: None) -> None:
+    def test_memory_that_is_full(self, board: Path) -> None:
         large = np.zeros(5 << 20, "float32")
         with pytest.raises(of.DeviceMemoryError, match="bank PSDDR has no room for 20,971,520 bytes"):
             add(large, large, large, 1)
