@@ -96,7 +96,12 @@ def _unit(modules: Element, memory: Element, spec: KernelSpec, unit: Unit) -> No
     _interfaces(module, s_axi_control="SLAVE", **({"m_axi_gmem": "MASTER"} if pointers else {}))
     if pointers:
         _range(SubElement(module, "MEMORYMAP"), "m_axi_gmem", _PS, "S_AXI_HP0", "MEMORY", 0, 1 << 29)
-    _range(memory, "M_AXI_GP0", unit.name, "s_axi_control", "REGISTER", unit.address, spec.span)
+    _range(memory, "M_AXI_GP0", _flat(unit.name), "s_axi_control", "REGISTER", unit.address, spec.span)
+
+
+def _flat(name: str) -> str:
+    """Return a block's name without those of the hierarchies that it is in."""
+    return name.replace("/", "_")
 
 
 def _bits(argument: Argument) -> int:
@@ -105,7 +110,7 @@ def _bits(argument: Argument) -> int:
 
 def _module(modules: Element, name: str, kind: str, library: str) -> Element:
     vlnv = f"xilinx.com:{library}:{kind}:1.0"
-    return SubElement(modules, "MODULE", FULLNAME=f"/{name}", INSTANCE=name, MODTYPE=kind, VLNV=vlnv)
+    return SubElement(modules, "MODULE", FULLNAME=f"/{name}", INSTANCE=_flat(name), MODTYPE=kind, VLNV=vlnv)
 
 
 def _interfaces(module: Element, **kinds: str) -> None:

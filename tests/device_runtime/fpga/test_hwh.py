@@ -47,6 +47,7 @@ ADD = kernel(
     2,
     0x43C00000,
 )
+ADD = ADD._replace(units=(ADD.units[0], ADD.units[1]._replace(name="adders/add_1")))
 SCALE = kernel(
     "scale", {"x": ("double*", 32), "factor": ("float", 32), "times": ("short", 16)}, 2, 0x43D00000
 )
@@ -73,7 +74,10 @@ def test_kernels_registers_and_memory() -> None:
         ("out", "word", "bits<64>", 0x28, 8),  # out_r, as HLS names it
         ("length", "word", "bits<32>", 0x34, 4),
     ]
-    assert [(one.name, one.address) for one in adding.units] == [("add_0", 0x43C00000), ("add_1", 0x43C10000)]
+    assert [(one.name, one.address) for one in adding.units] == [
+        ("add_0", 0x43C00000),
+        ("adders/add_1", 0x43C10000),
+    ]
     assert (adding.protocol, adding.span, adding.units[0].banks[0]) == ("ap_ctrl_hs", 0x10000, (PS,))
     assert [one.ctype for one in scaling.arguments] == ["bits<32>", "bits<32>", "bits<16>"]
 
@@ -190,7 +194,7 @@ class TestBoard:
 
     def test_a_unit_by_name(self, board: Path) -> None:
         one = np.ones(1, "float32")
-        assert add(one, one, np.empty(1, "float32"), 1, target="add_1")[0].tolist() == [2]
+        assert add(one, one, np.empty(1, "float32"), 1, target="adders/add_1")[0].tolist() == [2]
 
     def test_a_driver_gives_what_is_meant(self, board: Path) -> None:
         @offload(auto=1)
@@ -302,10 +306,10 @@ def test_files_that_are_no_pair(tmp_path: Path) -> None:
         (changed("0x43C00000", "0x43C0FFFF"), "registers of a are outside of its 0x1 bytes"),
         (changed("0x43C0FFFF", "0x0"), "a range of addresses: HIGHVALUE is '0x0'"),
         (changed("0x43C1", "0x43C0"), "two of the same address of units: 0x43c00000"),
-        (changed("/add_1", "/add_0"), "two of the same unit: add_0"),
+        (changed("/adders/add_1", "/add_0"), "two of the same unit: add_0"),
         (
             changed('VALUE="52"', 'VALUE="56"', 1),
-            "units add_0 and add_1 of kernel add have different registers",
+            "units add_0 and adders/add_1 of kernel add have different registers",
         ),
         (
             changed(
