@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from device_runtime.capture import Capture
-from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
+from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.hwh import PS
 from offload.hardware import HardwareKernel
+from offload.testing import Xclbin
 
 _PS, _AXI = "processing_system7_0", "xilinx.com:interface:aximm:1.0"
 _START = {"AP_START": (0, 1), "AP_DONE": (1, 1), "AP_IDLE": (2, 1), "AP_READY": (3, 1)}
@@ -36,18 +36,19 @@ def kernel(name: str, arguments: dict[str, tuple[str, int]], units: int, base: i
 def written(
     folder: Path,
     kernels: Iterable[KernelSpec],
-    functions: Iterable[HardwareKernel],
+    functions: Sequence[HardwareKernel],
     part: str = "7z020clg400",
 ) -> Path:
     """Write a pair of files, and return the path of the .bit file. What that carries are functions."""
-    models = {one._body.interface.kernel: Capture(one.fn).image().data for one in functions}
-    circuit = pickle.dumps((tuple(kernels), pickle.dumps((models, {}))))
+    kept = Bank(PS, "DRAM", 0x1000_0000, 1 << 24)  # what the system keeps for buffers
+    circuit = Xclbin(functions).bitstream.circuit
+    truth = pickle.dumps(Bitstream(bytes(16), "", (kept,), tuple(kernels), circuit=circuit))
     fields = b"".join(
         letter + struct.pack(">H", len(text) + 1) + text + b"\0"
         for letter, text in ((b"a", b"design;Version=2022.1"), (b"b", part.encode()), (b"c", b"2026/11/22"))
     )
     path = folder / "test.bit"
-    path.write_bytes(struct.pack(">H", 9) + bytes(9) + b"\0\1" + fields + b"d\0\1\0e" + circuit)
+    path.write_bytes(struct.pack(">H", 9) + bytes(9) + b"\0\1" + fields + b"d\0\1\0e" + truth)
     path.with_suffix(".hwh").write_bytes(hwh(kernels))
     return path
 

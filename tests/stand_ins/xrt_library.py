@@ -24,9 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from device_runtime.errors import BitstreamError, DeviceMemoryError
-from device_runtime.fpga.bitstream import Unit
-from device_runtime.fpga.circuit import load
-from device_runtime.fpga.emulation import Allocation, EmulatedBank, EmulatedUnit
 from device_runtime.fpga.xclbin import parse
 
 _NO_BUFFER = 0xFFFFFFFF
@@ -40,8 +37,7 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 
 
 class _Buffer(NamedTuple):
-    bank: EmulatedBank
-    device: Allocation
+    device: Any  # that of the emulated device
     host: int  # address of the host's copy
     nbytes: int  # whole pages
 
@@ -49,46 +45,39 @@ class _Buffer(NamedTuple):
 class _Card:
     """A card, opened."""
 
+    device: Any  # the emulated one that has its memory and units
+
     def __init__(self) -> None:
         self.uuid = b""
-        self.banks: list[EmulatedBank] = []
-        self.units: list[EmulatedUnit] = []  # by address
-        self.spans: list[int] = []
-        self.names: list[str] = []
+        self.banks: list[str] = []  # "" for one that nothing is wired to
+        self.units: list[tuple[str, range]] = []  # names, and addresses of registers, in their order
         self.contexts: set[int] = set()
         self.buffers: dict[int, _Buffer] = {}
         self.numbers = count(1)
 
     def load(self, data: bytes) -> int:
+        from device_runtime.fpga.board import EmulatedDevice  # which asks for this library
+
         try:
             bitstream = parse(data)
         except BitstreamError:
             return -errno.EINVAL
         if bitstream.platform != os.environ.get("XRT_PLATFORM", "emulated"):
             return -errno.EOPNOTSUPP
-        models, faults = load(bitstream.circuit)
+        self.device = EmulatedDevice(bitstream)
         self.uuid, self.contexts = bitstream.uuid, set()
-        self.banks = [EmulatedBank(bank) for bank in bitstream.banks]
-        banks = {bank.bank.name: bank for bank in self.banks}
-        placed = sorted(
-            ((unit, kernel) for kernel in bitstream.kernels for unit in kernel.units),
-            key=lambda one: one[0].address,
-        )
+        self.banks = [bank.name if bank.used else "" for bank in bitstream.banks]
         self.units = [
-            EmulatedUnit(kernel, unit, banks, models.get(kernel.name), faults.get(unit.name))
-            for unit, kernel in placed
+            (f"{kernel.name}:{unit.name}", range(unit.address, unit.address + kernel.span))
+            for kernel in bitstream.kernels
+            for unit in kernel.units
         ]
-        self.spans = [kernel.span for _, kernel in placed]
-        self.names = [f"{kernel.name}:{unit.name}" for unit, kernel in placed]
+        self.units.sort(key=lambda one: one[1].start)
         return 0
 
-    def unit(self, address: int) -> tuple[EmulatedUnit, int] | None:
-        """Return the unit that has a register, and where in it; none if no context is open on it."""
-        for place in self.contexts:
-            unit: Unit = self.units[place].unit
-            if unit.address <= address < unit.address + self.spans[place]:
-                return self.units[place], address - unit.address
-        return None
+    def has(self, space: int, address: int) -> bool:
+        """Tell whether there is a register, of a unit that a context is open on."""
+        return space == _REGISTERS and any(address in self.units[place][1] for place in self.contexts)
 
 
 class Library:
@@ -134,7 +123,7 @@ class Library:
     # Units.
 
     def xclIPName2Index(self, handle: Any, name: bytes) -> int:
-        names = self._card(handle).names
+        names = [unit for unit, _ in self._card(handle).units]
         return names.index(name.decode()) if name.decode() in names else -errno.ENOENT
 
     def xclOpenContext(self, handle: Any, uuid: Any, index: int, shared: bool) -> int:
@@ -151,24 +140,24 @@ class Library:
         return 0
 
     def xclRead(self, handle: Any, space: int, address: int, data: Any, nbytes: int) -> int:
-        found = self._card(handle).unit(address)
-        if found is None or space != _REGISTERS:
+        card = self._card(handle)
+        if not card.has(space, address):
             return -errno.EINVAL
-        data[:] = found[0].read(found[1], nbytes)
+        data[:] = card.device.read_registers(address, nbytes)
         return nbytes
 
     def xclWrite(self, handle: Any, space: int, address: int, data: Any, nbytes: int) -> int:
-        found = self._card(handle).unit(address)
-        if found is None or space != _REGISTERS:
+        card = self._card(handle)
+        if not card.has(space, address):
             return -errno.EINVAL
-        found[0].write(found[1], data.raw)
+        card.device.write_registers(address, data.raw)
         return nbytes
 
     # Memory.
 
     def xclAllocBO(self, handle: Any, nbytes: int, kind: int, flags: int) -> int:
         card, place = self._card(handle), flags & 0xFFFF
-        if nbytes == 0 or place >= len(card.banks) or not card.banks[place].bank.used:
+        if nbytes == 0 or place >= len(card.banks) or not card.banks[place]:
             return _NO_BUFFER
         # What a model runs on has a shape, which is told to no driver; so who asks is asked.
         asks = sys._getframe(0)
@@ -178,38 +167,34 @@ class Library:
         given = asks.f_locals["shape"]
         shape = (given,) if isinstance(given, int) else tuple(given)
         try:
-            made = card.banks[place].allocate(shape, np.dtype(asks.f_locals["dtype"]))
+            memory = card.device.get_memory_by_name(card.banks[place])
+            made = memory.allocate(shape, np.dtype(asks.f_locals["dtype"]))
         except DeviceMemoryError:
             return _NO_BUFFER
         whole = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
         host = _libc.mmap(None, whole, mmap.PROT_READ | mmap.PROT_WRITE, 0x22, -1, 0)  # private, anonymous
         number = next(card.numbers)
-        card.buffers[number] = _Buffer(card.banks[place], made, host, whole)
+        card.buffers[number] = _Buffer(made, host, whole)
         return number
 
     def xclGetBOProperties(self, handle: Any, number: int, properties: Any) -> int:
         found = self._card(handle).buffers[number]
         properties.handle, properties.size = number, found.nbytes
-        properties.paddr = found.device.address
+        properties.paddr = found.device.device_address
         return 0
 
     def xclMapBO(self, handle: Any, number: int, write: bool) -> Any:
         return ctypes.cast(self._card(handle).buffers[number].host, ctypes.POINTER(ctypes.c_char))
 
     def xclSyncBO(self, handle: Any, number: int, direction: int, nbytes: int, offset: int) -> int:
-        found = self._card(handle).buffers[number]
-        if nbytes == 0 or offset + nbytes > found.nbytes:
+        card = self._card(handle)
+        found = card.buffers[number]
+        if nbytes == 0 or offset + nbytes > found.nbytes or direction not in (_TO_DEVICE, _FROM_DEVICE):
             return _WRONG
-        host = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(found.host + offset))
-        device = found.device.memory[offset : offset + nbytes]
-        if direction == _TO_DEVICE:
-            device[:] = host
-        else:
-            assert direction == _FROM_DEVICE
-            host[:] = device
+        move = card.device.flush if direction == _TO_DEVICE else card.device.invalidate
+        move(found.device.device_address, offset, found.host + offset, nbytes)
         return 0
 
     def xclFreeBO(self, handle: Any, number: int) -> None:
         """Give a buffer back. Its host's copy is the caller's, who has unmapped it."""
-        found = self._card(handle).buffers.pop(number)
-        found.bank.free(found.device.address)
+        del self._card(handle).buffers[number]
