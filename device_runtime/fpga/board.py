@@ -37,6 +37,7 @@ class Board:
         self._device = device
         self._overlay = pynq.Overlay(path, device=device)
         self._banks = {bank.name: bank for bank in bitstream.banks if bank.used}
+        self._memories: dict[str, Any] = {}  # as pynq has them
         self._held: dict[str, WeakValueDictionary[int, PynqBuffer]] = {
             name: WeakValueDictionary() for name in self._banks
         }
@@ -77,8 +78,12 @@ class Board:
         return made
 
     def _memory(self, bank: str) -> Any:
-        # That of a Zynq board has no name where pynq looks for one.
-        return self._device.default_memory if bank == PS else self._device.get_memory_by_name(bank)
+        memory = self._memories.get(bank)
+        if memory is None:  # that of a Zynq board has no name where pynq looks for one
+            device = self._device
+            memory = device.default_memory if bank == PS else device.get_memory_by_name(bank)
+            self._memories[bank] = memory
+        return memory
 
     def give_model(self, unit: str, model: Model) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
