@@ -22,7 +22,7 @@ from device_runtime.fpga.xclbin import once, refuse, tree
 
 PS = "PSDDR"  # pynq's name of the memory that a Zynq's processors and its circuit share
 _LARGEST = 1 << 28  # bytes of a file
-_PROCESSORS = ("processing_system7", "zynq_ultra_ps_e", "versal_cips")
+_PROCESSORS = ("processing_system7", "zynq_ultra_ps_e")
 _ARGUMENTS = 0x10  # where their registers begin; before them are those of control and interrupts
 
 
