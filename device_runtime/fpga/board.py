@@ -68,14 +68,17 @@ class Board:
                 made.coherent = True
         except (RuntimeError, OSError) as error:
             nbytes, room = dtype.itemsize * math.prod(shape), self._banks[bank].nbytes
-            held = [one() for one in self._held[bank].valuerefs()]  # which may be gone by now
-            free = room - sum(one.nbytes for one in held if one is not None)
             raise DeviceMemoryError(
-                f"bank {bank} has no room for {nbytes:,} bytes: {free:,} of its {room:,} are free, "
-                f"as far as this process knows ({error})"
+                f"bank {bank} has no room for {nbytes:,} bytes: {room - self._taken(bank):,} of its {room:,} "
+                f"are free, as far as this process knows ({error})"
             ) from error
         self._held[bank][made.device_address] = made
         return made
+
+    def _taken(self, bank: str) -> int:
+        # By itself, as the frame of an error would keep the buffers that it has seen.
+        held = [one() for one in self._held[bank].valuerefs()]
+        return sum(one.nbytes for one in held if one is not None)
 
     def _memory(self, bank: str) -> Any:
         memory = self._memories.get(bank)
