@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from device_runtime.errors import DeviceError, DeviceMemoryError, OptionError
+from device_runtime.fpga.boards import read
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
-from device_runtime.fpga.xclbin import read
 from device_runtime.hardware import Blank, run
 from offload.arrays import BankArray, DeviceArray, HostArray
 from offload.body import Body
@@ -45,8 +45,8 @@ class HardwareBody(Body):
         self.interface = known or Interface(name, parameters(self.name, self.fn), xclbin)
         self.verify = verify
         self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
-        # The circuit that was looked at last.
-        self._fits: KernelSpec | None = None
+        # The circuit that was looked at last, and what this interface makes of it.
+        self._fits: tuple[KernelSpec | None, KernelSpec | None] = None, None
 
     @property
     def capture(self) -> Capture:
@@ -84,8 +84,9 @@ class HardwareBody(Body):
                 f"kernel {self.name}: the bitstream of {address} has no kernel {self.interface.kernel!r}; "
                 f"it has {', '.join(one.name for one in bitstream.kernels) or 'none'}"
             )
-        if spec is self._fits:
-            return spec
+        known, settled = self._fits
+        if spec is known:
+            return settled
         wrong = self.interface.mismatches(spec)
         if wrong:
             raise DeviceError(
@@ -99,8 +100,9 @@ class HardwareBody(Body):
                     f"kernel {self.name} is for {self.interface.xclbin} ({wanted.hex()}), and {address} "
                     f"has another bitstream loaded ({bitstream.uuid.hex()})"
                 )
-        self._fits = spec
-        return spec
+        settled = self.interface.settle(spec)
+        self._fits = spec, settled
+        return settled
 
     def plain(self) -> tuple[Any, ...]:
         """Return the interface as tuples, as it travels."""

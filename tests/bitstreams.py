@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
+
 from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
-from device_runtime.fpga.writing import pack
+from device_runtime.fpga.writing import pack, with_units
+from device_runtime.fpga.xclbin import read
+
+_STAND_INS = Path(__file__).parent / "stand_ins"
 
 
 def arguments(**ctypes: str) -> tuple[Argument, ...]:
@@ -36,3 +42,44 @@ def written(folder: Path, bitstream: Bitstream) -> Path:
     path = folder / "test.xclbin"
     path.write_bytes(pack(bitstream))
     return path
+
+
+def stand_in_for_xrt(environment: pytest.MonkeyPatch) -> None:
+    """Let pynq 3.0.1 find a card in the processes that are started from now on."""
+    environment.setenv("XILINX_XRT", str(_STAND_INS))
+    environment.setenv("PYTHONPATH", str(_STAND_INS), prepend=os.pathsep)
+
+
+def stand_in_for_zynq(environment: pytest.MonkeyPatch) -> None:
+    """Let pynq find a Zynq board in the processes that are started from now on."""
+    environment.setenv("STAND_IN_ZYNQ", "1")
+    environment.setenv("PYTHONPATH", str(_STAND_INS), prepend=os.pathsep)
+
+
+def on_cards() -> bool:
+    """Tell whether what is emulated elsewhere is on cards now."""
+    return os.environ.get("XILINX_XRT") == str(_STAND_INS)
+
+
+def _equip(path: Path, units: int | None = None) -> None:
+    """Give a file what a card is told by nobody: how many units there are, and the models of the circuit."""
+    from hardware_kernels import add, scale, split
+
+    from offload.testing import Xclbin
+
+    found = read(path)
+    circuit = found.circuit or Xclbin([add, scale, split]).bitstream.circuit
+    made = found if units is None else with_units(found, units)
+    path.write_bytes(pack(made._replace(circuit=circuit)))
+
+
+def address(emulated: str) -> str:
+    """Return the address of a device; with `--xrt`, that of a card for what begins with "emu:"."""
+    kind, _, rest = emulated.partition(":")
+    if kind != "emu" or not on_cards():
+        return emulated
+    path, _, query = rest.partition("?")
+    options = dict(part.split("=") for part in query.split("&") if part)
+    units = options.pop("units", None)
+    _equip(Path(path), None if units is None else int(units))
+    return f"pynq:{path}" + "".join(f"?{name}={value}" for name, value in options.items())

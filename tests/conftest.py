@@ -11,12 +11,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bitstreams import stand_in_for_xrt
 from gates import Gate
 from programs import Program, children
 
 import offload
 
 DEVICES = ("local:2", "inline:2")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--xrt", action="store_true", help="FPGAs: cards of pynq 3.0.1, whose XRT is stood in for"
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def xrt(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the tests of emulated FPGAs on cards, if that was asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--xrt"):
+            stand_in_for_xrt(patch)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

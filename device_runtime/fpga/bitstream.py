@@ -20,8 +20,9 @@ class Bank(NamedTuple):
 class Argument(NamedTuple):
     """An argument of a kernel, as its unit's registers have it.
 
-    `kind` is "scalar", "pointer" (to memory of a bank) or "stream". `ctype` is
-    the type in the kernel's source: "int", "float*". `offset` is that of its
+    `kind` is "scalar", "pointer" (to memory of a bank), "stream", or "word",
+    where it is not known whether it is a scalar or a pointer. `ctype` is the
+    type in the kernel's source: "int", "float*"; "bits<32>" where it is not known. `offset` is that of its
     first register, and `nbytes` how much they hold.
     """
 

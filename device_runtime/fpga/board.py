@@ -8,10 +8,15 @@ differ, and know some types of arguments by another size or not at all.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pynq
@@ -21,6 +26,7 @@ from device_runtime.errors import DeviceMemoryError, DeviceUnavailable, Emulatio
 from device_runtime.fpga.bitstream import Bitstream
 from device_runtime.fpga.circuit import Directions, Model, load
 from device_runtime.fpga.emulation import Allocation, EmulatedBank, EmulatedUnit, Shape
+from device_runtime.fpga.hwh import PS
 from device_runtime.fpga.timing import Predictor
 
 
@@ -31,28 +37,57 @@ class Board:
         self.bitstream = bitstream
         self._device = device
         self._overlay = pynq.Overlay(path, device=device)
-        self._banks: dict[str, Any] = {}
+        self._banks = {bank.name: bank for bank in bitstream.banks if bank.used}
+        self._memories: dict[str, Any] = {}  # as pynq has them
+        self._held: dict[str, WeakValueDictionary[int, PynqBuffer]] = {
+            name: WeakValueDictionary() for name in self._banks
+        }
 
     def registers(self, unit: str) -> pynq.MMIO:
-        """Return what reads and writes the registers of a unit."""
-        described = self._overlay.ip_dict[unit]
-        if "index" in described:
-            self._device.open_context(described)
-        return pynq.MMIO(described["phys_addr"], described["addr_range"], device=self._device)
+        """Return what reads and writes the registers of a unit.
+
+        Raises DeviceUnavailable where another program has it, or this user may not.
+        """
+        try:
+            described = self._overlay.ip_dict[unit]
+            if "index" in described:
+                self._device.open_context(described)
+            return pynq.MMIO(described["phys_addr"], described["addr_range"], device=self._device)
+        except Exception as error:  # pynq raises all sorts
+            raise DeviceUnavailable(f"unit {unit} cannot be reached: {_told(error)}") from error
 
     def allocate(self, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> PynqBuffer:
         """Return a buffer in a bank; it is given back with the last reference to it.
 
-        Raises DeviceMemoryError, naming the bank.
+        Raises DeviceMemoryError, naming bank, size and free space.
         """
-        memory = self._banks.get(bank)
-        if memory is None:
-            memory = self._banks[bank] = self._device.get_memory_by_name(bank)
         try:
-            return memory.allocate(shape, dtype)
-        except RuntimeError as error:
-            nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-            raise DeviceMemoryError(f"bank {bank} has no room for {nbytes:,} bytes: {error}") from error
+            if 0 not in shape:
+                made = self._memory(bank).allocate(shape, dtype)
+            else:  # XRT makes no buffers of no bytes, and moves none
+                made = self._memory(bank).allocate((1,), dtype)[:0].reshape(shape)
+                made.coherent = True
+        except (RuntimeError, OSError) as error:
+            nbytes, room = dtype.itemsize * math.prod(shape), self._banks[bank].nbytes
+            raise DeviceMemoryError(
+                f"bank {bank} has no room for {nbytes:,} bytes: {room - self._taken(bank):,} of its {room:,} "
+                f"are free, as far as this process knows ({error})"
+            ) from error
+        self._held[bank][made.device_address] = made
+        return made
+
+    def _taken(self, bank: str) -> int:
+        # By itself, as the frame of an error would keep the buffers that it has seen.
+        held = [one() for one in self._held[bank].valuerefs()]
+        return sum(one.nbytes for one in held if one is not None)
+
+    def _memory(self, bank: str) -> Any:
+        memory = self._memories.get(bank)
+        if memory is None:  # that of a Zynq board has no name where pynq looks for one
+            device = self._device
+            memory = device.default_memory if bank == PS else device.get_memory_by_name(bank)
+            self._memories[bank] = memory
+        return memory
 
     def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
@@ -75,22 +110,92 @@ def open_card(index: int, path: str, bitstream: Bitstream) -> Board:
 
     Raises DeviceUnavailable, saying what to do.
     """
+    zynq = path.endswith(".bit")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = pynq.Device.devices
-    if index >= len(found):
-        hint = (
-            "source XRT's setup.sh first, and see `xbutil examine`"
-            if "XILINX_XRT" not in os.environ
-            else "see `xbutil examine`, and whether this user may open it"
-        )
-        raise DeviceUnavailable(
-            f"pynq {pynq.__version__} finds {len(found)} devices, and number {index} is asked for; {hint}"
-        )
+        try:
+            found = pynq.Device.devices
+        except Exception as error:  # whatever the driver has to say
+            raise DeviceUnavailable(
+                f"pynq {pynq.__version__} cannot look for devices: {_told(error)}"
+            ) from error
+        if zynq:
+            found = [device for device in found if device.has_capability("MEMORY_MAPPED")]
+        if index >= len(found):
+            raise DeviceUnavailable(
+                f"pynq {pynq.__version__} finds {len(found)} devices{' for .bit files' if zynq else ''}, "
+                f"and number {index} is asked for; {_missing(len(found), zynq)}"
+            )
+        device = found[index]
+        if not getattr(device, "handle", True):
+            raise DeviceUnavailable(
+                f"device {index} is there, but this user may not open it: look at `ls -l /dev/dri`, "
+                "and become a member of the group that may, 'render' or 'video'"
+            )
+        family, machine = bitstream.platform.partition(" ")[0], platform.machine()
+        if zynq and (family == "zynq") != (machine == "armv7l") and machine in _BOARDS:
+            raise DeviceUnavailable(
+                f"{path} is for a board with {bitstream.platform}, and this one is another ({machine}): "
+                "build it for this board"
+            )
+        try:
+            with _elsewhere():
+                return Board(device, path, bitstream)
+        except Exception as error:  # pynq raises all sorts
+            raise DeviceUnavailable(
+                f"{path}, made for {bitstream.platform or 'an unknown platform'}, could not be loaded on "
+                f"device {index}, {device.name}: {_told(error)}"
+            ) from error
+
+
+def _missing(found: int, zynq: bool) -> str:
+    """Say what to do where a device is not found."""
+    version, machine = pynq.__version__, platform.machine()
+    if found:
+        return "they are counted from ?device=0 on"
+    if zynq and machine not in _BOARDS:
+        return f"such a file is for a Zynq board, and this machine is {machine}: run it on the board"
+    if zynq:
+        return "run it as root, with XRT's environment: source /etc/profile.d/xrt_setup.sh, and sudo -E"
+    if [int(part) for part in version.split(".")[:2]] > [3, 0]:
+        return f"pynq {version} drives no Alveo cards any more: pip install 'offload[alveo]', pynq 3.0.1"
+    if "XILINX_XRT" not in os.environ:
+        return "source XRT's setup.sh first, and see `xbutil examine`"
+    return "see `xbutil examine`, and whether this user may open it"
+
+
+def _told(error: Exception) -> str:
+    """Return what pynq, or XRT under it, has to say, and what to do about it where that is known."""
+    told = f"{error}" if isinstance(error, (RuntimeError, OSError)) else repr(error)
+    return "; ".join([told, *(advice for sign, advice in _ADVICE.items() if sign in told)])
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Be in a folder that goes away: pynq 4 leaves a file where it is while it loads a bitstream."""
+    here = os.open(".", os.O_PATH)
     try:
-        return Board(found[index], path, bitstream)
-    except (RuntimeError, OSError) as error:
-        raise DeviceUnavailable(f"{path} could not be loaded: {error}") from error
+        with TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                yield
+            finally:
+                os.fchdir(here)
+    finally:
+        os.close(here)
+
+
+_BOARDS = ("armv7l", "aarch64")  # what Zynq boards say that they are: the first ones, and all since
+_ADVICE = {
+    "Shell does not match": "it was built for another board or shell: build it for the platform of this one",
+    "in use by another program": "end that program first; `xbutil examine` names it",
+    "buffers still allocated": "another program has buffers on it: end that first; `xbutil examine` names it",
+    "undefined symbol": "pynq 3.0.1 takes XRT up to 2.15",
+    "CU context": "another program may have it; see `xbutil examine`",
+    "Root permissions": "run it as root: sudo -E",
+    "Permission denied": "run it as root: sudo -E",
+    "xclbinutil": "source XRT's setup.sh first, which says where that is",
+}
 
 
 class EmulatedBoard(Board):
@@ -99,6 +204,9 @@ class EmulatedBoard(Board):
     def __init__(self, path: str, bitstream: Bitstream) -> None:
         self._emulated = EmulatedDevice(bitstream)
         super().__init__(self._emulated, path, bitstream)
+
+    def allocate(self, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> PynqBuffer:
+        return self._memory(bank).allocate(shape, dtype)
 
     def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         self._emulated.give_model(unit, model, directions)

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from device_runtime.errors import DeviceUnavailable, OptionError
-from device_runtime.fpga import manifest
+from device_runtime.errors import BitstreamError, DeviceUnavailable, OptionError
+from device_runtime.fpga import hwh, manifest, xclbin
 from device_runtime.fpga.bitstream import DATA_CLOCK, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.manifest import Member
 from device_runtime.fpga.writing import with_units
-from device_runtime.fpga.xclbin import read
 
 if TYPE_CHECKING:
     from device_runtime.fpga.unit import Instance
@@ -71,11 +70,25 @@ def _number(address: str, name: str, text: str) -> int | float:
     return number
 
 
+def read(path: str) -> Bitstream:
+    """Return what a file of a card, FILE.xclbin, or of a Zynq board, FILE.bit, says.
+
+    Raises BitstreamError.
+    """
+    if path.endswith((".hwh", ".xsa")):
+        raise BitstreamError(f"{path}: name the .bit file, and have the .hwh file beside it")
+    return hwh.read(path) if path.endswith(".bit") else xclbin.read(path)
+
+
 def load(config: Config) -> Bitstream:
     """Return what is in the bitstream of an address.
 
     Raises BitstreamError, and OptionError for what a manifest says wrongly of it.
     """
+    if config.kind == "emu" and config.path.endswith(".bit"):
+        raise BitstreamError(
+            f"{config.path}: the emulated FPGA takes .xclbin files, which carry its kernels' functions"
+        )
     found = read(config.path)
     if config.members:
         found = manifest.wired(found, config.members)
@@ -132,6 +145,11 @@ def open_board(config: Config, path: str) -> list[Instance]:
         raise DeviceUnavailable(
             f"pynq cannot be imported ({error}): pip install 'offload[alveo]', "
             "or 'offload[zynq]' on a board; it needs Python 3.10 to 3.12"
+        ) from error
+    except OSError as error:  # pynq looks for XRT where the environment says that it is
+        raise DeviceUnavailable(
+            f"XRT cannot be loaded ({error}), and XILINX_XRT is {os.environ.get('XILINX_XRT')!r}: "
+            "source the setup.sh of an XRT that is there, up to 2.15"
         ) from error
     bitstream = manifest.wired(read(path), config.members)
     if config.kind == "emu":

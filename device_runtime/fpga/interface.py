@@ -49,11 +49,14 @@ class Interface(NamedTuple):
             return wrong
         for parameter, argument in zip(self.parameters, spec.arguments, strict=True):
             what = f"{argument.name} is of type {argument.ctype!r}"
-            if (parameter.direction is not None) != (argument.kind != "scalar"):
+            scalar_here = argument.kind == "scalar" or (
+                argument.kind == "word" and parameter.direction is None
+            )
+            if argument.kind != "word" and (parameter.direction is not None) != (argument.kind != "scalar"):
                 kind = "a scalar" if argument.kind == "scalar" else f"a {argument.kind}"
                 told = f"an array ({parameter.direction})" if parameter.direction else "a scalar"
                 wrong.append(f"{what}, {kind}, and the function takes {told}")
-            elif argument.kind == "scalar":
+            elif scalar_here:
                 kind_of = scalar(argument.ctype)
                 if kind_of is None:
                     wrong.append(f"{what}, which cannot be passed by value")
@@ -75,14 +78,32 @@ class Interface(NamedTuple):
                     )
         return wrong
 
+    def settle(self, spec: KernelSpec) -> KernelSpec:
+        """Return the kernel with what its bitstream leaves open as the function says it, which fits it."""
+        from device_runtime.fpga.scalars import scalar
+
+        arguments = []
+        for parameter, argument in zip(self.parameters, spec.arguments, strict=True):
+            if argument.kind == "word":
+                argument = argument._replace(kind="scalar" if parameter.direction is None else "pointer")
+            found = scalar(argument.ctype) if (parameter.dtype or "").startswith("float") else None
+            if argument.kind == "scalar" and found is not None and found.kind == "bits":
+                argument = argument._replace(ctype=found.as_float().ctype)
+            arguments.append(argument)
+        return spec._replace(arguments=tuple(arguments))
+
 
 def _holds(dtype: str, scalar: Any) -> bool:
     """Tell whether a scalar of the circuit is what the function takes; Python's numbers are of any width."""
+    if scalar.kind == "bits" and dtype in ("int", "float", "bool"):
+        return dtype != "float" or scalar.bits in (16, 32, 64)
     if dtype in ("int", "float", "bool"):
         return dtype == scalar.kind or (dtype, scalar.kind) in (("bool", "int"), ("int", "bool"))
     import numpy as np
 
     wanted = np.dtype(dtype)
+    if scalar.kind == "bits":
+        return bool(wanted.itemsize * 8 == scalar.bits)
     if wanted.kind == "f" or scalar.kind == "float":
         return wanted.kind == "f" and scalar.kind == "float" and wanted.itemsize * 8 == scalar.bits
     return bool(wanted.itemsize * 8 == scalar.bits and (wanted.kind == "i") == scalar.signed)

@@ -31,11 +31,16 @@ _INTEGERS = {
     "size_t": (False, 64),
 }
 _FLOATS = {"half": "<e", "float": "<f", "double": "<d"}
+_BY_BITS = {16: "half", 32: "float", 64: "double"}
+_BITS = re.compile(r"bits<(\d+)>")  # as a .hwh file has it, which says no more
 _SIZED = re.compile(r"(u?)int(8|16|32|64)_t|ap_(u?)int<(\d+)>")
 
 
 class Scalar:
-    """A type of scalar arguments: `kind` is "bool", "int" or "float", of so many `bits`."""
+    """A type of scalar arguments: `kind` is "bool", "int" or "float", of so many `bits`.
+
+    It is "bits" where only their number is known: whole numbers and floats are taken as they are.
+    """
 
     def __init__(self, ctype: str, kind: str, bits: int, signed: bool = False) -> None:
         self.ctype = ctype
@@ -54,6 +59,8 @@ class Scalar:
         Raises TypeError for what is no number of this kind, and OverflowError
         for one that the type cannot hold; not for a float that is rounded.
         """
+        if self.kind == "bits" and type(value).__name__.startswith("float"):
+            return self.as_float().pack(value)
         if self.kind == "float":
             return self._pack_float(value)
         if type(value).__name__ in ("bool", "bool_"):  # NumPy's is no index
@@ -62,8 +69,8 @@ class Scalar:
             number = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             raise TypeError(f"{value!r} is no whole number") from None
-        least = -(1 << self.bits - 1) if self.signed else 0
-        most = least + (1 << self.bits) - 1
+        least = -(1 << self.bits - 1) if self.signed or self.kind == "bits" else 0
+        most = (1 << self.bits - self.signed) - 1
         if not least <= number <= most:
             raise OverflowError(f"{number} is not between {least} and {most}")
         return (number & (1 << 8 * self.nbytes) - 1).to_bytes(self.nbytes, "little")
@@ -77,6 +84,12 @@ class Scalar:
         if self.kind == "bool":
             return bool(number)
         return number - (1 << self.bits) if self.signed and number >> self.bits - 1 else number
+
+    def as_float(self) -> Scalar:
+        """Return the float of as many bits; raises TypeError if there is none."""
+        if self.bits not in _BY_BITS:
+            raise TypeError(f"there is no float of {self.bits} bits")
+        return Scalar(_BY_BITS[self.bits], "float", self.bits)
 
     def _pack_float(self, value: Any) -> bytes:
         if isinstance(value, (str, bytes)):
@@ -97,6 +110,9 @@ def scalar(ctype: str) -> Scalar | None:
     name = " ".join(words).removeprefix("std::")
     if name == "bool":
         return Scalar(name, "bool", 1)
+    some = _BITS.fullmatch(name)
+    if some is not None:
+        return Scalar(name, "bits", int(some[1])) if 0 < int(some[1]) <= 64 else None
     if name in _FLOATS:
         return Scalar(name, "float", 8 * struct.calcsize(_FLOATS[name]))
     sized = _SIZED.fullmatch(name)

@@ -34,6 +34,7 @@ class UnitDriver:
         self.busy = 0.0  # seconds that its runs so far have taken
         self._board = board
         self._registers = board.registers(unit.name)
+        self._described = spec  # by the bitstream, which may leave open what an interface settles
         self._interface: Interface | None = None
         self._banks: Sequence[str | None] = [None] * len(spec.arguments)  # those that were asked for
         self.directions: Sequence[str | None] = [
@@ -52,13 +53,13 @@ class UnitDriver:
         Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
         """
         if interface != self._interface:
-            wrong = interface.mismatches(self.spec)
+            wrong = interface.mismatches(self._described)
             if wrong:
                 raise DeviceError(
                     f"kernel {self.spec.name} of the bitstream is not what the function says: "
                     + "; ".join(wrong)
                 )
-            self._interface = interface
+            self._interface, self.spec = interface, interface.settle(self._described)
             self.directions = [parameter.direction for parameter in interface.parameters]
             self._banks = [parameter.bank for parameter in interface.parameters]
         self._board.give_model(self.unit.name, model, self.directions)
@@ -97,7 +98,8 @@ class UnitDriver:
         for place, (argument, value, direction) in enumerate(
             zip(arguments, args, self.directions, strict=True)
         ):
-            if argument.kind == "scalar":
+            number = argument.kind == "word" and not isinstance(value, (np.ndarray, Buffer, Blank))
+            if number or argument.kind == "scalar":
                 words.append((argument.offset, pack_argument(self.spec.name, argument, value)))
                 continue
             bank = self._banks[place]
@@ -119,7 +121,12 @@ class UnitDriver:
                 buffer.written()
             if not buffer.whole:
                 parts[place] = buffer.shape, buffer.dtype
-            words.append((argument.offset, buffer.address.to_bytes(8, "little")))
+            if buffer.address >> 8 * argument.nbytes:
+                raise DeviceMemoryError(
+                    f"argument {argument.name} of {self.unit.name} takes addresses of "
+                    f"{8 * argument.nbytes} bits, and the buffer is at {buffer.address:#x}"
+                )
+            words.append((argument.offset, buffer.address.to_bytes(argument.nbytes, "little")))
         self._board.give_shapes(self.unit.name, parts)
         self._set(words)
         self._run()

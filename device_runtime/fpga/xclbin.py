@@ -79,6 +79,23 @@ def refuse(why: str) -> NoReturn:
     raise BitstreamError(why)
 
 
+def tree(data: bytes, what: str = "it") -> ElementTree.Element:
+    """Return XML, read; as text, so that an encoding of its own can hide nothing in it.
+
+    Raises BitstreamError for what is none, and for entities, which may grow without bounds.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        refuse(f"{what} is no XML in UTF-8: {error}")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        refuse(f"{what} defines entities, as no tool of Xilinx's writes them")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        refuse(f"{what} is no XML: {error}")
+
+
 def _text(raw: bytes, what: str) -> str:
     """Return the text of a field that a zero byte ends."""
     found, end, _ = raw.partition(b"\0")
@@ -131,7 +148,7 @@ def _banks(sections: dict[int, bytes]) -> tuple[Bank, ...]:
         if not name or base + size * 1024 > 1 << 64:
             refuse(f"bank {name!r} has {size:,} KiB from address {base:#x} on")
         found.append(Bank(name, axlf.BANK_KINDS[kind], base, size * 1024, bool(used)))
-    _once([bank.name for bank in found if bank.used], "memory bank")
+    once([bank.name for bank in found if bank.used], "memory bank")
     return tuple(found)
 
 
@@ -172,18 +189,13 @@ def _kernels(
     metadata = sections.get(axlf.METADATA)
     if metadata is None:
         refuse("it has no metadata, and so tells nothing of its kernels")
-    if b"<!DOCTYPE" in metadata or b"<!ENTITY" in metadata:
-        refuse("its metadata defines entities, as no tool of Xilinx's writes them")
-    try:
-        root = ElementTree.fromstring(metadata.rstrip(b"\0"))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        refuse(f"its metadata is no XML: {error}")
+    root = tree(metadata.rstrip(b"\0"), "its metadata")
     wires = _wires(sections, layout, banks)
     found = [_kernel(element, layout, wires) for element in root.findall("platform/device/core/kernel")]
-    _once([kernel.name for kernel in found], "kernel")
+    once([kernel.name for kernel in found], "kernel")
     units = [unit for kernel in found for unit in kernel.units]
-    _once([unit.name for unit in units], "unit")
-    _once([f"{unit.address:#x}" for unit in units], "address of units")
+    once([unit.name for unit in units], "unit")
+    once([f"{unit.address:#x}" for unit in units], "address of units")
     return tuple(found)
 
 
@@ -243,7 +255,7 @@ def _arguments(element: ElementTree.Element, what: str) -> tuple[Argument, ...]:
     if sorted(found) != list(range(len(found))):
         refuse(f"{what}: its arguments are numbered {sorted(found)}")
     arguments = tuple(found[place] for place in range(len(found)))
-    _once([argument.name for argument in arguments], f"argument of {what}")
+    once([argument.name for argument in arguments], f"argument of {what}")
     taken = sorted(
         (one.offset, one.offset + one.nbytes, one.name) for one in arguments if one.kind != "stream"
     )
@@ -282,8 +294,8 @@ def _clocks(sections: dict[int, bytes]) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _once(names: list[str], what: str) -> None:
-    """Refuse a name that is given to two of a kind."""
+def once(names: list[str], what: str) -> None:
+    """Refuse a name that is given to two of a kind: raise BitstreamError, naming it."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

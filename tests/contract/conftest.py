@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from bitstreams import address
 
 import offload
 
@@ -22,5 +23,5 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 
 @pytest.fixture(scope="class")
 def connected(request: pytest.FixtureRequest) -> Iterator[None]:
-    with offload.connect(request.cls.address):
+    with offload.connect(address(request.cls.address)):
         yield

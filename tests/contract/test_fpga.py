@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from bitstreams import vadd, written
+from bitstreams import address, vadd, written
 from device_contract import DeviceContract, LostUnits
 from launch_contract import LaunchContract
 
@@ -28,7 +28,7 @@ def in_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 class TestEmulated(DeviceContract, LostUnits):
     def make(self) -> Device:
-        return open_device("emu:test.xclbin")
+        return open_device(address("emu:test.xclbin"))
 
 
 class TestEmulatedLaunches(LaunchContract):

@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
-from bitstreams import written
+from bitstreams import address, written
 from hardware_kernels import add, bitstream, scale, split
 
 import offload as of
@@ -37,7 +37,7 @@ def in_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=["local:2", "inline:2", EMULATED])
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    with of.connect(request.param):
+    with of.connect(address(request.param)):
         yield request.param
 
 

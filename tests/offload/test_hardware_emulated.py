@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitstreams import written
+from bitstreams import address, written
 from hardware_kernels import add, bitstream, split
 
 import offload as of
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address = f"emu:{written(tmp_path_factory.mktemp('bitstreams'), bitstream())}?units=2"
-    with of.connect(address):
-        yield address
+    path = written(tmp_path_factory.mktemp("bitstreams"), bitstream())
+    with of.connect(address(f"emu:{path}?units=2")):
+        yield "connected"
 
 
 @offload(kernel="noop")
@@ -37,7 +37,7 @@ def noop(n: int) -> None:
 
 
 def test_a_kernel_without_arrays(tmp_path: Path) -> None:
-    with of.connect(f"emu:{Xclbin([noop]).write(tmp_path / 'noop.xclbin')}"):
+    with of.connect(address(f"emu:{Xclbin([noop]).write(tmp_path / 'noop.xclbin')}")):
         assert noop(1) == [None]
 
 
@@ -203,7 +203,7 @@ def test_a_driver_gives_one_array_for_what_goes_in_and_comes_out(tmp_path: Path)
         instance().double(x, x, 4)
         return x
 
-    with of.connect(f"emu:{Xclbin([double]).write(tmp_path / 'double.xclbin')}"):
+    with of.connect(address(f"emu:{Xclbin([double]).write(tmp_path / 'double.xclbin')}")):
         assert drive()[0].tolist() == [0, 2, 4, 6]
 
 
@@ -308,7 +308,7 @@ def split_once(kernel: Any) -> None:
 def faulty(tmp_path: Path) -> Iterator[None]:
     """Have a unit that gets the last bit of its third run, and of all that follow, wrong."""
     made = Xclbin([splitting(None)], faults={"split_1": Fault("flip", after=2)})
-    with of.connect(f"emu:{made.write(tmp_path / 'split.xclbin')}"):
+    with of.connect(address(f"emu:{made.write(tmp_path / 'split.xclbin')}")):
         yield
 
 

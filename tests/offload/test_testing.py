@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bitstreams import address
 from hardware_kernels import add, scale
 
 import offload as of
@@ -248,6 +249,6 @@ def test_the_emulated_device_runs_it(tmp_path: Path) -> None:
     pytest.importorskip("pynq")
     path = Xclbin([fill], units=2).write(tmp_path / "fill.xclbin")
     out = np.zeros(3, "complex64")
-    with of.connect(f"emu:{path}"):
+    with of.connect(address(f"emu:{path}")):
         fill(out, -(1 << 40), 200, 0.5, True, 1e10, -3)
     assert out.tolist() == [np.complex64(-(1 << 40) + 200 + 0.5 + 1 + 1e10 - 3)] * 3

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bitstreams import address, on_cards
 from hardware_kernels import add, bitstream, scale
 
 import offload as of
@@ -34,7 +35,7 @@ def connected(here: Path) -> Iterator[Any]:
 
     def connect(made: Xclbin, more: str = "") -> None:
         made.write("test.xclbin")
-        of.connect(f"emu:test.xclbin{more}")
+        of.connect(address(f"emu:test.xclbin{more}"))
 
     yield connect
     of.shutdown()
@@ -95,13 +96,6 @@ def test_without_pynq(here: Path) -> None:
 
 
 @needs_pynq
-def test_without_a_board(here: Path) -> None:
-    Xclbin([add]).write("a.xclbin")
-    with pytest.raises(of.DeviceUnavailable, match="finds 0 devices, and number 0 is asked for; source XRT"):
-        of.connect("pynq:a.xclbin")
-
-
-@needs_pynq
 def test_models_that_do_not_load(here: Path) -> None:
     made = bitstream()._replace(circuit=b"no pickle")
     here.joinpath("a.xclbin").write_bytes(pack(made))
@@ -112,6 +106,8 @@ def test_models_that_do_not_load(here: Path) -> None:
 @needs_pynq
 def test_the_file_is_read_once(connected: Any, here: Path) -> None:
     """What becomes of it afterwards is no concern of the device's, also when it starts again."""
+    if on_cards():
+        pytest.skip("a card's file is read again")
     connected(Xclbin([add]), "?units=2")
     here.joinpath("test.xclbin").unlink()
     os.chdir("/")
