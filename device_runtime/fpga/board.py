@@ -18,9 +18,11 @@ import pynq
 from pynq.buffer import PynqBuffer
 
 from device_runtime.errors import DeviceMemoryError, DeviceUnavailable
-from device_runtime.fpga.bitstream import Bitstream
-from device_runtime.fpga.circuit import Model, load
+from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+from device_runtime.fpga.circuit import Fault, Model, load
 from device_runtime.fpga.emulation import EmulatedBank, EmulatedUnit
+from device_runtime.fpga.rtl import Rtl
+from device_runtime.fpga.rtl_unit import RtlUnit
 
 
 class Board:
@@ -56,6 +58,10 @@ class Board:
     def give_model(self, unit: str, model: Model) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
 
+    def cycles(self, unit: str) -> int | None:
+        """Return how many cycles of its clock the last run of a unit took; None where they are not counted."""
+        return None
+
 
 def open_card(index: int, path: str, bitstream: Bitstream) -> Board:
     """Load a bitstream on a card or board that pynq finds.
@@ -90,6 +96,9 @@ class EmulatedBoard(Board):
     def give_model(self, unit: str, model: Model) -> None:
         self._emulated.give_model(unit, model)
 
+    def cycles(self, unit: str) -> int | None:
+        return self._emulated.cycles(unit)
+
 
 class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
     """A device that pynq drives as it drives a card, and that is not there."""
@@ -102,7 +111,7 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
         self.capabilities = {"REGISTER_RW": True}
         self._memories = {bank.name: EmulatedBank(bank) for bank in bitstream.banks if bank.nbytes}
         self._units = {
-            unit.address: EmulatedUnit(
+            unit.address: _emulated(
                 kernel, unit, self._memories, models.get(kernel.name), faults.get(unit.name)
             )
             for kernel in bitstream.kernels
@@ -115,6 +124,10 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
         """Have a unit do what a function does, where its bitstream does not say."""
         if unit in self._without:
             self._without[unit].model = model
+
+    def cycles(self, unit: str) -> int | None:
+        """Return how many cycles the last run of a unit took; None if it is not in Verilog."""
+        return next(one.cycles for one in self._units.values() if one.unit.name == unit)
 
     # Loading a bitstream, as Overlay asks for it.
 
@@ -175,6 +188,18 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
             if found is not None:
                 return found[0].memory
         raise DeviceUnavailable(f"no buffer begins at {address:#x}")
+
+
+def _emulated(
+    kernel: KernelSpec,
+    unit: Unit,
+    banks: Mapping[str, EmulatedBank],
+    model: Model | Rtl | None,
+    fault: Fault | None,
+) -> EmulatedUnit:
+    if isinstance(model, Rtl):
+        return RtlUnit(kernel, unit, banks, model, fault)
+    return EmulatedUnit(kernel, unit, banks, model, fault)
 
 
 class _Memory:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from device_runtime.errors import DeviceUnavailable, OptionError
 from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+from device_runtime.fpga.circuit import in_verilog
 from device_runtime.fpga.writing import with_units
 from device_runtime.fpga.xclbin import read
 
@@ -61,12 +62,25 @@ def _number(address: str, name: str, text: str) -> int | float:
 
 
 def load(config: Config) -> Bitstream:
-    """Return what is in the bitstream of an address.
+    """Return what is in the bitstream of an address; what it has in Verilog is built here.
 
-    Raises BitstreamError.
+    Raises BitstreamError, and DeviceUnavailable where nothing can be built.
     """
     found = read(config.path)
+    if config.kind == "emu":
+        _build(found)
     return with_units(found, config.units) if config.units else found
+
+
+def _build(bitstream: Bitstream) -> None:
+    """Build what is in Verilog now: the user may stop it, it may take its time, and owners find it done."""
+    found = in_verilog(bitstream.circuit)
+    if found:
+        from device_runtime.fpga.verilator import library
+
+        for kernel in bitstream.kernels:
+            if kernel.name in found:
+                library(kernel, found[kernel.name])
 
 
 def instances(bitstream: Bitstream) -> list[list[tuple[KernelSpec, Unit]]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from device_runtime.capture import load_image
 from device_runtime.errors import BitstreamError, OptionError
+from device_runtime.fpga.rtl import Rtl
 
 Model = Callable[..., object]
 
@@ -36,7 +37,7 @@ class Fault:
             raise OptionError(f"Fault: seconds={self.seconds!r} must be a number of seconds")
 
 
-def load(circuit: bytes) -> tuple[dict[str, Model], dict[str, Fault]]:
+def load(circuit: bytes) -> tuple[dict[str, Model | Rtl], dict[str, Fault]]:
     """Return models by kernel, and faults by unit; none if the bitstream is for a board.
 
     Raises BitstreamError where they do not load here.
@@ -45,9 +46,27 @@ def load(circuit: bytes) -> tuple[dict[str, Model], dict[str, Fault]]:
         return {}, {}
     try:
         images, faults = pickle.loads(circuit)
-        models = {kernel: load_image(data) for kernel, data in images.items()}
+        models = {
+            kernel: found if isinstance(found, Rtl) else load_image(found) for kernel, found in images.items()
+        }
     except Exception as error:
-        raise BitstreamError(
-            f"its models do not load here ({error!r}); they are for the Python they were written by"
-        ) from error
+        raise _unloadable(error) from error
     return models, faults
+
+
+def in_verilog(circuit: bytes) -> dict[str, Rtl]:
+    """Return the models that are Verilog, by kernel, and load no other.
+
+    Raises BitstreamError.
+    """
+    try:
+        images = pickle.loads(circuit)[0] if circuit else {}
+        return {kernel: found for kernel, found in images.items() if isinstance(found, Rtl)}
+    except Exception as error:
+        raise _unloadable(error) from error
+
+
+def _unloadable(error: Exception) -> BitstreamError:
+    return BitstreamError(
+        f"its models do not load here ({error!r}); they are for the Python they were written by"
+    )

@@ -111,6 +111,11 @@ class EmulatedBank:
         offset = address - found.address
         return (found, offset) if offset < found.memory.nbytes else None
 
+    def allocations(self) -> list[Allocation]:
+        """Return all buffers, in the order of their addresses."""
+        with self._lock:
+            return [self._allocations[address] for address in self._addresses]
+
 
 class EmulatedUnit:
     """A compute unit: registers, and a model that does the work when it is started.
@@ -137,6 +142,7 @@ class EmulatedUnit:
         self._fault = fault
         self._runs = 0
         self._busy = 0.0  # until then it looks as if it were busy
+        self.cycles: int | None = None  # of the last run, where they are counted
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return registers. That it is done, is told once."""
@@ -173,27 +179,37 @@ class EmulatedUnit:
     def _start(self) -> None:
         if not self._control & IDLE:
             raise EmulationError(f"unit {self.unit.name} is started while it is busy")
-        if self.model is None:
-            raise EmulationError(
-                f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither in the "
-                "bitstream nor known from a decorated function"
-            )
         fault = self._fault if self._fault is not None and self._runs >= self._fault.after else None
         self._runs += 1
         self._control = 0
         if fault is not None and fault.kind == "hang":
             self._busy = math.inf
             return
+        self._run(fault)
+
+    def _run(self, fault: Fault | None) -> None:
         try:
-            arguments = [self._argument(place, one) for place, one in enumerate(self.spec.arguments)]
+            if self.model is None:
+                raise EmulationError(
+                    f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither in the "
+                    "bitstream nor known from a decorated function"
+                )
+            arguments = self._arguments()
             self.model(*arguments)
         finally:
             self._control = DONE | IDLE | READY
+        self._spoil(arguments, fault)
+
+    def _spoil(self, arguments: Sequence[Any], fault: Fault | None) -> None:
+        """Have go wrong after a run what is to go wrong."""
         if fault is not None and fault.kind == "slow":
             self._busy = time.monotonic() + fault.seconds
         elif fault is not None:
             arrays = [one for one in arguments if isinstance(one, np.ndarray) and one.nbytes]
             arrays[-1].view(np.uint8).reshape(-1)[0] ^= 1
+
+    def _arguments(self) -> list[Any]:
+        return [self._argument(place, one) for place, one in enumerate(self.spec.arguments)]
 
     def _argument(self, place: int, argument: Argument) -> Any:
         raw = bytes(self._registers[argument.offset : argument.offset + argument.nbytes])
