@@ -163,7 +163,9 @@ class Xclbin:
             if name not in models:
                 raise OptionError(f"Xclbin: models names {name!r}; the kernels are {', '.join(names)}")
             if not (isinstance(model, Rtl) or callable(model)):
-                raise OptionError(f"Xclbin: the model of {name} is {model!r}, and must be a function, or an Rtl")
+                raise OptionError(
+                    f"Xclbin: the model of {name} is {model!r}, and must be a function, or an Rtl"
+                )
         for kernel in self._kernels:
             taken = kernel._body.interface
             _check_model(given.get(taken.kernel), taken.kernel, taken.parameters)
@@ -204,7 +206,8 @@ def _check_model(model: object, kernel: str, parameters: Sequence[Parameter]) ->
             for name in model.ports:
                 if name not in pointers:
                     raise OptionError(
-                        f"Rtl: ports names {name!r}; the pointers of {kernel} are {', '.join(pointers) or 'none'}"
+                        f"Rtl: ports names {name!r}; "
+                        f"the pointers of {kernel} are {', '.join(pointers) or 'none'}"
                     )
     elif callable(model):
         try:

@@ -59,7 +59,7 @@ class Board:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
 
     def cycles(self, unit: str) -> int | None:
-        """Return how many cycles of its clock the last run of a unit took; None where they are not counted."""
+        """Return how many cycles the last run of a unit took; None where they are not counted."""
         return None
 
 

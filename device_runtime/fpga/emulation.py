@@ -191,8 +191,8 @@ class EmulatedUnit:
         try:
             if self.model is None:
                 raise EmulationError(
-                    f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither in the "
-                    "bitstream nor known from a decorated function"
+                    f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither "
+                    "in the bitstream nor known from a decorated function"
                 )
             arguments = self._arguments()
             self.model(*arguments)

@@ -1,4 +1,4 @@
-"""Kernels in Verilog: what stands for them in a bitstream, and whether their signals are those of a kernel."""
+"""Kernels in Verilog: how a bitstream has them, and whether their signals are those of a kernel."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from device_runtime.fpga.bitstream import KernelSpec
 _REGISTERS = "s_axi_control"  # what Vitis calls the port of a kernel's registers
 _CLOCK, _RESET = "ap_clk", "ap_rst_n"
 _LITE = {  # AXI4-Lite, seen from the kernel
-    "in": "awaddr awvalid wdata wstrb wvalid bready araddr arvalid rready".split(),
-    "out": "awready wready bresp bvalid arready rdata rresp rvalid".split(),
+    "in": ["awaddr", "awvalid", "wdata", "wstrb", "wvalid", "bready", "araddr", "arvalid", "rready"],
+    "out": ["awready", "wready", "bresp", "bvalid", "arready", "rdata", "rresp", "rvalid"],
 }
-_WRITES = {"in": "awready wready bvalid".split(), "out": "awaddr awvalid wdata wvalid bready".split()}
-_READS = {"in": "arready rdata rvalid".split(), "out": "araddr arvalid rready".split()}
-_OTHERS = "awid awlen awsize awburst wstrb wlast bid arid arlen arsize arburst rid rlast".split()
+_WRITES = {"in": ["awready", "wready", "bvalid"], "out": ["awaddr", "awvalid", "wdata", "wvalid", "bready"]}
+_READS = {"in": ["arready", "rdata", "rvalid"], "out": ["araddr", "arvalid", "rready"]}
+_OTHERS = [  # that a kernel may do without
+    *("awid", "awlen", "awsize", "awburst", "wstrb", "wlast", "bid"),
+    *("arid", "arlen", "arsize", "arburst", "rid", "rlast"),
+]
 _WIDTHS = (32, 64, 128, 256, 512)  # bits of a memory port
 _SIGNAL = re.compile(r"VL_(IN|OUT)(?:8|16|64|W)?\(&(\w+),(\d+),0[,)]")  # in the header that Verilator writes
 _SUFFIXES = (".v", ".sv", ".vh", ".svh")
@@ -49,7 +52,9 @@ class Rtl:
         self.sources: dict[str, str] = {}
         for path in map(Path, sources):
             if path.suffix not in _SUFFIXES or not re.fullmatch(r"\w[\w.-]*", path.name, re.ASCII):
-                raise OptionError(f"Rtl: source {path} must have a plain name that ends in .v, .sv, .vh or .svh")
+                raise OptionError(
+                    f"Rtl: source {path} must have a plain name that ends in .v, .sv, .vh or .svh"
+                )
             if path.name in self.sources:
                 raise OptionError(f"Rtl: two sources are called {path.name}")
             try:
@@ -130,8 +135,7 @@ class _Module:
     def __init__(self, what: str, verilated: str) -> None:
         self._what = what
         self._signals = {
-            name.lower(): (name, way.lower(), int(most) + 1)
-            for way, name, most in _SIGNAL.findall(verilated)
+            name.lower(): (name, way.lower(), int(most) + 1) for way, name, most in _SIGNAL.findall(verilated)
         }
 
     def refuse(self, why: str) -> NoReturn:
@@ -162,7 +166,9 @@ class _Module:
     def memory(self, port: str) -> Iterator[str]:
         """Yield what is known of a port of memory; a kernel may only read by it, or only write."""
         channels = [
-            one for one, first in ((_WRITES, "awvalid"), (_READS, "arvalid")) if f"{port}_{first}" in self._signals
+            one
+            for one, first in ((_WRITES, "awvalid"), (_READS, "arvalid"))
+            if f"{port}_{first}" in self._signals
         ]
         for channel in channels:
             self.need(f"{port}_", channel)
@@ -182,7 +188,11 @@ class _Module:
         for one in dict.fromkeys([*_WRITES["in"], *_WRITES["out"], *_READS["in"], *_READS["out"], *_OTHERS]):
             there = f"{port}_{one}" in self._signals
             if one in ("wdata", "rdata"):
-                value = f"reinterpret_cast<uint8_t *>(&top.{self._signals[f'{port}_{one}'][0]})" if there else "nullptr"
+                value = (
+                    f"reinterpret_cast<uint8_t *>(&top.{self._signals[f'{port}_{one}'][0]})"
+                    if there
+                    else "nullptr"
+                )
                 yield f"    static uint8_t *{one}(Vtop &top) {{ return {value}; }}"
             elif there:
                 yield self.reference(one, f"{port}_{one}")

@@ -175,8 +175,12 @@ class Simulation {
         cycle();
     }
 
-    ~Simulation() { top_.final(); }
+    ~Simulation() {
+        enter();
+        top_.final();
+    }
 
+    // Verilator's runtime knows by the thread which simulation it is in, also while one is taken down.
     void enter() {
         Verilated::threadContextp(&context_);
         stopped.clear();

@@ -50,7 +50,9 @@ class RtlUnit(EmulatedUnit):
         try:
             self._library = ctypes.CDLL(str(library(spec, rtl)))
         except OSError as error:
-            raise DeviceUnavailable(f"kernel {spec.name}: its Verilog, built, does not load: {error}") from error
+            raise DeviceUnavailable(
+                f"kernel {spec.name}: its Verilog, built, does not load: {error}"
+            ) from error
         self._library.rtl_new.restype = ctypes.c_void_p
         self._library.rtl_why.restype = ctypes.c_char_p
         self._library.rtl_cycles.restype = ctypes.c_uint64
@@ -104,7 +106,7 @@ class RtlUnit(EmulatedUnit):
             key=lambda buffer: buffer.address,
         )
         regions = (_Region * len(buffers))(
-            *((one.address, one.memory.nbytes, one.memory.ctypes.data) for one in buffers)
+            *(_Region(one.address, one.memory.nbytes, one.memory.ctypes.data) for one in buffers)
         )
         self._library.rtl_lay(
             self._simulation, port, regions, ctypes.c_size_t(len(buffers)), ", ".join(banks).encode()

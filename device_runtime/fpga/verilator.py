@@ -22,11 +22,11 @@ from device_runtime.fpga.rtl import Rtl, ports_header
 
 _HARNESS = Path(__file__).with_name("rtl_harness.cpp")
 _OLDEST = 5  # Verilator's first version that takes these flags
-_FLAGS = (
-    "--cc --exe --no-timing -O3 -Wno-fatal --prefix Vtop -Mdir made".split(),
-    ["-CFLAGS", "-fPIC -fvisibility=hidden -DVL_USER_FATAL -DVL_USER_FINISH"],
-    ["-LDFLAGS", "-shared -s -Wl,-z,defs"],
-)
+_FLAGS = [
+    *("--cc", "--exe", "--no-timing", "-O3", "-Wno-fatal", "--prefix", "Vtop", "-Mdir", "made"),
+    *("-CFLAGS", "-fPIC -fvisibility=hidden -DVL_USER_FATAL -DVL_USER_FINISH"),
+    *("-LDFLAGS", "-shared -s -Wl,-z,defs"),
+]
 _SHOWN = 8  # lines of what a tool says
 
 
@@ -52,7 +52,10 @@ def library(kernel: KernelSpec, rtl: Rtl) -> Path:
     top = rtl.top or kernel.name
     kept = _folder(os.environ)
     runtime = _digest(version, _FLAGS)
-    path = kept / f"{_digest(runtime, _HARNESS.read_text(), kernel.arguments, top, sorted(rtl.sources.items()))}.so"
+    path = (
+        kept
+        / f"{_digest(runtime, _HARNESS.read_text(), kernel.arguments, top, sorted(rtl.sources.items()))}.so"
+    )
     if not path.exists():
         try:
             with tempfile.TemporaryDirectory(prefix="offload-rtl-") as scratch:
@@ -71,9 +74,8 @@ def _build(kernel: KernelSpec, top: str, sources: Mapping[str, str], scratch: Pa
     """Build a library. `runtime` is where Verilator's own part of it is kept, which takes the longest."""
     for name, text in sources.items():
         scratch.joinpath(name).write_text(text, encoding="utf-8")
-    flags = [flag for group in _FLAGS for flag in group]
     files = [name for name in sources if name.endswith((".v", ".sv"))]
-    _run(kernel, ["verilator", *flags, "--top-module", top, _HARNESS.name, *files], scratch)
+    _run(kernel, ["verilator", *_FLAGS, "--top-module", top, _HARNESS.name, *files], scratch)
     made = scratch / "made"
     made.joinpath("ports.h").write_text(ports_header(kernel, top, made.joinpath("Vtop.h").read_text()))
     runtime.mkdir(mode=0o700, exist_ok=True)
@@ -94,7 +96,9 @@ def _keep(path: Path, to: Path) -> None:
 
 def _run(kernel: KernelSpec, command: Sequence[str], folder: Path) -> str:
     """Return what a tool says. Raises BitstreamError with it if it fails."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")
+    }
     ended = subprocess.run(
         command,
         cwd=folder,
@@ -114,7 +118,10 @@ def _run(kernel: KernelSpec, command: Sequence[str], folder: Path) -> str:
 
 
 def _folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder where libraries are kept. Raises DeviceUnavailable if it cannot be had, or is not safe."""
+    """Return the folder where libraries are kept.
+
+    Raises DeviceUnavailable if it cannot be had, or others can write to it.
+    """
     given = environment.get("XDG_CACHE_HOME", "")
     base = given if os.path.isabs(given) else os.path.join(os.path.expanduser("~"), ".cache")
     folder = Path(base, "offload", "rtl")
@@ -128,7 +135,7 @@ def _folder(environment: Mapping[str, str]) -> Path:
         ) from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise DeviceUnavailable(
-            f"{folder}, where built kernels are kept, must be a folder that is yours and only you can write to; "
-            f"make it so, or {advice}"
+            f"{folder}, where built kernels are kept, must be a folder that is yours "
+            f"and only you can write to; make it so, or {advice}"
         )
     return folder
