@@ -134,7 +134,7 @@ class RtlUnit(EmulatedUnit):
 
     def _call(self, verb: str, *given: Any) -> None:
         """Do what may fail; where it does, the simulation begins anew. Raises EmulationError."""
-        if self._library[f"rtl_{verb}"](self._simulation, *given):
+        if getattr(self._library, f"rtl_{verb}")(self._simulation, *given):
             why = self._library.rtl_why(self._simulation).decode(errors="replace")
             self._running = None
             self._held.clear()

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitstreams import arguments
 from programs import Program
 
 import offload as of
 from device_runtime.fpga import verilator
-from device_runtime.fpga.bitstream import Bank, KernelSpec, Unit
+from device_runtime.fpga.bitstream import Bank
 from device_runtime.fpga.circuit import Fault
 from device_runtime.fpga.emulation import DONE, IDLE, START, EmulatedBank, EmulationError
 from device_runtime.fpga.rtl_unit import RtlUnit
@@ -51,27 +50,20 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def spec(kernel: str, port: str, **ctypes: str) -> KernelSpec:
-    """Return a kernel whose pointers come in by one port, with two units."""
-    made = tuple(one._replace(port=port) if one.kind == "pointer" else one for one in arguments(**ctypes))
-    banks = tuple(("A",) if one.kind == "pointer" else () for one in made)
-    return KernelSpec(
-        kernel, "ap_ctrl_hs", made, (Unit(f"{kernel}_1", 0, banks), Unit(f"{kernel}_2", 1 << 16, banks))
+@offload(kernel="poke")
+def poke(at: InOut("uint8"), length: int, size: int, burst: int, strobes: int, mode: int, seen: int):  # type: ignore[valid-type, no-untyped-def]
+    """Stand for `poke.v`, which runs on the device only."""
+
+
+def bitstream(kernel: Any, model: Rtl) -> Xclbin:
+    """Return one with two units of a kernel, on the first of two banks."""
+    return Xclbin(
+        [kernel], units=2, banks={"A": "1M", "B": "1M"}, models={kernel._body.interface.kernel: model}
     )
 
 
-POKED = spec(
-    "poke",
-    "M_AXI_DATA",
-    at="void*",
-    length="int",
-    size="int",
-    burst="int",
-    strobes="int",
-    mode="int",
-    seen="int",
-)
-ADDED = spec("vadd", "M_AXI_GMEM", a="int*", b="int*", out="int*", n="int")
+POKED = bitstream(poke, Rtl([POKE], ports="m_axi_data")).bitstream.kernels[0]
+ADDED = bitstream(vadd, Rtl([VADD])).bitstream.kernels[0]
 READ, WRITE, HANG, FATAL, FINISH, BAD_ANSWER, NO_ANSWER, NOT_LAST = range(8)
 
 
@@ -444,15 +436,10 @@ def test_units_with_a_port_for_each_way_agree_with_numpy(
     assert np.concatenate(both).tolist() == (a + a).tolist()
 
 
-@offload(kernel="poke")
-def poke(at: InOut("uint8"), length: int, size: int, burst: int, strobes: int, mode: int, seen: int):  # type: ignore[valid-type, no-untyped-def]
-    """Has no reference: it is run on the device only."""
-
-
 @needs_pynq
 @pytest.mark.slow
 def test_verilog_that_hangs_and_verilog_that_errs(connected: Callable[..., None]) -> None:
-    connected(Xclbin([poke], models={"poke": Rtl([POKE], ports="m_axi_data")}), "?timeout=0.3")
+    connected(bitstream(poke, Rtl([POKE], ports="m_axi_data")), "?timeout=0.3")
     at = np.zeros(16, "uint8")
     for mode, told in (
         (HANG, r"unit poke_1 has not ended .* registers from 0x0 on: "),
