@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from device_runtime.errors import DeviceUnavailable, OptionError
+from device_runtime.errors import BitstreamError, DeviceUnavailable, OptionError
 from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
 from device_runtime.fpga.circuit import in_verilog
 from device_runtime.fpga.writing import with_units
@@ -68,19 +68,22 @@ def load(config: Config) -> Bitstream:
     """
     found = read(config.path)
     if config.kind == "emu":
-        _build(found)
+        try:
+            _build(found)
+        except BitstreamError as error:
+            raise BitstreamError(f"{config.path}: {error}") from error
     return with_units(found, config.units) if config.units else found
 
 
 def _build(bitstream: Bitstream) -> None:
-    """Build what is in Verilog now: the user may stop it, it may take its time, and owners find it done."""
-    found = in_verilog(bitstream.circuit)
-    if found:
+    """Build what is in Verilog: here the user can stop it, and it may take its time; owners find it done."""
+    verilog = in_verilog(bitstream.circuit)
+    if verilog:
         from device_runtime.fpga.verilator import library
 
         for kernel in bitstream.kernels:
-            if kernel.name in found:
-                library(kernel, found[kernel.name])
+            if kernel.name in verilog:
+                library(kernel, verilog[kernel.name])
 
 
 def instances(bitstream: Bitstream) -> list[list[tuple[KernelSpec, Unit]]]:

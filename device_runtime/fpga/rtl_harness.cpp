@@ -28,8 +28,6 @@ constexpr uint64_t kPage = 4096;       // bytes whose boundaries no burst may cr
 constexpr uint64_t kIncrementing = 1;  // the only type of burst that memories have
 constexpr uint32_t kEnded = 2 | 4;     // bits of the first register: it is done, it is idle
 
-thread_local std::string stopped;  // by what in the RTL, $fatal for one
-
 // Stands for a signal that the kernel does not have.
 struct Absent {
     uint64_t value = 0;
@@ -177,14 +175,14 @@ class Simulation {
 
     ~Simulation() {
         enter();
-        top_.final();
+        try {
+            top_.final();
+        } catch (const std::exception &) {  // a $fatal there is one too many
+        }
     }
 
     // Verilator's runtime knows by the thread which simulation it is in, also while one is taken down.
-    void enter() {
-        Verilated::threadContextp(&context_);
-        stopped.clear();
-    }
+    void enter() { Verilated::threadContextp(&context_); }
 
     void lay(unsigned port, const Region *regions, size_t count, const char *banks) {
         unsigned place = 0;
@@ -241,7 +239,6 @@ class Simulation {
     void step(unsigned level) {
         Control::clock(top_) = level;
         top_.eval();
-        if (!stopped.empty()) throw std::runtime_error("its RTL ended the simulation: " + stopped);
     }
 
     static void check(const char *what, uint32_t offset, uint32_t response) {
@@ -280,12 +277,14 @@ template <class Body> int guarded(Unit *unit, Body body) {
 
 }  // namespace
 
-void vl_finish(const char *file, int line, const char *) {
-    stopped = "$finish in line " + std::to_string(line) + " of " + file;
+// What Verilator's runtime calls, which would end the process; a loop that does not settle goes on otherwise.
+void vl_fatal(const char *file, int line, const char *, const char *why) {
+    throw std::runtime_error("its Verilog ended the simulation: " + std::string(why) + " in line " +
+                             std::to_string(line) + " of " + file);
 }
 
-void vl_fatal(const char *file, int line, const char *, const char *why) {
-    stopped = std::string(why) + " in line " + std::to_string(line) + " of " + file;
+void vl_finish(const char *file, int line, const char *hierarchy) {
+    vl_fatal(file, line, hierarchy, "$finish");
 }
 
 #define OFFERED extern "C" __attribute__((visibility("default")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import stat
@@ -51,11 +52,9 @@ def library(kernel: KernelSpec, rtl: Rtl) -> Path:
         )
     top = rtl.top or kernel.name
     kept = _folder(os.environ)
-    runtime = _digest(version, _FLAGS)
-    path = (
-        kept
-        / f"{_digest(runtime, _HARNESS.read_text(), kernel.arguments, top, sorted(rtl.sources.items()))}.so"
-    )
+    runtime = _digest(version, _run(kernel, ["g++", "--version"], Path("/")), platform.machine(), _FLAGS)
+    name = _digest(runtime, _HARNESS.read_text(), kernel.arguments, top, sorted(rtl.sources.items()))
+    path = kept / f"{name}.so"
     if not path.exists():
         try:
             with tempfile.TemporaryDirectory(prefix="offload-rtl-") as scratch:
@@ -98,7 +97,7 @@ def _run(kernel: KernelSpec, command: Sequence[str], folder: Path) -> str:
     """Return what a tool says. Raises BitstreamError with it if it fails."""
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")
-    }
+    } | {"LC_ALL": "C"}
     ended = subprocess.run(
         command,
         cwd=folder,

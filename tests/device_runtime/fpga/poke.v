@@ -50,7 +50,7 @@ module poke (
     output wire        m_axi_data_RREADY
 );
 
-localparam READ = 0, WRITE = 1, HANG = 2, FATAL = 3, FINISH = 4, BAD_ANSWER = 5, NO_ANSWER = 6, NOT_LAST = 7;
+localparam READ = 0, WRITE = 1, HANG = 2, FATAL = 3, FINISH = 4, BAD_ANSWER = 5, NO_ANSWER = 6, NOT_LAST = 7, LOOP = 8;
 localparam IDLE = 0, ASK = 1, DATA = 2, AGREED = 3, WRONG = 4;
 localparam ID = 4'd5;
 
@@ -92,7 +92,8 @@ reg held;
 reg [6:0] place;
 assign s_axi_control_AWREADY = !held && !s_axi_control_BVALID;
 assign s_axi_control_WREADY = held;
-assign s_axi_control_BRESP = 2'b00;
+wire restless = mode == LOOP && !restless;
+assign s_axi_control_BRESP = {restless, 1'b0};
 assign s_axi_control_ARREADY = !s_axi_control_RVALID && !(state == WRONG && mode == NO_ANSWER);
 assign s_axi_control_RRESP = state == WRONG && mode == BAD_ANSWER ? 2'b10 : 2'b00;
 

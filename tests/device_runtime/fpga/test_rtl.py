@@ -64,7 +64,7 @@ def bitstream(kernel: Any, model: Rtl) -> Xclbin:
 
 POKED = bitstream(poke, Rtl([POKE], ports="m_axi_data")).bitstream.kernels[0]
 ADDED = bitstream(vadd, Rtl([VADD])).bitstream.kernels[0]
-READ, WRITE, HANG, FATAL, FINISH, BAD_ANSWER, NO_ANSWER, NOT_LAST = range(8)
+READ, WRITE, HANG, FATAL, FINISH, BAD_ANSWER, NO_ANSWER, NOT_LAST, LOOP = range(9)
 
 
 class Poked:
@@ -156,8 +156,9 @@ def test_the_last_beat_may_reach_over_the_end_of_a_buffer() -> None:
         ({"length": 3, "burst": 2}, "reads 32 bytes at 0x1000 in a burst of type 2; only INCR"),
         ({"length": 3, "burst": 0, "mode": WRITE}, "writes 32 bytes at 0x1000 in a burst of type 0"),
         ({"length": 3, "mode": NOT_LAST}, "that it is the last"),
-        ({"mode": FATAL}, r"its RTL ended the simulation: .*stop in line \d+ of poke.v"),
-        ({"mode": FINISH}, r"its RTL ended the simulation: \$finish in line \d+ of poke.v"),
+        ({"mode": FATAL}, r"its Verilog ended the simulation: .*stop in line \d+ of poke.v"),
+        ({"mode": FINISH}, r"its Verilog ended the simulation: \$finish in line \d+ of poke.v"),
+        ({"mode": LOOP}, "its Verilog ended the simulation: .* did not converge"),
         ({"mode": BAD_ANSWER}, "a read of register 0x0 was answered by error 2"),
         ({"mode": NO_ANSWER}, "a read of register 0x0 was not answered within 10000 cycles"),
     ],
