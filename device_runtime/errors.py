@@ -16,6 +16,7 @@ OffloadError
 │   │   └── BitstreamError            its bitstream's file is damaged, or is none
 │   ├── DeviceMemoryError (MemoryError)
 │   ├── VerificationError             a circuit gave something else than its reference
+│   ├── EmulationError                what would have gone wrong on a board without a word
 │   └── NoUnitsError                  no compute unit is left to run the launch
 ├── LaunchError                       this launch failed, though its kernel did not raise
 │   ├── WorkerDied                    the core's process ended while it ran the kernel
@@ -102,6 +103,10 @@ class DeviceMemoryError(DeviceError, MemoryError):
 
 class VerificationError(DeviceError):
     """Report that a circuit gave something else than its reference, where, and by how much."""
+
+
+class EmulationError(DeviceError):
+    """Report what an emulated device was asked that would have gone wrong without a word on a board."""
 
 
 class NoUnitsError(DeviceError):

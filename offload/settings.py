@@ -59,7 +59,7 @@ def _from_file(environment: Mapping[str, str]) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error}") from error
-    given = _parse(text, path)
+    given = parse(text, path)
     for name in given:
         if name not in _SETTABLE:
             raise OptionError(f"{path}: {name!r} cannot be set there; {', '.join(_SETTABLE)} can")
@@ -73,7 +73,11 @@ def _user_file(environment: Mapping[str, str]) -> str:
     return os.path.join(base, "offload", "config.toml")
 
 
-def _parse(text: str, path: str) -> dict[str, Any]:
+def parse(text: str, path: str) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Raises OptionError, naming the file, for what is no TOML, and where Python 3.10 lacks tomli.
+    """
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
         toml = importlib.import_module(name)

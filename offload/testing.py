@@ -22,14 +22,16 @@ from pathlib import Path
 
 from device_runtime.capture import Capture
 from device_runtime.errors import OptionError
-from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
+from device_runtime.fpga.bitstream import DATA_CLOCK, Argument, Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.circuit import Fault
-from device_runtime.fpga.interface import Parameter
+from device_runtime.fpga.interface import INOUT, OUT, Parameter
 from device_runtime.fpga.rtl import Rtl
+from device_runtime.fpga.timing import Timing
 from device_runtime.fpga.writing import pack
+from offload import described
 from offload.hardware import HardwareKernel
 
-__all__ = ["Fault", "Rtl", "Xclbin"]
+__all__ = ["Fault", "Rtl", "Timing", "Xclbin"]
 
 _FIRST, _SPAN = 0x800000, 0x10000  # address of the first unit's registers, and how much a unit has
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -62,8 +64,9 @@ class Xclbin:
     names, of 1 GiB each. `wiring` maps arguments, as "vadd.out" for all units of
     a kernel or "vadd_2.out" for one, to the bank their port is wired to, or
     several; all others are wired to the first bank. `clock` is in MHz. `faults`
-    says of units what goes wrong in them. `models` maps kernels to what stands
-    in the place of their circuit where that is not their own function: another
+    says of units what goes wrong in them, and `timing` what predictions of how
+    long a circuit would take stand on. `models` maps kernels to what stands in
+    the place of their circuit where that is not their own function: another
     function of the same arguments, or `Rtl`.
 
     Raises OptionError for what does not fit together, naming it.
@@ -78,6 +81,7 @@ class Xclbin:
         clock: int = 300,
         faults: Mapping[str, Fault] | None = None,
         platform: str = "emulated",
+        timing: Timing | None = None,
         models: Mapping[str, Callable[..., object] | Rtl] | None = None,
     ) -> None:
         for kernel in kernels:
@@ -128,6 +132,10 @@ class Xclbin:
             raise OptionError(
                 f"Xclbin: wiring names {sorted(unknown)[0]!r}, which is no pointer of a kernel or unit"
             )
+        self._directions = {
+            name: [parameter.direction for parameter in kernel._body.interface.parameters]
+            for kernel, name in zip(kernels, names)
+        }
         self._faults = dict(faults or {})
         for name, fault in self._faults.items():
             known = [unit.name for spec in specs for unit in spec.units]
@@ -135,9 +143,27 @@ class Xclbin:
                 raise OptionError(
                     f"Xclbin: faults={faults!r} maps units to Faults; there is {', '.join(known)}"
                 )
+            if fault.kind == "flip" and not {OUT, INOUT} & set(self._directions[name.rpartition("_")[0]]):
+                raise OptionError(f"Xclbin: faults={faults!r}: no array comes out of {name}, to be wrong")
+        self._timing = self._checked(Timing() if timing is None else timing, names)
         self.bitstream = self._identified(
-            Bitstream(b"", platform, self._banks, tuple(specs), (("DATA_CLK", clock),))
+            Bitstream(b"", platform, self._banks, tuple(specs), ((DATA_CLOCK, clock),))
         )
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Xclbin:
+        """Make the bitstream that a TOML file describes: its keys are the arguments of this class.
+
+        A kernel is named "module:function", or "file.py:function" for a file
+        beside this one, which is run. `faults` and `timing` are tables.
+
+        Raises OptionError, naming file and key, and what a kernel's module raises.
+        """
+        given = described.arguments(path)
+        try:
+            return cls(**given)
+        except OptionError as error:
+            raise OptionError(f"{os.fspath(path)}: {error}") from None
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the file, and return its path."""
@@ -152,6 +178,15 @@ class Xclbin:
             if name in self._wiring:
                 return self._wiring[name]
         return (self._banks[0].name,)
+
+    def _checked(self, timing: Timing, kernels: Sequence[str]) -> Timing:
+        if not isinstance(timing, Timing):
+            raise OptionError(f"Xclbin: timing={timing!r} must be a Timing")
+        banks = [bank.name for bank in self._banks]
+        for names, known in zip(timing.names(), (kernels, banks)):
+            for name in sorted(names - set(known)):
+                raise OptionError(f"Xclbin: timing names {name!r}; there is {', '.join(known)}")
+        return timing
 
     def _modelled(
         self, given: Mapping[str, Callable[..., object] | Rtl], names: Sequence[str]
@@ -176,7 +211,9 @@ class Xclbin:
             name: model if isinstance(model, Rtl) else Capture(model).image().data
             for name, model in self._models.items()
         }
-        whole = bitstream._replace(circuit=pickle.dumps((models, self._faults)))
+        whole = bitstream._replace(
+            circuit=pickle.dumps((models, self._faults, self._directions, self._timing))
+        )
         return whole._replace(uuid=hashlib.sha256(repr(whole).encode()).digest()[:16])
 
 

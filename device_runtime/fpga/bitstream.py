@@ -4,6 +4,8 @@
 
 from typing import NamedTuple
 
+DATA_CLOCK = "DATA_CLK"  # the clock that kernels run by
+
 
 class Bank(NamedTuple):
     """A memory of the board. Pointers into it are its own addresses, from `base` on."""

@@ -17,12 +17,13 @@ import numpy as np
 import pynq
 from pynq.buffer import PynqBuffer
 
-from device_runtime.errors import DeviceMemoryError, DeviceUnavailable
+from device_runtime.errors import DeviceMemoryError, DeviceUnavailable, EmulationError
 from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
-from device_runtime.fpga.circuit import Fault, Model, load
-from device_runtime.fpga.emulation import EmulatedBank, EmulatedUnit
+from device_runtime.fpga.circuit import Circuit, Directions, Model, load
+from device_runtime.fpga.emulation import Allocation, EmulatedBank, EmulatedUnit
 from device_runtime.fpga.rtl import Rtl
 from device_runtime.fpga.rtl_unit import RtlUnit
+from device_runtime.fpga.timing import Predictor
 
 
 class Board:
@@ -55,8 +56,17 @@ class Board:
             nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
             raise DeviceMemoryError(f"bank {bank} has no room for {nbytes:,} bytes: {error}") from error
 
-    def give_model(self, unit: str, model: Model) -> None:
+    def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """Tell what predicts times of an emulated device; None for one that is there."""
+        return None
+
+    def predicted(self, unit: str) -> float | None:
+        """Return how many seconds a unit's runs so far would have taken; None for one that is there."""
+        return None
 
     def cycles(self, unit: str) -> int | None:
         """Return how many cycles the last run of a unit took; None where they are not counted."""
@@ -93,8 +103,15 @@ class EmulatedBoard(Board):
         self._emulated = EmulatedDevice(bitstream)
         super().__init__(self._emulated, path, bitstream)
 
-    def give_model(self, unit: str, model: Model) -> None:
-        self._emulated.give_model(unit, model)
+    def give_model(self, unit: str, model: Model, directions: Directions) -> None:
+        self._emulated.give_model(unit, model, directions)
+
+    @property
+    def predictor(self) -> Predictor:
+        return self._emulated.predictor
+
+    def predicted(self, unit: str) -> float:
+        return self._emulated.predicted(unit)
 
     def cycles(self, unit: str) -> int | None:
         return self._emulated.cycles(unit)
@@ -107,27 +124,31 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, bitstream: Bitstream) -> None:
         super().__init__("emulated")
-        models, faults = load(bitstream.circuit)
+        circuit = load(bitstream.circuit)
+        self.predictor = Predictor(circuit.timing, bitstream)
         self.capabilities = {"REGISTER_RW": True}
         self._memories = {bank.name: EmulatedBank(bank) for bank in bitstream.banks if bank.nbytes}
         self._units = {
-            unit.address: _emulated(
-                kernel, unit, self._memories, models.get(kernel.name), faults.get(unit.name)
-            )
+            unit.address: _emulated(kernel, unit, self._memories, circuit, self.predictor)
             for kernel in bitstream.kernels
             for unit in kernel.units
         }
-        self._without = {one.unit.name: one for one in self._units.values() if one.model is None}
+        self._by_name = {one.unit.name: one for one in self._units.values()}
+        self._without = {name for name, one in self._by_name.items() if one.model is None}
         self._spans = {unit.address: kernel.span for kernel in bitstream.kernels for unit in kernel.units}
 
-    def give_model(self, unit: str, model: Model) -> None:
+    def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         """Have a unit do what a function does, where its bitstream does not say."""
         if unit in self._without:
-            self._without[unit].model = model
+            self._by_name[unit].model, self._by_name[unit].directions = model, directions
+
+    def predicted(self, unit: str) -> float:
+        """Return how many seconds a unit's runs so far would have taken."""
+        return self._by_name[unit].predicted
 
     def cycles(self, unit: str) -> int | None:
         """Return how many cycles the last run of a unit took; None if it is not in Verilog."""
-        return next(one.cycles for one in self._units.values() if one.unit.name == unit)
+        return self._by_name[unit].cycles
 
     # Loading a bitstream, as Overlay asks for it.
 
@@ -177,16 +198,23 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
         return self.get_memory_by_name(description["tag"])
 
     def flush(self, bo: int, offset: int, vaddr: int, nbytes: int) -> None:
-        self._copy_of(bo)[offset : offset + nbytes] = _host(vaddr, nbytes)
+        _, buffer = self._find(bo)
+        buffer.memory[offset : offset + nbytes] = _host(vaddr, nbytes)
+        buffer.written = True
 
     def invalidate(self, bo: int, offset: int, vaddr: int, nbytes: int) -> None:
-        _host(vaddr, nbytes)[:] = self._copy_of(bo)[offset : offset + nbytes]
+        bank, buffer = self._find(bo)
+        if not buffer.written:
+            raise EmulationError(
+                f"a buffer of bank {bank} is read that was never written, neither by the host nor by a unit"
+            )
+        _host(vaddr, nbytes)[:] = buffer.memory[offset : offset + nbytes]
 
-    def _copy_of(self, address: int) -> Any:
-        for bank in self._memories.values():
+    def _find(self, address: int) -> tuple[str, Allocation]:
+        for name, bank in self._memories.items():
             found = bank.find(address)
             if found is not None:
-                return found[0].memory
+                return name, found[0]
         raise DeviceUnavailable(f"no buffer begins at {address:#x}")
 
 
@@ -194,12 +222,14 @@ def _emulated(
     kernel: KernelSpec,
     unit: Unit,
     banks: Mapping[str, EmulatedBank],
-    model: Model | Rtl | None,
-    fault: Fault | None,
+    circuit: Circuit,
+    predictor: Predictor,
 ) -> EmulatedUnit:
+    model, fault = circuit.models.get(kernel.name), circuit.faults.get(unit.name)
+    directions = circuit.directions.get(kernel.name)
     if isinstance(model, Rtl):
-        return RtlUnit(kernel, unit, banks, model, fault)
-    return EmulatedUnit(kernel, unit, banks, model, fault)
+        return RtlUnit(kernel, unit, banks, model, fault, directions, predictor)
+    return EmulatedUnit(kernel, unit, banks, model, fault, directions, predictor)
 
 
 class _Memory:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from device_runtime.errors import BitstreamError, DeviceUnavailable, OptionError
-from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+from device_runtime.fpga.bitstream import DATA_CLOCK, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.circuit import in_verilog
 from device_runtime.fpga.writing import with_units
 from device_runtime.fpga.xclbin import read
@@ -24,6 +24,7 @@ class Config(NamedTuple):
     kind: str  # "emu" or "pynq"
     path: str  # absolute
     units: int | None = None  # of each kernel; emulated only
+    clock: int | None = None  # MHz; emulated only
     device: int = 0  # which card; pynq only
     timeout: float = _TIMEOUT  # seconds a unit may take for one run
 
@@ -38,7 +39,7 @@ def configure(kind: str, rest: str) -> Config:
     if not path:
         raise OptionError(f"{address}: behind the colon stands a bitstream, as in '{kind}:vadd.xclbin'")
     given: dict[str, int | float] = {}
-    known = {"emu": ("units", "timeout"), "pynq": ("device", "timeout")}[kind]
+    known = {"emu": ("units", "clock", "timeout"), "pynq": ("device", "timeout")}[kind]
     for part in query.split("&") if query else ():
         name, _, text = part.partition("=")
         if name not in known:
@@ -54,7 +55,7 @@ def _number(address: str, name: str, text: str) -> int | float:
         number = float(text) if name == "timeout" else int(text)
     except ValueError:
         number = -1
-    most = {"units": 64, "device": 63, "timeout": 1e6}[name]
+    most = {"units": 64, "clock": 10_000, "device": 63, "timeout": 1e6}[name]
     least = 0 if name in ("device", "timeout") else 1
     if not least <= number <= most or (name == "timeout" and number == 0):
         raise OptionError(f"{address}: {name}={text!r} must be a number from {least} to {most:g}")
@@ -72,7 +73,11 @@ def load(config: Config) -> Bitstream:
             _build(found)
         except BitstreamError as error:
             raise BitstreamError(f"{config.path}: {error}") from error
-    return with_units(found, config.units) if config.units else found
+    if config.units:
+        found = with_units(found, config.units)
+    if config.clock:
+        found = found._replace(clocks=((DATA_CLOCK, config.clock),))
+    return found
 
 
 def _build(bitstream: Bitstream) -> None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from device_runtime.capture import load_image
 from device_runtime.errors import BitstreamError, OptionError
 from device_runtime.fpga.rtl import Rtl
+from device_runtime.fpga.timing import Timing
 
 Model = Callable[..., object]
+Directions = Sequence[str | None]  # of a kernel's arguments: "In", "Out", "InOut", None for a scalar
 
 
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong in an emulated unit, from a run on that is counted from 0.
 
-    `kind` is "hang": it is never done; "slow": it takes `seconds` more; or
-    "flip": a bit of the last array among its arguments is wrong afterwards.
+    `kind` is "hang": it is never done; "error": its registers do not answer any
+    more, and are read as ones, as where a bus has failed; "slow": it takes
+    `seconds` more; or "flip": a bit of the last array that it writes is wrong afterwards.
 
     Raises OptionError for another kind.
     """
@@ -29,29 +33,38 @@ class Fault:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("hang", "slow", "flip"):
-            raise OptionError(f"Fault: kind={self.kind!r} must be 'hang', 'slow' or 'flip'")
+        if self.kind not in ("hang", "error", "slow", "flip"):
+            raise OptionError(f"Fault: kind={self.kind!r} must be 'hang', 'error', 'slow' or 'flip'")
         if not (isinstance(self.after, int) and self.after >= 0):
             raise OptionError(f"Fault: after={self.after!r} must be a number of runs")
         if not (isinstance(self.seconds, (int, float)) and 0 <= self.seconds < math.inf):
             raise OptionError(f"Fault: seconds={self.seconds!r} must be a number of seconds")
 
 
-def load(circuit: bytes) -> tuple[dict[str, Model | Rtl], dict[str, Fault]]:
-    """Return models by kernel, and faults by unit; none if the bitstream is for a board.
+class Circuit(NamedTuple):
+    """What a bitstream for the emulated FPGA carries: models and directions by kernel, faults by unit."""
+
+    models: Mapping[str, Model | Rtl] = {}
+    faults: Mapping[str, Fault] = {}
+    directions: Mapping[str, Directions] = {}
+    timing: Timing = Timing()
+
+
+def load(circuit: bytes) -> Circuit:
+    """Return what a bitstream carries for the emulated FPGA; nothing if it is for a board.
 
     Raises BitstreamError where they do not load here.
     """
     if not circuit:
-        return {}, {}
+        return Circuit()
     try:
-        images, faults = pickle.loads(circuit)
+        images, *rest = pickle.loads(circuit)
         models = {
             kernel: found if isinstance(found, Rtl) else load_image(found) for kernel, found in images.items()
         }
+        return Circuit(models, *rest)
     except Exception as error:
         raise _unloadable(error) from error
-    return models, faults
 
 
 def in_verilog(circuit: bytes) -> dict[str, Rtl]:

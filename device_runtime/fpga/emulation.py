@@ -16,19 +16,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_runtime.errors import DeviceError, DeviceMemoryError
+from device_runtime.errors import DeviceMemoryError, EmulationError
 from device_runtime.fpga.bitstream import Argument, Bank, KernelSpec, Unit
-from device_runtime.fpga.circuit import Fault, Model
+from device_runtime.fpga.bounded import bounded
+from device_runtime.fpga.circuit import Directions, Fault, Model
+from device_runtime.fpga.interface import IN, INOUT
 from device_runtime.fpga.scalars import scalar
+from device_runtime.fpga.timing import Predictor
 
 START, DONE, IDLE, READY, CONTINUE = 1, 2, 4, 8, 16  # bits of a unit's first register
 _BLOCKS = 0.002  # seconds that a read of a busy unit's status takes at most
 _ALIGNED = 4096  # bytes: where buffers begin
+_UNWRITTEN = 0xFF  # in every byte of fresh memory: NaN, or -1, which shows where a zero would not
 _POINTED = {  # what the types of a kernel's source are in NumPy, besides the integers
     "half": "f2",
     "float": "f4",
@@ -41,17 +46,19 @@ _POINTED = {  # what the types of a kernel's source are in NumPy, besides the in
 }
 
 
-class EmulationError(DeviceError):
-    """Report what would have gone wrong without a word on a board."""
+@dataclass(eq=False)
+class Allocation:
+    """A buffer: its address on the device, its shape and dtype as the host has them, the device's copy.
 
-
-class Allocation(NamedTuple):
-    """A buffer: its address on the device, its shape and dtype as the host has them, the device's copy."""
+    It counts as `written` as a whole: which part of it a unit has written, or
+    will read, is not known.
+    """
 
     address: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     memory: NDArray[np.uint8]
+    written: bool = False  # by the host, or by a unit
 
     @property
     def array(self) -> NDArray[Any]:
@@ -77,10 +84,7 @@ class EmulatedBank:
         """
         nbytes = max(1, dtype.itemsize * math.prod(shape))
         with self._lock:
-            while self._freed:
-                address = self._freed.popleft()
-                del self._allocations[address]
-                self._addresses.remove(address)
+            self._forget()
             address = self.bank.base
             for at in self._addresses:
                 if at - address >= _whole(nbytes):
@@ -92,7 +96,7 @@ class EmulatedBank:
                     f"bank {self.bank.name} has no room for {nbytes:,} bytes: "
                     f"{self.bank.nbytes - taken:,} of its {self.bank.nbytes:,} are free"
                 )
-            made = Allocation(address, shape, dtype, np.zeros(nbytes, np.uint8))
+            made = Allocation(address, shape, dtype, np.full(nbytes, _UNWRITTEN, np.uint8))
             bisect.insort(self._addresses, address)
             self._allocations[address] = made
         return made
@@ -101,9 +105,16 @@ class EmulatedBank:
         """Give a buffer back. A finalizer may do so in the midst of anything, and so it takes no lock."""
         self._freed.append(address)
 
+    def _forget(self) -> None:
+        while self._freed:
+            address = self._freed.popleft()
+            del self._allocations[address]
+            self._addresses.remove(address)
+
     def find(self, address: int) -> tuple[Allocation, int] | None:
         """Return the buffer that an address lies in, and where in it; None if it lies in none."""
         with self._lock:
+            self._forget()
             place = bisect.bisect_right(self._addresses, address) - 1
             if place < 0:
                 return None
@@ -115,6 +126,15 @@ class EmulatedBank:
         """Return all buffers, in the order of their addresses."""
         with self._lock:
             return [self._allocations[address] for address in self._addresses]
+
+
+class Reached(NamedTuple):
+    """What a pointer leads to, and which way it goes; "" where that is not known."""
+
+    direction: str
+    bank: str
+    buffer: Allocation
+    array: NDArray[Any]  # from where it points to
 
 
 class EmulatedUnit:
@@ -131,11 +151,16 @@ class EmulatedUnit:
         banks: Mapping[str, EmulatedBank],
         model: Model | None = None,
         fault: Fault | None = None,
+        directions: Directions | None = None,
+        predictor: Predictor | None = None,
     ) -> None:
         self.spec = spec
         self.unit = unit
         self.model = model
+        self.directions = directions
+        self.predicted = 0.0  # seconds that a circuit would have been busy with its runs
         self._banks = banks
+        self._predictor = predictor
         ends = [one.offset + one.nbytes for one in spec.arguments if one.kind != "stream"]
         self._registers = bytearray(-(-max([0x10, *ends]) // 4) * 4)
         self._control = IDLE
@@ -143,9 +168,12 @@ class EmulatedUnit:
         self._runs = 0
         self._busy = 0.0  # until then it looks as if it were busy
         self.cycles: int | None = None  # of the last run, where they are counted
+        self._failed = False  # its registers do not answer
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return registers. That it is done, is told once."""
+        if self._failed:
+            return b"\xff" * nbytes
         if offset == 0:
             left = self._busy - time.monotonic()
             if left > 0:
@@ -170,6 +198,8 @@ class EmulatedUnit:
                 f"unit {self.unit.name} has registers up to {len(self._registers):#x}, "
                 f"and {len(data)} bytes are written to {offset:#x}"
             )
+        if self._failed:
+            return
         if offset:
             self._registers[offset : offset + len(data)] = data
             return
@@ -185,33 +215,51 @@ class EmulatedUnit:
         if fault is not None and fault.kind == "hang":
             self._busy = math.inf
             return
+        if fault is not None and fault.kind == "error":
+            self._failed = True
+            return
         self._run(fault)
 
     def _run(self, fault: Fault | None) -> None:
+        reached: list[Reached] = []
         try:
             if self.model is None:
                 raise EmulationError(
                     f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither "
                     "in the bitstream nor known from a decorated function"
                 )
-            arguments = self._arguments()
-            self.model(*arguments)
+            self.model(*self._arguments(reached))
         finally:
             self._control = DONE | IDLE | READY
-        self._spoil(arguments, fault)
+        self._predict(reached)
+        self._end(reached, fault)
 
-    def _spoil(self, arguments: Sequence[Any], fault: Fault | None) -> None:
-        """Have go wrong after a run what is to go wrong."""
+    def _end(self, reached: Sequence[Reached], fault: Fault | None) -> None:
+        """Take note of what a run has written, and have go wrong after it what is to go wrong."""
+        written = [one for one in reached if one.direction != IN]
+        for one in written:
+            one.buffer.written = True
         if fault is not None and fault.kind == "slow":
             self._busy = time.monotonic() + fault.seconds
         elif fault is not None:
-            arrays = [one for one in arguments if isinstance(one, np.ndarray) and one.nbytes]
-            arrays[-1].view(np.uint8).reshape(-1)[0] ^= 1
+            arrays = [one.array for one in written if one.array.nbytes]
+            if arrays:
+                arrays[-1].view(np.uint8).reshape(-1)[0] ^= 1
 
-    def _arguments(self) -> list[Any]:
-        return [self._argument(place, one) for place, one in enumerate(self.spec.arguments)]
+    def _predict(self, reached: Sequence[Reached]) -> None:
+        """Add what this run would have taken."""
+        if self._predictor is None:
+            return
+        passes, traffic = 1, dict[str, int]()
+        for direction, bank, _, array in reached:
+            passes = max(passes, array.size)
+            traffic[bank] = traffic.get(bank, 0) + array.nbytes * (2 if direction == INOUT else 1)
+        self.predicted += self._predictor.predict(self.spec.name, passes, traffic).compute
 
-    def _argument(self, place: int, argument: Argument) -> Any:
+    def _arguments(self, reached: list[Reached]) -> list[Any]:
+        return [self._argument(place, one, reached) for place, one in enumerate(self.spec.arguments)]
+
+    def _argument(self, place: int, argument: Argument, reached: list[Reached]) -> Any:
         raw = bytes(self._registers[argument.offset : argument.offset + argument.nbytes])
         if argument.kind == "scalar":
             kind = scalar(argument.ctype)
@@ -225,18 +273,29 @@ class EmulatedUnit:
             raise EmulationError(
                 f"kernel {self.spec.name}: argument {argument.name} is a stream, which is not emulated"
             )
-        return self._pointed(argument, int.from_bytes(raw, "little"), self.unit.banks[place])
+        found = self._pointed(place, argument, int.from_bytes(raw, "little"))
+        what = f"unit {self.unit.name}: argument {argument.name}"
+        if found.direction in (IN, INOUT) and not found.buffer.written:
+            raise EmulationError(
+                f"{what} ({found.direction}) points to a buffer of bank {found.bank} that was never written, "
+                "neither by the host nor by a unit"
+            )
+        reached.append(found)
+        return bounded(found.array, what, writable=found.direction != IN)
 
-    def _pointed(self, argument: Argument, address: int, wired: Sequence[str]) -> NDArray[Any]:
+    def _pointed(self, place: int, argument: Argument, address: int) -> Reached:
+        direction = (self.directions[place] if self.directions else None) or ""
+        wired = self.unit.banks[place]
         for name in wired:
             found = self._banks[name].find(address)
             if found is not None:
-                allocation, offset = found
+                buffer, offset = found
                 if offset == 0:
-                    return allocation.array
+                    return Reached(direction, name, buffer, buffer.array)
                 dtype = pointed(argument.ctype)
-                rest = allocation.memory[offset:]
-                return rest[: rest.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
+                rest = buffer.memory[offset:]
+                rest = rest[: rest.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
+                return Reached(direction, name, buffer, rest)
         elsewhere = [name for name, bank in self._banks.items() if bank.find(address) is not None]
         where = f"in bank {elsewhere[0]}" if elsewhere else "in no buffer"
         raise EmulationError(

@@ -13,11 +13,12 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from device_runtime.errors import DeviceUnavailable
+from device_runtime.errors import DeviceUnavailable, EmulationError
 from device_runtime.fpga.bitstream import KernelSpec, Unit
-from device_runtime.fpga.circuit import Fault
-from device_runtime.fpga.emulation import DONE, IDLE, START, EmulatedBank, EmulatedUnit, EmulationError
+from device_runtime.fpga.circuit import Directions, Fault
+from device_runtime.fpga.emulation import DONE, IDLE, START, EmulatedBank, EmulatedUnit, Reached
 from device_runtime.fpga.rtl import Rtl, memory_ports
+from device_runtime.fpga.timing import Predictor
 from device_runtime.fpga.verilator import library
 
 _WORD = 4  # bytes of a register
@@ -45,8 +46,10 @@ class RtlUnit(EmulatedUnit):
         banks: Mapping[str, EmulatedBank],
         rtl: Rtl,
         fault: Fault | None = None,
+        directions: Directions | None = None,
+        predictor: Predictor | None = None,
     ) -> None:
-        super().__init__(spec, unit, banks, None, fault)
+        super().__init__(spec, unit, banks, None, fault, directions, predictor)
         try:
             self._library = ctypes.CDLL(str(library(spec, rtl)))
         except OSError as error:
@@ -58,7 +61,7 @@ class RtlUnit(EmulatedUnit):
         self._library.rtl_cycles.restype = ctypes.c_uint64
         self._simulation = ctypes.c_void_p(self._library.rtl_new())
         weakref.finalize(self, self._library.rtl_delete, self._simulation)
-        self._running: tuple[Sequence[Any], Fault | None] | None = None
+        self._running: tuple[Sequence[Reached], Fault | None] | None = None
         self._held: list[Any] = []  # buffers that the run may touch
         self._begun = 0  # the cycle that the run was begun in
         self._ports = [
@@ -73,7 +76,7 @@ class RtlUnit(EmulatedUnit):
         self._call("reset")
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        if offset:
+        if offset and not self._failed:
             words = range(offset, offset + nbytes, _WORD)
             return b"".join(self._ask("read", ctypes.c_uint32(place)) for place in words)[:nbytes]
         if self._running is not None:
@@ -82,14 +85,15 @@ class RtlUnit(EmulatedUnit):
 
     def write(self, offset: int, data: bytes) -> None:
         super().write(offset, data)
-        if offset or not data[0] & START:
+        if (offset or not data[0] & START) and not self._failed:
             for place in range(0, len(data), _WORD):
                 self._set(offset + place, int.from_bytes(data[place : place + _WORD], "little"))
 
     def _run(self, fault: Fault | None) -> None:
         """Begin; reads of the status go on with it."""
         try:
-            arguments = self._arguments()
+            reached: list[Reached] = []
+            self._arguments(reached)
             for port, banks in enumerate(self._ports):
                 self._lay(port, banks)
             self._begun = self._library.rtl_cycles(self._simulation)
@@ -97,7 +101,7 @@ class RtlUnit(EmulatedUnit):
         except BaseException:
             self._control = IDLE
             raise
-        self._running = arguments, fault
+        self._running = reached, fault
 
     def _lay(self, port: int, banks: Iterable[str]) -> None:
         """Show the buffers of some banks to a port of memory."""
@@ -113,7 +117,7 @@ class RtlUnit(EmulatedUnit):
         )
         self._held += buffers
 
-    def _go_on(self, arguments: Sequence[Any], fault: Fault | None) -> None:
+    def _go_on(self, reached: Sequence[Reached], fault: Fault | None) -> None:
         status = self._ask("await", ctypes.c_double(_SLICE))
         if not status[0] & (DONE | IDLE):
             return
@@ -122,7 +126,9 @@ class RtlUnit(EmulatedUnit):
         self.cycles = self._library.rtl_cycles(self._simulation) - self._begun
         _log.info("unit %s has run for %d cycles", self.unit.name, self.cycles)
         self._control = status[0] | IDLE  # where that it is done is seen a cycle before that it is idle
-        self._spoil(arguments, fault)
+        if self._predictor is not None:
+            self.predicted += self._predictor.seconds(self.cycles)
+        self._end(reached, fault)
 
     def _set(self, offset: int, word: int) -> None:
         self._call("write", ctypes.c_uint32(offset), ctypes.c_uint32(word))

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.errors import DeviceError, DeviceMemoryError
-from device_runtime.fpga.bitstream import KernelSpec, Unit
+from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
 from device_runtime.fpga.scalars import pack_argument
 from device_runtime.hardware import Blank
 
 _LOOKS = 50  # reads of the status before the reader sleeps between them
+_FAILED = 0xFFFFFFFF  # what is read where no device answers
 _LONGEST = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
 
 
@@ -39,7 +40,7 @@ class Buffer:
         self.address: int = self._held.device_address
         self.uploads = self.downloads = 0  # bytes moved so far
         self._ahead = False  # the host's copy is newer
-        self._behind = False  # the device's is
+        self._behind = True  # the device's is, or neither holds anything yet
 
     @property
     def nbytes(self) -> int:
@@ -90,6 +91,7 @@ class UnitDriver:
         self.unit = unit
         self.timeout = timeout
         self.hung = False
+        self.busy = 0.0  # seconds that its runs so far have taken
         self._board = board
         self._registers = board.registers(unit.name)
         self._interface: Interface | None = None
@@ -97,6 +99,12 @@ class UnitDriver:
         self.directions: Sequence[str | None] = [
             None if argument.kind == "scalar" else "" for argument in spec.arguments
         ]
+
+    @property
+    def predicted(self) -> float | None:
+        """Seconds that its runs so far would have taken; None for a unit that is no emulated one."""
+        found: float | None = self._board.predicted(self.unit.name)
+        return found
 
     @property
     def cycles(self) -> int | None:
@@ -119,7 +127,7 @@ class UnitDriver:
             self._interface = interface
             self.directions = [parameter.direction for parameter in interface.parameters]
             self._banks = [parameter.bank for parameter in interface.parameters]
-        self._board.give_model(self.unit.name, model)
+        self._board.give_model(self.unit.name, model, self.directions)
 
     def __call__(self, *args: Any) -> None:
         """Run the kernel and wait for its end.
@@ -161,13 +169,14 @@ class UnitDriver:
             wired = self.unit.banks[place] if bank is None else (bank,)
             if isinstance(value, Buffer):
                 buffer = value
+                self._check_dtype(argument, buffer)
                 if wired and buffer.bank not in wired:
                     raise DeviceMemoryError(
                         f"argument {argument.name} of {self.unit.name} is in bank {buffer.bank}, "
                         f"and its port is wired to {', '.join(wired)}"
                     )
             else:
-                buffer = self._fill(argument.name, argument.ctype, value, direction, wired)
+                buffer = self._fill(argument, value, direction, wired)
                 held.append(buffer)
                 if direction in (OUT, INOUT) or (not direction and value.flags.writeable):
                     back.append((value, buffer))
@@ -178,21 +187,24 @@ class UnitDriver:
         del held
         return back
 
-    def _fill(self, name: str, ctype: str, value: Any, direction: str | None, wired: Sequence[str]) -> Buffer:
+    def _fill(self, argument: Argument, value: Any, direction: str | None, wired: Sequence[str]) -> Buffer:
         if not isinstance(value, (np.ndarray, Blank)):
             raise TypeError(
-                f"kernel {self.spec.name}: argument {name} is a pointer, and takes a NumPy array "
+                f"kernel {self.spec.name}: argument {argument.name} is a pointer, and takes a NumPy array "
                 f"or a buffer, not {type(value).__name__}"
             )
         if not wired:
-            raise DeviceError(f"argument {name} of {self.unit.name} is wired to no bank")
-        wrong = dtype_error(ctype, np.dtype(value.dtype))
-        if wrong:
-            raise TypeError(f"kernel {self.spec.name}: argument {name} {wrong}")
+            raise DeviceError(f"argument {argument.name} of {self.unit.name} is wired to no bank")
+        self._check_dtype(argument, value)
         buffer = self._allocate(wired, value.shape, np.dtype(value.dtype))
         if not (isinstance(value, Blank) or direction == OUT):
             buffer.write(value)
         return buffer
+
+    def _check_dtype(self, argument: Argument, value: Any) -> None:
+        wrong = dtype_error(argument.ctype, np.dtype(value.dtype))
+        if wrong:
+            raise TypeError(f"kernel {self.spec.name}: argument {argument.name} {wrong}")
 
     def _allocate(self, wired: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         for bank in wired[:-1]:
@@ -227,18 +239,25 @@ class UnitDriver:
                 passed = time.monotonic() - begun
                 if passed > self.timeout:
                     self.hung = True
-                    raise DeviceError(self._told(passed))
+                    raise DeviceError(
+                        f"unit {self.unit.name} has not ended after {passed:.3g} s "
+                        f"(its limit is {self.timeout:g} s); {self._dump()}"
+                    )
                 time.sleep(min(_LONGEST, passed / 8))
+        if status == _FAILED:
+            self.hung = True
+            raise DeviceError(
+                f"unit {self.unit.name} does not answer: an error of the bus, or the device is gone; "
+                + self._dump()
+            )
+        self.busy += time.monotonic() - begun
         if status & DONE and self.spec.protocol == "ap_ctrl_chain":
             registers.write(0, CONTINUE)
 
-    def _told(self, passed: float) -> str:
+    def _dump(self) -> str:
         last = max((one.offset + one.nbytes for one in self.spec.arguments), default=4)
         dump = " ".join(f"{self._registers.read(offset):08x}" for offset in range(0, last, 4))
-        return (
-            f"unit {self.unit.name} has not ended after {passed:.3g} s (its limit is {self.timeout:g} s); "
-            f"its registers from 0x0 on: {dump}"
-        )
+        return f"its registers from 0x0 on: {dump}"
 
 
 class Instance:

@@ -16,8 +16,8 @@ ROOT = Path(offload.__file__).parent.parent
 
 EXPORTED = """
     ArgsDecodeError ArgsNotSerializable AsyncKernel BitstreamError DependencyError DeviceError
-    DeviceMemoryError DeviceUnavailable Executor ForkedHandleError Handle HardwareKernel In InOut Kernel
-    KernelError KernelNotSerializable KernelTypeError LaunchError LaunchTimeout MessageError
+    DeviceMemoryError DeviceUnavailable EmulationError Executor ForkedHandleError Handle HardwareKernel In
+    InOut Kernel KernelError KernelNotSerializable KernelTypeError LaunchError LaunchTimeout MessageError
     NestedDeadlockError NoUnitsError NotOnDevice OffloadError OptionError Options Out PeerEnded
     PoisonedKernel QueueFull RemoteTraceback ResidentDataLost ResidentNameError ResultDecodeError
     ResultNotSerializable SerializationError Session SessionClosed SingleHandle SingleKernel Timing

@@ -17,7 +17,7 @@ from hardware_kernels import add, bitstream
 import offload as of
 from offload import In, Out, offload
 from offload.core import instance
-from offload.testing import Fault, Xclbin
+from offload.testing import Fault, Timing, Xclbin
 
 pytest.importorskip("pynq")
 pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
@@ -215,6 +215,80 @@ def test_a_buffer_in_another_bank(device: str) -> None:
 
     with pytest.raises(of.DeviceMemoryError, match=r"argument a of vadd_. is in bank HBM2.*wired to HBM0"):
         drive()
+
+
+@offload(kernel="spoil")
+def spoil(a: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+    if n:
+        out[:n] = a[:n]
+    else:
+        a[:] = 0
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[None]:
+    """Have a device whose bitstream says which way arguments go, and what its times are."""
+    timing = Timing(interval=2, depth=10, bandwidth={"DDR0": 1e6}, launch=0.5)
+    made = Xclbin([spoil], banks=["DDR0", "DDR1"], wiring={"spoil.out": "DDR1"}, timing=timing, clock=100)
+    with of.connect(f"emu:{made.write(tmp_path / 'spoil.xclbin')}"):
+        yield
+
+
+def test_buffers_that_nobody_has_written(strict: None) -> None:
+    @offload(auto=1)
+    def read() -> Any:
+        return np.asarray(instance().empty(3, bank="DDR0")).copy()
+
+    @offload(auto=1)
+    def run() -> None:
+        device = instance()
+        out = device.empty(3, "float32", bank="DDR1")
+        device.spoil(device.empty(3, "float32", bank="DDR0"), out, 3)
+
+    @offload(auto=1)
+    def written() -> Any:
+        device = instance()
+        out = device.empty(3, "float32", bank="DDR1")
+        device.spoil(floats(1, 2, 3), out, 2)
+        return np.asarray(out).copy()
+
+    with pytest.raises(of.EmulationError, match="a buffer of bank DDR0 is read that was never written"):
+        read()
+    with pytest.raises(of.EmulationError, match=r"argument a \(In\) points to a buffer of bank DDR0"):
+        run()
+    found = written()[0]
+    assert found[:2].tolist() == [1, 2] and np.isnan(found[2]), "what is not written, shows"
+
+
+def test_a_model_that_goes_too_far(strict: None) -> None:
+    with pytest.raises(of.EmulationError, match="argument a has 2 elements, and a slice of it reaches to 3"):
+        spoil(floats(1, 2), floats(0, 0), 3)
+    with pytest.raises(ValueError, match="read-only"):
+        spoil(floats(1, 2), floats(0, 0), 0)
+
+
+def test_a_buffer_of_another_type_than_the_circuits(strict: None) -> None:
+    @offload(auto=1)
+    def drive() -> None:
+        device = instance()
+        device.spoil(device.array(np.ones(1), bank="DDR0"), np.ones(1, "float32"), 1)
+
+    with pytest.raises(TypeError, match="argument a has dtype float64, and the circuit takes"):
+        drive()
+
+
+def test_predicted_times_stand_beside_those_that_were_measured(strict: None) -> None:
+    @offload(auto=1)
+    def drive() -> Any:
+        unit = instance().spoil
+        before = unit.predicted, unit.busy
+        for size in (1, 1000):
+            unit(np.ones(size, "float32"), np.empty(size, "float32"), 1)
+        return unit.predicted - before[0], unit.busy - before[1]
+
+    predicted, busy = drive()[0]
+    assert predicted == pytest.approx(2 * 0.5 + 4e-6 + 4000e-6), "its bank is what it waits for"
+    assert 0 < busy < 0.5
 
 
 def splitting(verify: Any) -> Any:

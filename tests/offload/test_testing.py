@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,20 @@ import pytest
 from hardware_kernels import add, scale
 
 import offload as of
+from device_runtime.fpga.circuit import load
 from device_runtime.fpga.xclbin import read
 from offload import In, Out, offload
-from offload.testing import Xclbin
+from offload.testing import Fault, Timing, Xclbin
 
 
 @offload(kernel="fill")
 def fill(out: Out("complex64"), a: np.int64, b: np.uint8, c: np.float16, d: bool, e: float, f: int):  # type: ignore[valid-type, no-untyped-def]
     out[:] = a + b + c + d + e + f
+
+
+@offload(kernel="judge")
+def judge(a: In) -> None:
+    pass
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -84,11 +92,155 @@ def test_another_body_is_another_bitstream() -> None:
         ({"wiring": {"vadd.a": "HBM9"}}, "names bank 'HBM9'; there is DDR0"),
         ({"wiring": {"vadd.n": "DDR0"}}, "wiring names 'vadd.n', which is no pointer"),
         ({"wiring": {"vadd_7.a": "DDR0"}}, "wiring names 'vadd_7.a'"),
+        ({"kernels": [judge], "faults": {"judge_1": Fault("flip")}}, "no array comes out of judge_1"),
+        ({"timing": 0}, "timing=0 must be a Timing"),
+        ({"timing": Timing(depth={"vmul": 3})}, "timing names 'vmul'; there is vadd"),
+        ({"timing": Timing(bandwidth={"HBM9": 3})}, "timing names 'HBM9'; there is DDR0"),
     ],
 )
 def test_what_does_not_fit_together(given: dict[str, Any], told: str) -> None:
     with pytest.raises(of.OptionError, match=told):
         Xclbin(**{"kernels": [add], **given})
+
+
+def test_what_the_emulated_device_gets() -> None:
+    timing, fault = Timing(interval=3), Fault("flip")
+    found = load(Xclbin([add, scale], faults={"vadd_1": fault}, timing=timing).bitstream.circuit)
+    assert found.models.keys() == {"vadd", "scale"}
+    assert found.directions == {"vadd": ["In", "In", "Out", None], "scale": ["InOut", None]}
+    assert (found.faults, found.timing) == ({"vadd_1": fault}, timing)
+
+
+KERNELS = """
+from offload import In, Out, offload
+
+@offload(kernel="vmul")
+def multiply(a: In("float32"), out: Out("float32"), n: int):
+    out[:n] = a[:n] * _factor()
+
+def _factor():
+    return 3
+"""
+WHOLE = """
+kernels = ["kernels.py:multiply", "hardware_kernels:add"]
+clock = 250
+platform = "mine"
+
+[units]
+vmul = 2
+
+[banks]
+HBM0 = "64K"
+HBM1 = 8192
+
+[wiring]
+"vmul.a" = ["HBM0", "HBM1"]
+"vadd_1.out" = "HBM1"
+
+[faults.vmul_2]
+kind = "flip"
+after = 10
+
+[timing]
+interval = {vmul = 2}
+link = 1e9
+"""
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Callable[[str], Xclbin]:
+    """Return what makes a bitstream of a TOML file's text."""
+    if sys.version_info < (3, 11):
+        pytest.importorskip("tomli", reason="Python 3.10 needs tomli")
+    tmp_path.joinpath("kernels.py").write_text(KERNELS)
+
+    def describe(text: str) -> Xclbin:
+        tmp_path.joinpath("mine.toml").write_text(text)
+        return Xclbin.from_toml(tmp_path / "mine.toml")
+
+    return describe
+
+
+def test_a_bitstream_from_a_file(described: Callable[[str], Xclbin]) -> None:
+    made = described(WHOLE).bitstream
+    assert [[unit.name for unit in kernel.units] for kernel in made.kernels] == [
+        ["vmul_1", "vmul_2"],
+        ["vadd_1"],
+    ]
+    assert made.kernels[0].units[1].banks == (("HBM0", "HBM1"), ("HBM0",), ())
+    assert made.kernels[1].units[0].banks == (("HBM0",), ("HBM0",), ("HBM1",), ())
+    assert [bank.nbytes for bank in made.banks] == [65536, 8192]
+    assert (made.platform, made.clocks) == ("mine", (("DATA_CLK", 250),))
+    found = load(made.circuit)
+    assert found.faults == {"vmul_2": Fault("flip", after=10)}
+    assert found.timing == Timing(interval={"vmul": 2}, link=1e9)
+    out = np.zeros(2)
+    found.models["vmul"](np.array([1.0, 2]), out, 2)
+    assert out.tolist() == [3, 6]
+
+
+@pytest.mark.timeout(100)
+def test_the_emulated_device_runs_what_a_file_describes(
+    described: Callable[[str], Xclbin], tmp_path: Path
+) -> None:
+    """What the kernel's file has travels with the bitstream: nothing has to import it."""
+    pytest.importorskip("pynq")
+
+    @offload(kernel="vmul")
+    def stand_in(a: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+        raise NotImplementedError
+
+    path = described('kernels = ["kernels.py:multiply"]').write(tmp_path / "vmul.xclbin")
+    tmp_path.joinpath("kernels.py").unlink()
+    with of.connect(f"emu:{path}"):
+        assert stand_in(np.ones(2, "float32"), np.empty(2, "float32"), 2)[0].tolist() == [3, 3]
+
+
+def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
+    made = described('kernels = ["kernels.py:multiply"]\nbanks = ["HBM0"]\nunits = 2').bitstream
+    assert len(made.kernels[0].units) == 2 and made.banks[0].nbytes == 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("kernels = [", "is not valid TOML"),
+        ("units = 2", "kernels is not said"),
+        ("kernel = 3", "there is no 'kernel' to be set; there is kernels, units"),
+        ('kernels = "vadd"', "kernels must be a list, not 'vadd'"),
+        ("kernels = [3]", "kernels: each must be a text, not 3"),
+        ("units = true", "units must be a whole number or a table, not True"),
+        ("clock = 2.5", "clock must be a whole number, not 2.5"),
+        ("banks = [3]", "banks: each must be a text, not 3"),
+        ("wiring.a = 3", "wiring.a must be a text or a list, not 3"),
+        ("wiring.a = [3]", "wiring.a: each must be a text, not 3"),
+        ("faults.vadd_1 = 3", "faults.vadd_1 must be a table, not 3"),
+        ("faults.vadd_1.after = 3", "faults.vadd_1: kind is not said"),
+        (
+            "faults.vadd_1.soon = 3",
+            "faults.vadd_1: there is no 'soon' to be set; there is kind, after, seconds",
+        ),
+        ('faults.vadd_1.kind = "fire"', "faults.vadd_1: Fault: kind='fire' must be"),
+        ("timing.speed = 3", "timing: there is no 'speed' to be set; there is interval, depth"),
+        ("timing.link = 0", "timing: Timing: link=0 must be"),
+        ('kernels = ["multiply"]', "names 'multiply': it is written 'module:function'"),
+        ('kernels = ["other.py:multiply"]', "there is no file .*other.py"),
+        ('kernels = ["no_such.module:vadd"]', "there is no module 'no_such'"),
+        ('kernels = ["kernels.py:add"]', "there is no 'add' in kernels.py"),
+        ('kernels = ["kernels.py:_factor"]', "is no hardware kernel"),
+        ('kernels = ["kernels.py:multiply"]\nunits.vadd = 3', "names 'vadd'; the kernels are vmul"),
+    ],
+)
+def test_a_file_that_says_what_cannot_be_meant(
+    described: Callable[[str], Xclbin], text: str, told: str
+) -> None:
+    with pytest.raises(of.OptionError, match=rf"mine\.toml.*{told}"):
+        described(text)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(of.OptionError, match=r"none\.toml cannot be read: .*No such file"):
+        Xclbin.from_toml(tmp_path / "none.toml")
 
 
 @pytest.mark.timeout(100)

@@ -52,11 +52,12 @@ def added(*values: float) -> list[float]:
     [
         ("emu:", "behind the colon stands a bitstream, as in 'emu:vadd.xclbin'"),
         ("pynq:?device=1", "behind the colon stands a bitstream"),
-        ("emu:a.xclbin?unit=2", "there is no 'unit' to be set; there is units, timeout"),
+        ("emu:a.xclbin?unit=2", "there is no 'unit' to be set; there is units, clock, timeout"),
         ("pynq:a.xclbin?units=2", "there is no 'units' to be set; there is device, timeout"),
         ("emu:a.xclbin?units=2&units=3", "units is set twice"),
         ("emu:a.xclbin?units=x", "units='x' must be a number from 1 to 64"),
         ("emu:a.xclbin?units=0", "units='0' must be a number"),
+        ("emu:a.xclbin?clock=0", "clock='0' must be a number from 1 to 10000"),
         ("emu:a.xclbin?timeout=0", "timeout='0' must be a number"),
         ("emu:a.xclbin?timeout=nan", "timeout='nan' must be a number"),
     ],
@@ -133,6 +134,17 @@ def test_a_unit_that_hangs(connected: Any) -> None:
 
 
 @needs_pynq
+def test_a_bus_that_fails(connected: Any) -> None:
+    """What is read then looks as if the unit were done."""
+    connected(Xclbin([add], faults={"vadd_1": Fault("error", after=1)}))
+    assert added(1, 2) == [2, 4]
+    told = r"unit vadd_1 does not answer: .*registers from 0x0 on: ffffffff ffffffff"
+    with pytest.raises(of.DeviceError, match=told):
+        added(1, 2)
+    assert added(1, 2) == [2, 4], "the device was set up anew"
+
+
+@needs_pynq
 def test_a_unit_that_is_slow(connected: Any) -> None:
     connected(Xclbin([add], faults={"vadd_1": Fault("slow", seconds=0.05)}))
     assert added(1, 2) == [2, 4]
@@ -189,7 +201,7 @@ def test_a_timeout_ends_what_a_unit_runs(connected: Any) -> None:
 
 
 def test_a_fault_of_no_kind() -> None:
-    with pytest.raises(of.OptionError, match="kind='fire' must be 'hang', 'slow' or 'flip'"):
+    with pytest.raises(of.OptionError, match="kind='fire' must be 'hang', 'error', 'slow' or 'flip'"):
         Fault("fire")
     with pytest.raises(of.OptionError, match="after='x' must be a number of runs"):
         Fault("hang", after="x")  # type: ignore[arg-type]

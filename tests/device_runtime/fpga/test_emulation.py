@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import struct
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from bitstreams import VADD, arguments
 
-from device_runtime.errors import DeviceMemoryError
-from device_runtime.fpga.bitstream import Bank, KernelSpec, Unit
+from device_runtime.errors import DeviceMemoryError, EmulationError
+from device_runtime.fpga.bitstream import Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.circuit import Fault
 from device_runtime.fpga.emulation import (
     DONE,
@@ -20,24 +21,29 @@ from device_runtime.fpga.emulation import (
     Allocation,
     EmulatedBank,
     EmulatedUnit,
-    EmulationError,
     pointed,
 )
 from device_runtime.fpga.scalars import pack_argument
+from device_runtime.fpga.timing import Predictor, Timing
 
 FLOATS = np.dtype("float32")
+WAYS = ("In", "In", "Out", None)
+
+
+BANK_A, BANK_B = Bank("A", "HBM", 0, 65536), Bank("B", "HBM", 65536, 65536)
 
 
 def banks() -> dict[str, EmulatedBank]:
-    return {name: EmulatedBank(Bank(name, "HBM", base, 65536)) for name, base in (("A", 0), ("B", 65536))}
+    return {bank.name: EmulatedBank(bank) for bank in (BANK_A, BANK_B)}
 
 
 def adder(memory: dict[str, EmulatedBank], **options: Any) -> EmulatedUnit:
     def model(a: Any, b: Any, out: Any, n: int) -> None:
         out[:n] = a[:n] + b[:n]
 
+    options.setdefault("model", model)
     unit = Unit("vadd_1", 0, (("A",), ("A",), ("B", "A"), ()))
-    return EmulatedUnit(KernelSpec("vadd", "ap_ctrl_hs", VADD, (unit,)), unit, memory, model, **options)
+    return EmulatedUnit(KernelSpec("vadd", "ap_ctrl_hs", VADD, (unit,)), unit, memory, **options)
 
 
 def start(unit: EmulatedUnit, *arrays: Allocation, n: int = 4) -> int:
@@ -53,6 +59,7 @@ def three(memory: dict[str, EmulatedBank]) -> list[Allocation]:
     made = [memory[name].allocate((4,), FLOATS) for name in "AAB"]
     for allocation, value in zip(made, (1, 2, 9), strict=True):
         allocation.array[:] = value
+    made[0].written = made[1].written = True
     return made
 
 
@@ -68,16 +75,22 @@ def test_a_unit_reads_and_writes_the_devices_memory() -> None:
 def test_an_offset_into_a_buffer() -> None:
     memory = banks()
     unit, made = adder(memory), three(memory)
-    start(unit, *made[:2], made[2]._replace(address=made[2].address + 8), n=2)
+    start(unit, *made[:2], replace(made[2], address=made[2].address + 8), n=2)
     assert made[2].array.tolist() == [9, 9, 3, 3]
 
 
-@pytest.mark.parametrize("bank", ["B", None])
-def test_a_pointer_that_leads_elsewhere(bank: str | None) -> None:
+@pytest.mark.parametrize("place", ["another bank", "nowhere", "past its end", "freed"])
+def test_a_pointer_that_leads_elsewhere(place: str) -> None:
     memory = banks()
     unit, made = adder(memory), three(memory)
-    wrong = made[0]._replace(address=50_000) if bank is None else memory[bank].allocate((4,), FLOATS)
-    where = "in no buffer" if bank is None else "in bank B"
+    wrong = memory["B" if place == "another bank" else "A"].allocate((4,), FLOATS)
+    if place == "nowhere":
+        wrong = replace(wrong, address=50_000)
+    if place == "past its end":
+        wrong = replace(wrong, address=wrong.address + 16)
+    if place == "freed":
+        memory["A"].free(wrong.address)
+    where = "in bank B" if place == "another bank" else "in no buffer"
     with pytest.raises(EmulationError, match=f"argument a points to .*, {where}; its port is wired to A"):
         start(unit, wrong, *made[1:])
     assert start(unit, *made) & DONE, "and it goes on"
@@ -89,6 +102,84 @@ def test_a_start_while_it_is_busy() -> None:
     assert start(unit, *made) == 0
     with pytest.raises(EmulationError, match="vadd_1 is started while it is busy"):
         unit.write(0, struct.pack("<I", START))
+
+
+def test_memory_that_was_never_written() -> None:
+    memory = banks()
+    made = [memory[name].allocate((4,), FLOATS) for name in "AAB"]
+    unit = adder(memory, directions=WAYS)
+    assert np.isnan(made[0].array).all(), "and it does not look like anything"
+    told = r"argument a \(In\) points to a buffer of bank A that was never written"
+    with pytest.raises(EmulationError, match=told):
+        start(unit, *made)
+    assert not made[2].written, "the model did not run"
+    made[0].written = made[1].written = True
+    start(unit, *made)
+    assert made[2].written
+    with pytest.raises(EmulationError, match=r"argument a \(InOut\) points to a buffer"):
+        start(adder(memory, directions=("InOut", *WAYS[1:])), memory["A"].allocate((4,), FLOATS), *made[1:])
+
+
+def test_where_directions_are_not_known() -> None:
+    """Any of the arrays may be what comes out, and so none needs to be written before."""
+    memory = banks()
+    made = [memory[name].allocate((4,), FLOATS) for name in "AAB"]
+    start(adder(memory), *made)
+    assert all(one.written for one in made)
+
+
+def test_a_model_that_changes_what_goes_in() -> None:
+    def model(a: Any, b: Any, out: Any, n: int) -> None:
+        a[0] = 7
+
+    memory = banks()
+    made = three(memory)
+    with pytest.raises(ValueError, match="read-only"):
+        start(adder(memory, model=model, directions=WAYS), *made)
+    assert made[0].array.tolist() == [1] * 4
+    start(adder(memory, model=model, directions=("InOut", *WAYS[1:])), *made)
+    assert made[0].array.tolist() == [7, 1, 1, 1]
+
+
+def test_a_count_that_is_too_large() -> None:
+    memory = banks()
+    unit, made = adder(memory), three(memory)
+    told = "unit vadd_1: argument a has 4 elements, and a slice of it reaches to 5: a circuit would go on"
+    with pytest.raises(EmulationError, match=told):
+        start(unit, *made, n=5)
+    with pytest.raises(EmulationError, match="argument out has 2 elements, and a slice of it reaches to 3"):
+        start(unit, *made[:2], replace(made[2], address=made[2].address + 8), n=3)
+    assert made[2].array.tolist() == [9] * 4
+
+
+def test_a_bit_flips_in_what_comes_out() -> None:
+    memory = banks()
+    made = three(memory)
+    made[2].written = True
+    ways = ("Out", "In", "In", None)
+    start(adder(memory, fault=Fault("flip"), directions=ways, model=lambda *_: None), *made)
+    assert made[0].array[0] != 1 and made[2].array.tolist() == [9] * 4
+
+
+def test_a_bus_that_fails() -> None:
+    memory = banks()
+    unit, made = adder(memory, fault=Fault("error", after=1)), three(memory)
+    assert start(unit, *made) & DONE
+    made[2].array[:] = 9
+    assert start(unit, *made) == 0xFFFFFFFF
+    assert made[2].array.tolist() == [9] * 4, "and nothing came out"
+    assert start(unit, *made) == 0xFFFFFFFF, "it stays so"
+
+
+def test_what_runs_would_have_taken() -> None:
+    predictor = Predictor(Timing(bandwidth=1e6), Bitstream(b"", "", (BANK_A, BANK_B), ()))
+    memory = banks()
+    made = three(memory)
+    for ways, seconds in ((WAYS, 32e-6), (("InOut", *WAYS[1:]), 48e-6)):
+        unit = adder(memory, directions=ways, predictor=predictor)
+        start(unit, *made)
+        start(unit, *made)
+        assert unit.predicted == pytest.approx(2 * seconds), "bank A is the one that is used most"
 
 
 def test_registers_that_are_not_there() -> None:

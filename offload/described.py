@@ -1,0 +1,117 @@
+"""Bitstreams for the emulated FPGA, as a TOML file describes them: see `offload.testing.Xclbin.from_toml`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import runpy
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from device_runtime.errors import OptionError
+from device_runtime.fpga.circuit import Fault
+from device_runtime.fpga.timing import Timing
+from offload.settings import parse
+
+_KINDS = {list: "a list", dict: "a table", int: "a whole number", str: "a text"}
+_KEYS: dict[str, tuple[type, ...]] = {
+    "kernels": (list,),
+    "units": (int, dict),
+    "banks": (list, dict),
+    "wiring": (dict,),
+    "clock": (int,),
+    "faults": (dict,),
+    "timing": (dict,),
+    "platform": (str,),
+}
+
+
+def arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a TOML file says, as arguments of Xclbin; its kernels are loaded.
+
+    Raises OptionError, naming file and key, and what a kernel's module raises.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file} cannot be read: {error}") from error
+    given = parse(text, str(file))
+    _check_names(given, _KEYS, str(file))
+    for key, value in given.items():
+        _check_kind(value, f"{file}: {key}", *_KEYS[key])
+    for key in ("kernels", "banks"):
+        if isinstance(given.get(key), list):
+            _check_texts(given[key], f"{file}: {key}")
+    for name, to in given.get("wiring", {}).items():
+        _check_kind(to, f"{file}: wiring.{name}", str, list)
+        _check_texts([to] if isinstance(to, str) else to, f"{file}: wiring.{name}")
+    if "faults" in given:
+        given["faults"] = {
+            unit: _made(Fault, table, f"{file}: faults.{unit}") for unit, table in given["faults"].items()
+        }
+    if "timing" in given:
+        given["timing"] = _made(Timing, given["timing"], f"{file}: timing")
+    if "kernels" not in given:
+        raise OptionError(f"{file}: kernels is not said: a list such as ['kernels:vadd', 'vadd.py:vadd']")
+    ran: dict[Path, dict[str, Any]] = {}
+    given["kernels"] = [_kernel(name, file, ran) for name in given["kernels"]]
+    return given
+
+
+def _kernel(name: str, file: Path, ran: dict[Path, dict[str, Any]]) -> Any:
+    """Return what is called "module:function", or "file.py:function" beside the TOML file."""
+    where, _, function = name.rpartition(":")
+    if not where or not function:
+        raise OptionError(
+            f"{file}: kernels names {name!r}: it is written 'module:function' or 'file.py:function'"
+        )
+    what = f"{file}: kernels names {name!r}, and"
+    if where.endswith(".py"):
+        script = file.parent / where
+        if not script.is_file():
+            raise OptionError(f"{what} there is no file {script}")
+        if script not in ran:
+            ran[script] = runpy.run_path(str(script), run_name=script.stem)
+        found = ran[script]
+    else:
+        try:
+            found = vars(importlib.import_module(where))
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+                raise
+            raise OptionError(f"{what} there is no module {error.name!r}") from error
+    if function not in found:
+        raise OptionError(f"{what} there is no {function!r} in {where}")
+    return found[function]
+
+
+def _made(kind: type[Any], table: Any, what: str) -> Any:
+    _check_kind(table, what, dict)
+    _check_names(table, [one.name for one in fields(kind)], what)
+    for one in fields(kind):
+        if one.default is MISSING and one.name not in table:
+            raise OptionError(f"{what}: {one.name} is not said")
+    try:
+        return kind(**table)
+    except OptionError as error:
+        raise OptionError(f"{what}: {error}") from None
+
+
+def _check_names(given: Mapping[str, Any], known: Any, what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{what}: there is no {name!r} to be set; there is {', '.join(known)}")
+
+
+def _check_kind(value: Any, what: str, *kinds: type) -> None:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        wanted = " or ".join(_KINDS[kind] for kind in kinds)
+        raise OptionError(f"{what} must be {wanted}, not {value!r}")
+
+
+def _check_texts(values: list[Any], what: str) -> None:
+    for value in values:
+        _check_kind(value, f"{what}: each", str)
