@@ -13,10 +13,11 @@ carries the kernels' functions, which only the emulated device runs.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from device_runtime.capture import Capture
@@ -24,12 +25,13 @@ from device_runtime.errors import OptionError
 from device_runtime.fpga.bitstream import DATA_CLOCK, Argument, Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.circuit import Fault
 from device_runtime.fpga.interface import INOUT, OUT, Parameter
+from device_runtime.fpga.rtl import Rtl
 from device_runtime.fpga.timing import Timing
 from device_runtime.fpga.writing import pack
 from offload import described
 from offload.hardware import HardwareKernel
 
-__all__ = ["Fault", "Timing", "Xclbin"]
+__all__ = ["Fault", "Rtl", "Timing", "Xclbin"]
 
 _FIRST, _SPAN = 0x800000, 0x10000  # address of the first unit's registers, and how much a unit has
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -63,7 +65,9 @@ class Xclbin:
     a kernel or "vadd_2.out" for one, to the bank their port is wired to, or
     several; all others are wired to the first bank. `clock` is in MHz. `faults`
     says of units what goes wrong in them, and `timing` what predictions of how
-    long a circuit would take stand on.
+    long a circuit would take stand on. `models` maps kernels to what stands in
+    the place of their circuit where that is not their own function: another
+    function of the same arguments, or `Rtl`.
 
     Raises OptionError for what does not fit together, naming it.
     """
@@ -78,6 +82,7 @@ class Xclbin:
         faults: Mapping[str, Fault] | None = None,
         platform: str = "emulated",
         timing: Timing | None = None,
+        models: Mapping[str, Callable[..., object] | Rtl] | None = None,
     ) -> None:
         for kernel in kernels:
             if not isinstance(kernel, HardwareKernel):
@@ -98,6 +103,7 @@ class Xclbin:
                 )
             if not isinstance(count, int) or not 1 <= count <= 64:
                 raise OptionError(f"Xclbin: units={units!r} must be numbers from 1 to 64")
+        self._models = self._modelled(models or {}, names)
         self._banks = _banks(banks)
         self._wiring = {
             name: (to,) if isinstance(to, str) else tuple(to) for name, to in (wiring or {}).items()
@@ -113,7 +119,7 @@ class Xclbin:
         address = _FIRST
         specs = []
         for kernel, name in zip(kernels, names, strict=True):
-            arguments = _arguments(kernel._body.interface.parameters)
+            arguments = _arguments(kernel._body.interface.parameters, self._models.get(name))
             made = []
             for n in range(counts.get(name, 1)):
                 unit = f"{name}_{n + 1}"
@@ -182,8 +188,29 @@ class Xclbin:
                 raise OptionError(f"Xclbin: timing names {name!r}; there is {', '.join(known)}")
         return timing
 
+    def _modelled(
+        self, given: Mapping[str, Callable[..., object] | Rtl], names: Sequence[str]
+    ) -> dict[str, Callable[..., object] | Rtl]:
+        models: dict[str, Callable[..., object] | Rtl] = {
+            one._body.interface.kernel: one.fn for one in self._kernels
+        }
+        for name, model in given.items():
+            if name not in models:
+                raise OptionError(f"Xclbin: models names {name!r}; the kernels are {', '.join(names)}")
+            if not (isinstance(model, Rtl) or callable(model)):
+                raise OptionError(
+                    f"Xclbin: the model of {name} is {model!r}, and must be a function, or an Rtl"
+                )
+        for kernel in self._kernels:
+            taken = kernel._body.interface
+            _check_model(given.get(taken.kernel), taken.kernel, taken.parameters)
+        return models | dict(given)
+
     def _identified(self, bitstream: Bitstream) -> Bitstream:
-        models = {one._body.interface.kernel: Capture(one.fn).image().data for one in self._kernels}
+        models = {
+            name: model if isinstance(model, Rtl) else Capture(model).image().data
+            for name, model in self._models.items()
+        }
         whole = bitstream._replace(
             circuit=pickle.dumps((models, self._faults, self._directions, self._timing))
         )
@@ -208,7 +235,29 @@ def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:
     return tuple(made)
 
 
-def _arguments(parameters: Sequence[Parameter]) -> tuple[Argument, ...]:
+def _check_model(model: object, kernel: str, parameters: Sequence[Parameter]) -> None:
+    """Refuse a model that does not take a kernel's arguments."""
+    if isinstance(model, Rtl):
+        if not isinstance(model.ports, str):
+            pointers = [one.name for one in parameters if one.direction is not None]
+            for name in model.ports:
+                if name not in pointers:
+                    raise OptionError(
+                        f"Rtl: ports names {name!r}; "
+                        f"the pointers of {kernel} are {', '.join(pointers) or 'none'}"
+                    )
+    elif callable(model):
+        try:
+            inspect.signature(model).bind(*parameters)
+        except TypeError as error:
+            raise OptionError(
+                f"Xclbin: the model of {kernel} does not take its {len(parameters)} arguments: {error}"
+            ) from None
+        except ValueError:
+            pass  # what has no signature to be looked at may take them
+
+
+def _arguments(parameters: Sequence[Parameter], model: object) -> tuple[Argument, ...]:
     """Return arguments with their registers where Vitis HLS puts them (UG1399)."""
     made, offset = [], 0x10
     for parameter in parameters:
@@ -221,7 +270,8 @@ def _arguments(parameters: Sequence[Parameter]) -> tuple[Argument, ...]:
 
             dtype = None if parameter.dtype is None else np.dtype(parameter.dtype).name
             ctype = f"{_CTYPES[dtype]}*" if dtype in _CTYPES else "void*"
-            kind, port, nbytes = "pointer", f"M_AXI_{parameter.name.upper()}", 8
+            port = model.port(parameter.name) if isinstance(model, Rtl) else f"m_axi_{parameter.name}"
+            kind, port, nbytes = "pointer", port.upper(), 8
         made.append(Argument(parameter.name, kind, ctype, offset, nbytes, port))
         offset += nbytes + 4
     return tuple(made)

@@ -23,10 +23,12 @@ import pynq
 from pynq.buffer import PynqBuffer
 
 from device_runtime.errors import DeviceMemoryError, DeviceUnavailable, EmulationError
-from device_runtime.fpga.bitstream import Bitstream
-from device_runtime.fpga.circuit import Directions, Model, load
+from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+from device_runtime.fpga.circuit import Circuit, Directions, Model, load
 from device_runtime.fpga.emulation import Allocation, EmulatedBank, EmulatedUnit, Shape
 from device_runtime.fpga.hwh import PS
+from device_runtime.fpga.rtl import Rtl
+from device_runtime.fpga.rtl_unit import RtlUnit
 from device_runtime.fpga.timing import Predictor
 
 
@@ -102,6 +104,10 @@ class Board:
 
     def predicted(self, unit: str) -> float | None:
         """Return how many seconds a unit's runs so far would have taken; None for one that is there."""
+        return None
+
+    def cycles(self, unit: str) -> int | None:
+        """Return how many cycles the last run of a unit took; None where they are not counted."""
         return None
 
 
@@ -221,6 +227,9 @@ class EmulatedBoard(Board):
     def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
         self._emulated.give_shapes(unit, shapes)
 
+    def cycles(self, unit: str) -> int | None:
+        return self._emulated.cycles(unit)
+
 
 class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
     """A device that pynq drives as it drives a card, and that is not there."""
@@ -234,15 +243,7 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
         self.capabilities = {"REGISTER_RW": True}
         self._memories = {bank.name: EmulatedBank(bank) for bank in bitstream.banks if bank.nbytes}
         self._units = {
-            unit.address: EmulatedUnit(
-                kernel,
-                unit,
-                self._memories,
-                circuit.models.get(kernel.name),
-                circuit.faults.get(unit.name),
-                circuit.directions.get(kernel.name),
-                self.predictor,
-            )
+            unit.address: _emulated(kernel, unit, self._memories, circuit, self.predictor)
             for kernel in bitstream.kernels
             for unit in kernel.units
         }
@@ -262,6 +263,10 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
     def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
         """Tell a unit what those arguments of its next run are that are parts of buffers, by their place."""
         self._by_name[unit].shapes = shapes
+
+    def cycles(self, unit: str) -> int | None:
+        """Return how many cycles the last run of a unit took; None if it is not in Verilog."""
+        return self._by_name[unit].cycles
 
     # Loading a bitstream, as Overlay asks for it.
 
@@ -329,6 +334,20 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
             if found is not None:
                 return name, found[0]
         raise DeviceUnavailable(f"no buffer begins at {address:#x}")
+
+
+def _emulated(
+    kernel: KernelSpec,
+    unit: Unit,
+    banks: Mapping[str, EmulatedBank],
+    circuit: Circuit,
+    predictor: Predictor,
+) -> EmulatedUnit:
+    model, fault = circuit.models.get(kernel.name), circuit.faults.get(unit.name)
+    directions = circuit.directions.get(kernel.name)
+    if isinstance(model, Rtl):
+        return RtlUnit(kernel, unit, banks, model, fault, directions, predictor)
+    return EmulatedUnit(kernel, unit, banks, model, fault, directions, predictor)
 
 
 class _Memory:

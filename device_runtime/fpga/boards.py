@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from device_runtime.errors import BitstreamError, DeviceUnavailable, OptionError
 from device_runtime.fpga import hwh, manifest, xclbin
 from device_runtime.fpga.bitstream import DATA_CLOCK, Bitstream, KernelSpec, Unit
+from device_runtime.fpga.circuit import in_verilog
 from device_runtime.fpga.manifest import Member
 from device_runtime.fpga.writing import with_units
 
@@ -81,9 +82,10 @@ def read(path: str) -> Bitstream:
 
 
 def load(config: Config) -> Bitstream:
-    """Return what is in the bitstream of an address.
+    """Return what is in the bitstream of an address; what it has in Verilog is built here.
 
-    Raises BitstreamError, and OptionError for what a manifest says wrongly of it.
+    Raises BitstreamError, DeviceUnavailable where nothing can be built, and
+    OptionError for what a manifest says wrongly of it.
     """
     if config.kind == "emu" and config.path.endswith(".bit"):
         raise BitstreamError(
@@ -92,11 +94,27 @@ def load(config: Config) -> Bitstream:
     found = read(config.path)
     if config.members:
         found = manifest.wired(found, config.members)
+    if config.kind == "emu":
+        try:
+            _build(found)
+        except BitstreamError as error:
+            raise BitstreamError(f"{config.path}: {error}") from error
     if config.units:
         found = with_units(found, config.units)
     if config.clock:
         found = found._replace(clocks=((DATA_CLOCK, config.clock),))
     return found
+
+
+def _build(bitstream: Bitstream) -> None:
+    """Build what is in Verilog: here the user can stop it, and it may take its time; owners find it done."""
+    verilog = in_verilog(bitstream.circuit)
+    if verilog:
+        from device_runtime.fpga.verilator import library
+
+        for kernel in bitstream.kernels:
+            if kernel.name in verilog:
+                library(kernel, verilog[kernel.name])
 
 
 def instances(bitstream: Bitstream, members: Sequence[Member] = ()) -> list[list[tuple[KernelSpec, Unit]]]:

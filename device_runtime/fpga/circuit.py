@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from device_runtime.capture import load_image
 from device_runtime.errors import BitstreamError, OptionError
+from device_runtime.fpga.rtl import Rtl
 from device_runtime.fpga.timing import Timing
 
 Model = Callable[..., object]
@@ -43,7 +44,7 @@ class Fault:
 class Circuit(NamedTuple):
     """What a bitstream for the emulated FPGA carries: models and directions by kernel, faults by unit."""
 
-    models: Mapping[str, Model] = {}
+    models: Mapping[str, Model | Rtl] = {}
     faults: Mapping[str, Fault] = {}
     directions: Mapping[str, Directions] = {}
     timing: Timing = Timing()
@@ -58,8 +59,27 @@ def load(circuit: bytes) -> Circuit:
         return Circuit()
     try:
         images, *rest = pickle.loads(circuit)
-        return Circuit({kernel: load_image(data) for kernel, data in images.items()}, *rest)
+        models = {
+            kernel: found if isinstance(found, Rtl) else load_image(found) for kernel, found in images.items()
+        }
+        return Circuit(models, *rest)
     except Exception as error:
-        raise BitstreamError(
-            f"its models do not load here ({error!r}); they are for the Python they were written by"
-        ) from error
+        raise _unloadable(error) from error
+
+
+def in_verilog(circuit: bytes) -> dict[str, Rtl]:
+    """Return the models that are Verilog, by kernel, and load no other.
+
+    Raises BitstreamError.
+    """
+    try:
+        images = pickle.loads(circuit)[0] if circuit else {}
+        return {kernel: found for kernel, found in images.items() if isinstance(found, Rtl)}
+    except Exception as error:
+        raise _unloadable(error) from error
+
+
+def _unloadable(error: Exception) -> BitstreamError:
+    return BitstreamError(
+        f"its models do not load here ({error!r}); they are for the Python they were written by"
+    )

@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -125,8 +125,13 @@ class EmulatedBank:
         offset = address - found.address
         return (found, offset) if offset < found.memory.nbytes else None
 
+    def allocations(self) -> list[Allocation]:
+        """Return all buffers, in the order of their addresses."""
+        with self._lock:
+            return [self._allocations[address] for address in self._addresses]
 
-class _Reached(NamedTuple):
+
+class Reached(NamedTuple):
     """What a pointer leads to, and which way it goes; "" where that is not known."""
 
     direction: str
@@ -166,6 +171,7 @@ class EmulatedUnit:
         self._fault = fault
         self._runs = 0
         self._busy = 0.0  # until then it looks as if it were busy
+        self.cycles: int | None = None  # of the last run, where they are counted
         self._failed = False  # its registers do not answer
 
     def read(self, offset: int, nbytes: int) -> bytes:
@@ -207,11 +213,6 @@ class EmulatedUnit:
     def _start(self) -> None:
         if not self._control & IDLE:
             raise EmulationError(f"unit {self.unit.name} is started while it is busy")
-        if self.model is None:
-            raise EmulationError(
-                f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither in the "
-                "bitstream nor known from a decorated function"
-            )
         fault = self._fault if self._fault is not None and self._runs >= self._fault.after else None
         self._runs += 1
         self._control = 0
@@ -221,16 +222,27 @@ class EmulatedUnit:
         if fault is not None and fault.kind == "error":
             self._failed = True
             return
-        reached: list[_Reached] = []
+        self._run(fault)
+
+    def _run(self, fault: Fault | None) -> None:
+        reached: list[Reached] = []
         try:
-            arguments = [self._argument(place, one, reached) for place, one in enumerate(self.spec.arguments)]
-            self.model(*arguments)
+            if self.model is None:
+                raise EmulationError(
+                    f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither "
+                    "in the bitstream nor known from a decorated function"
+                )
+            self.model(*self._arguments(reached))
         finally:
             self._control = DONE | IDLE | READY
+        self._predict(reached)
+        self._end(reached, fault)
+
+    def _end(self, reached: Sequence[Reached], fault: Fault | None) -> None:
+        """Take note of what a run has written, and have go wrong after it what is to go wrong."""
         written = [one for one in reached if one.direction != IN]
         for one in written:
             one.buffer.written = True
-        self._predict(reached)
         if fault is not None and fault.kind == "slow":
             self._busy = time.monotonic() + fault.seconds
         elif fault is not None:
@@ -238,7 +250,7 @@ class EmulatedUnit:
             if arrays:
                 arrays[-1].view(np.uint8).reshape(-1)[0] ^= 1
 
-    def _predict(self, reached: list[_Reached]) -> None:
+    def _predict(self, reached: Sequence[Reached]) -> None:
         """Add what this run would have taken."""
         if self._predictor is None:
             return
@@ -248,7 +260,10 @@ class EmulatedUnit:
             traffic[bank] = traffic.get(bank, 0) + array.nbytes * (2 if direction == INOUT else 1)
         self.predicted += self._predictor.predict(self.spec.name, passes, traffic).compute
 
-    def _argument(self, place: int, argument: Argument, reached: list[_Reached]) -> Any:
+    def _arguments(self, reached: list[Reached]) -> list[Any]:
+        return [self._argument(place, one, reached) for place, one in enumerate(self.spec.arguments)]
+
+    def _argument(self, place: int, argument: Argument, reached: list[Reached]) -> Any:
         raw = bytes(self._registers[argument.offset : argument.offset + argument.nbytes])
         if argument.kind == "scalar":
             kind = scalar(argument.ctype)
@@ -272,7 +287,7 @@ class EmulatedUnit:
         reached.append(found)
         return bounded(found.array, what, writable=found.direction != IN)
 
-    def _pointed(self, place: int, argument: Argument, address: int) -> _Reached:
+    def _pointed(self, place: int, argument: Argument, address: int) -> Reached:
         direction = (self.directions[place] if self.directions else None) or ""
         wired = self.unit.banks[place]
         for name in wired:
@@ -281,13 +296,13 @@ class EmulatedUnit:
                 buffer, offset = found
                 part = self.shapes.get(place)
                 if part is not None:
-                    return _Reached(direction, name, buffer, np.ndarray(*part, buffer.memory, offset))
+                    return Reached(direction, name, buffer, np.ndarray(*part, buffer.memory, offset))
                 if offset == 0:
-                    return _Reached(direction, name, buffer, buffer.array)
+                    return Reached(direction, name, buffer, buffer.array)
                 dtype = pointed(argument.ctype)
                 rest = buffer.memory[offset:]
                 rest = rest[: rest.nbytes // dtype.itemsize * dtype.itemsize].view(dtype)
-                return _Reached(direction, name, buffer, rest)
+                return Reached(direction, name, buffer, rest)
         elsewhere = [name for name, bank in self._banks.items() if bank.find(address) is not None]
         where = f"in bank {elsewhere[0]}" if elsewhere else "in no buffer"
         raise EmulationError(

@@ -106,6 +106,10 @@ class Predictor:
             longest = max(longest, nbytes / self._bandwidth[bank])
         return Prediction(self.transfer(uploaded), self._timing.launch + longest, self.transfer(downloaded))
 
+    def seconds(self, cycles: int) -> float:
+        """Return the seconds that cycles of the clock take."""
+        return cycles / self._second
+
     def transfer(self, nbytes: int) -> float:
         """Return the seconds that bytes take between host and device."""
         return nbytes / self._timing.link

@@ -47,6 +47,12 @@ class UnitDriver:
         found: float | None = self._board.predicted(self.unit.name)
         return found
 
+    @property
+    def cycles(self) -> int | None:
+        """Cycles of the clock that the last run took, for an emulated unit that is in Verilog."""
+        found: int | None = self._board.cycles(self.unit.name)
+        return found
+
     def learn(self, interface: Interface, model: Any) -> None:
         """Take note of which arrays go in, and which come out, and of what an emulated unit is to do.
 
