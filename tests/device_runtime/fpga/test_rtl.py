@@ -77,6 +77,7 @@ class Poked:
         self.before = banks["A"].allocate((4096,), np.dtype("u1"))
         self.buffer = banks["A"].allocate((nbytes,), np.dtype("u1"))
         self.elsewhere = banks["B"].allocate((nbytes,), np.dtype("u1"))
+        self.before.array[:] = 0
         self.buffer.array[:] = np.arange(nbytes) * 7 + 1
         self.unit = RtlUnit(POKED, POKED.units[0], banks, Rtl([POKE]), fault)
 
