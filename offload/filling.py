@@ -7,8 +7,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from offload.arrays import TURN, BankArray, DeviceArray, HostArray
 from offload.handle import Handle
 from offload.verifying import Verifier
@@ -65,6 +63,8 @@ class Filling:
 
     def arguments(self) -> list[Any] | None:
         """Return copies of what the launch was given, as it is now; None if some of it is gone."""
+        import numpy as np
+
         found = [one() if isinstance(one, weakref.ref) else one for one in self._given or ()]
         if self._given is None or any(one is None or isinstance(one, Handle) for one in found):
             return None
@@ -72,6 +72,8 @@ class Filling:
 
 
 def _weak(value: Any) -> Any:
+    import numpy as np
+
     return weakref.ref(value) if isinstance(value, (np.ndarray, DeviceArray)) else value
 
 
@@ -92,6 +94,8 @@ class Verified:
 
 def overlap(one: Any, other: Any) -> bool:
     """Tell whether two arrays share memory; also where it would take too long to find out."""
+    import numpy as np
+
     if isinstance(one, BankArray) or isinstance(other, BankArray):
         return isinstance(one, BankArray) and isinstance(other, BankArray) and one.overlaps(other)
     one, other = (array.array if isinstance(array, HostArray) else array for array in (one, other))

@@ -28,6 +28,8 @@ LATE = {
 # Modules that are imported only by those who ask for what they offer.
 DOORS = {
     "device_runtime/fpga/board.py": {"numpy", "pynq"},
+    "device_runtime/fpga/bounded.py": {"numpy"},
+    "device_runtime/fpga/buffers.py": {"numpy"},
     "device_runtime/fpga/emulation.py": {"numpy"},
     "device_runtime/fpga/unit.py": {"numpy"},
     "offload/cli.py": {"rich", "typer"},
