@@ -235,7 +235,9 @@ class ProcessMesh:
             if ended:
                 raise self._in_vain(core, ended)
             if patience.pays() and self._look(core, look):
-                if not links.sound or self._told():
+                if not by_memory:  # whatever has ended the look must not end the next one, too
+                    self._status.mail(self._core, True)
+                if not by_memory or self._told():
                     self._hear()
                 continue
             begun = time.monotonic_ns()

@@ -30,7 +30,7 @@ class Wires:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
         self._outs = [out for out, _ in pairs]
         self._inboxes = [inbox for _, inbox in pairs]
-        self._channel, _ = host = socket.socketpair()
+        self._channel, self._host = host = socket.socketpair()
         for end in (*self._outs, *self._inboxes, *host):
             stack.enter_context(end)
         self._page = os.memfd_create("status")
@@ -39,7 +39,9 @@ class Wires:
         self._status.settle(Settled(rings, 0, 2))
         stack.callback(delattr, self, "_status")  # it keeps its file open
 
-    def mesh(self, core: int, wait: Callable[[ShardId, int], None] | None = None) -> ProcessMesh:
+    def mesh(
+        self, core: int, wait: Callable[[ShardId, int], None] | None = None, patience: Patience | None = None
+    ) -> ProcessMesh:
         """Make the mesh of a new core that calls `wait` where it has to wait for long, or else dies there."""
 
         def die(shard: ShardId, core: int) -> None:
@@ -55,10 +57,24 @@ class Wires:
             self._channel.fileno(),
             wait or die,
             lambda: True,
-            lambda: None,
+            self._hear,
             lambda: False,
-            Patience(0),
+            patience or Patience(0),
         )
+
+    def ring(self) -> None:
+        """Wake a core in vain, as where it has taken what it was woken for."""
+        self._host.send(b"x")
+
+    def call(self, core: int) -> None:
+        """Put a word into a core's inbox that says nothing, and do not say so: whoever did it has died."""
+        self._outs[core].send(bytes(64))
+
+    def _hear(self) -> None:
+        try:
+            self._channel.recv(16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
 
 
 @pytest.fixture(params=["rings", "sockets"])
@@ -121,6 +137,15 @@ def test_the_host_is_asked_once_about_a_core(wires: Wires) -> None:
     with pytest.raises(PeerEnded, match="its shard has ended"):
         mesh.put(1, "in vain")
     assert asked == [1]
+
+
+@pytest.mark.parametrize("vain", ["ring", "call"])
+def test_a_core_that_looks_on_asks_the_host_though_it_was_woken_in_vain(wires: Wires, vain: str) -> None:
+    sender = wires.mesh(0, patience=Patience(20_000))
+    begun(sender), begun(wires.mesh(1))
+    wires.ring() if vain == "ring" else wires.call(0)
+    with pytest.raises(Died):
+        sender.put(1, BIG)
 
 
 @pytest.mark.parametrize("taken", [True, False])
