@@ -67,7 +67,9 @@ class Board:
             if 0 not in shape:
                 made = self._memory(bank).allocate(shape, dtype)
             else:  # XRT makes no buffers of no bytes, and moves none
-                made = self._memory(bank).allocate((1,), dtype)[:0].reshape(shape)
+                least = self._memory(bank).allocate((1,), dtype)
+                least.flush()
+                made = least[:0].reshape(shape)
                 made.coherent = True
         except (RuntimeError, OSError) as error:
             nbytes, room = dtype.itemsize * math.prod(shape), self._banks[bank].nbytes
