@@ -15,14 +15,15 @@ import offload
 ROOT = Path(offload.__file__).parent.parent
 
 EXPORTED = """
-    ArgsDecodeError ArgsNotSerializable AsyncKernel BitstreamError DependencyError DeviceError
+    ArgsDecodeError ArgsNotSerializable AsyncKernel BitstreamError DependencyError DeviceArray DeviceError
     DeviceMemoryError DeviceUnavailable EmulationError Executor ForkedHandleError Handle HardwareKernel In
-    InOut Kernel KernelError KernelNotSerializable KernelTypeError LaunchError LaunchTimeout MessageError
+    InOut Kernel KernelError KernelNotSerializable KernelTypeError LaunchError LaunchTimeout Manifest
+    MessageError
     NestedDeadlockError NoUnitsError NotOnDevice OffloadError OptionError Options Out PeerEnded
     PoisonedKernel QueueFull RemoteTraceback ResidentDataLost ResidentNameError ResultDecodeError
     ResultNotSerializable SerializationError Session SessionClosed SingleHandle SingleKernel Timing
     UnknownDeviceError VerificationError Verify WorkerDied as_completed broadcast connect
-    copy_from_device copy_to_device define_on_device offload offload_multiple offload_single
+    copy_from_device copy_to_device define_on_device explain offload offload_multiple offload_single
     plot_timeline register_joblib scatter shutdown waitAll wait_all wait_any
 """
 
