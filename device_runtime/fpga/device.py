@@ -187,16 +187,17 @@ class FpgaDevice(Device):
         return self._epoll.fileno()
 
     def receive(self) -> list[Event]:
-        ended = False
+        ended, owner = False, self._owner
         for descriptor, mask in self._epoll.poll(0):
             core = self._by_descriptor.get(descriptor)
             if core is None:
-                if self._owner is not None and descriptor == self._owner.watch:
-                    ended = True
-                elif descriptor == self._bell:
+                if descriptor == self._bell:
                     os.eventfd_read(self._bell)
-                else:
+                elif owner is not None and descriptor == owner.watch:
+                    ended = True
+                elif owner is not None and descriptor == owner.control.fileno():
                     self._hear()
+                # Any other was let go of in this very turn.
             elif descriptor != core.channel.fileno():
                 self._read_output(core, descriptor)
             else:

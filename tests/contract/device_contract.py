@@ -385,6 +385,19 @@ class LostUnits(_Driven):
         assert driver.value(first) == 3
         assert driver.lost(0).begun == last.shard
 
+    def test_outcomes_and_an_end_that_nobody_has_looked_at_are_told_in_one_turn(self, driver: Driver) -> None:
+        end = os.pidfd_open(driver.run(os.getpid))
+        first, last = driver.work(add, 1, 2), driver.work(os._exit, 3)
+        driver.send(0, first, last)
+        over = select.poll()
+        over.register(end, select.POLLIN)
+        try:
+            assert over.poll(PATIENCE * 1000)
+        finally:
+            os.close(end)
+        assert driver.value(first) == 3
+        assert driver.lost(0).begun == last.shard
+
     def test_it_can_be_closed_while_a_kernel_runs(self) -> None:
         driver = Driver(self.make())
         work = driver.work(signal.pause, report_begin=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bitstreams import on_cards
 from programs import Program
 
 import offload as of
@@ -472,6 +473,7 @@ def test_another_function_in_the_place_of_the_circuit(connected: Callable[..., N
 
 
 @needs_pynq
+@pytest.mark.skipif(on_cards(), reason="the example is of the emulated device")
 @pytest.mark.slow
 def test_the_example(program: Callable[..., Program], kept: Path) -> None:
     started = program(
