@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Held from when it is found out what a launch has to wait for, until those that come after it know of it.
 TURN = threading.RLock()
+os.register_at_fork(after_in_child=TURN._at_fork_reinit)  # type: ignore[attr-defined]  # another thread's
 
 
 class DeviceArray:

@@ -248,7 +248,7 @@ class Session:
         cut = self._dispatchers.values[""].close(drain)
         self._dispatchers.clear()  # a second shutdown finds nothing to close
         _started.discard(self)  # not before: an interrupted shutdown is taken up again at exit
-        self._pools.clear()  # who keeps a closed session keeps no memory of its devices
+        self._pools.values.clear()  # who keeps a closed session keeps no memory of its devices
         self.arrays.clear()
         return cut.cancelled, cut.ended
 
