@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import threading
@@ -12,7 +13,6 @@ from device_runtime.errors import DependencyError
 from device_runtime.hardware import Blank, Kept
 
 if TYPE_CHECKING:
-    from offload.handle import Handle
     from offload.keeping import Memory, Slot
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ class DeviceArray:
     the first axis is an array in the same memory. It is freed by `free`, at the
     end of a `with` block, or with the last reference to it and its slices.
 
-    On a device without such memory it is an array of the host's, with the same
-    effect.
+    On a device without such memory it is an array of the host's: a launch that
+    writes to one has ended when the call that made it returns.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
@@ -45,16 +45,22 @@ class DeviceArray:
     @property
     def nbytes(self) -> int:
         """Bytes of it."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return int(count * self.dtype.itemsize)
+        return int(self.size * self.dtype.itemsize)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
     def write(self, value: Any) -> None:
         """Replace what it holds, once the launches that use it have ended.
 
-        Raises ValueError for a value that does not become of its shape, and
-        what the last launch that wrote to it has raised.
+        Raises ValueError for a value that does not become of its shape.
         """
         raise NotImplementedError
 
@@ -73,6 +79,9 @@ class DeviceArray:
         if not self.shape:
             raise TypeError("len() of an array without axes")
         return self.shape[0]
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        raise TypeError("array[3:5].write(value) writes to an array on a device")
 
     def __iter__(self) -> NoReturn:
         raise TypeError("the elements are on the device; numpy.asarray(array) fetches them")
@@ -102,61 +111,81 @@ class DeviceArray:
         return range(*key.indices(self.shape[0]))
 
 
+class _Root:
+    """What an array of the host's and its slices have in common."""
+
+    def __init__(self, array: Any) -> None:
+        self.array: Any = array  # None once it is freed
+        # What was to be written and was not: rows from and to, the kernel that failed, and why.
+        self.failed: list[tuple[int, int, str, BaseException]] = []
+
+
 class HostArray(DeviceArray):
-    """The same on a device that has no memory of its own."""
+    """The same on a device that has no memory of its own.
 
-    def __init__(self, array: Any, of: HostArray | None = None) -> None:
+    A launch that writes to one has ended when the call that made it returns.
+    """
+
+    def __init__(self, root: _Root, start: int, stop: int) -> None:
+        self._root = root
+        self._start, self._stop = start, stop
+        array = self.array
         super().__init__(array.shape, array.dtype)
-        self.array: Any = array
-        self._whole: Any = array if of is None else of._whole
-        self._writers: list[Handle[Any]] = [] if of is None else of._writers
 
-    def settle(self, reads: bool = True) -> Any:
-        """Return the array once what was launched to write to it has: it is filled when the value is taken.
+    @classmethod
+    def of(cls, array: Any) -> HostArray:
+        """Return one that is all of a NumPy array."""
+        return cls(_Root(array), 0, len(array) if array.shape else 1)
 
-        Whoever calls has its TURN, and keeps it while it uses the array.
-        Raises DependencyError if that has failed, and it is to be read.
+    @property
+    def array(self) -> Any:
+        """The NumPy array that it is.
+
+        Raises ValueError if it was freed.
         """
-        self._alive()
-        for handle in list(self._writers):
-            try:
-                handle.wait()
-                self._writers.remove(handle)
-            except Exception as error:
-                if reads:
-                    raise DependencyError(
-                        f"kernel {handle._name} failed, and so did not write what is to be read"
-                    ) from error
-        if not reads and len(self.array) == len(self._whole):
-            self._writers.clear()
+        array = self._root.array
+        if array is None:
+            raise ValueError("the array was freed")
+        return array[self._start : self._stop] if array.shape else array
+
+    def read(self) -> Any:
+        """Return the same, to be read.
+
+        Raises DependencyError if what was to write it has failed.
+        """
+        for start, stop, kernel, error in self._root.failed:
+            if start < self._stop and self._start < stop:
+                raise DependencyError(
+                    f"kernel {kernel} failed, and so did not write what is to be read"
+                ) from error
         return self.array
 
-    def written_by(self, handle: Handle[Any]) -> None:
-        """Take note of a launch that writes to it."""
-        self._writers.append(handle)
+    def written(self, kernel: str = "", error: BaseException | None = None) -> None:
+        """Take note that it was written, or was to be written by a kernel that has failed."""
+        self._root.failed = [
+            one for one in self._root.failed if not (self._start <= one[0] and one[1] <= self._stop)
+        ]
+        if error is not None:
+            self._root.failed.append((self._start, self._stop, kernel, error))
 
     def write(self, value: Any) -> None:
-        with TURN:
-            self.settle(reads=False)[...] = value
+        self.array[...] = value
+        self.written()
 
     def free(self) -> None:
-        self.array = self._whole = None
+        self._root.array = None
 
     def __getitem__(self, key: slice) -> DeviceArray:
         rows = self._range(key)
-        self._alive()
-        return HostArray(self.array[rows.start : max(rows.start, rows.stop)], self)
+        start = self._start + rows.start
+        return HostArray(self._root, start, start + len(rows))
 
     def _fetch(self) -> Any:
-        with TURN:
-            return self.settle().copy()
-
-    def _alive(self) -> None:
-        if self._whole is None:
-            raise ValueError("the array was freed")
+        return self.read().copy()
 
     def __repr__(self) -> str:
-        return f"<array of {self.nbytes:,} bytes in the host's memory, {self.dtype} {self.shape}>"
+        where = "freed" if self._root.array is None else "in the host's memory"
+        return f"<array of {self.nbytes:,} bytes {where}, {self.dtype} {self.shape}>"
 
 
 class BankArray(DeviceArray):
@@ -195,10 +224,12 @@ class BankArray(DeviceArray):
         import numpy as np
 
         found = np.broadcast_to(np.asarray(value, self.dtype), self.shape)
-        self.memory.home.launch("replace", (self.kept, found), [(self, False, True)]).result()
+        if self.nbytes:
+            self.memory.home.launch("replace", (self.kept, found), [(self, False, True)]).result()
 
     def free(self) -> None:
         self.memory.slot = None
+        self.memory.home.bury()
 
     def __getitem__(self, key: slice) -> DeviceArray:
         rows = self._range(key)
@@ -207,6 +238,10 @@ class BankArray(DeviceArray):
         return BankArray(self.memory, self.start + rows.start * row, shape, self.dtype)
 
     def _fetch(self) -> Any:
+        if not self.nbytes:
+            import numpy as np
+
+            return np.empty(self.shape, self.dtype)
         return self.memory.home.launch("fetch", (self.kept,), [(self, True, False)]).result()
 
     def __repr__(self) -> str:

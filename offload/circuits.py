@@ -151,7 +151,8 @@ class HardwareBody(Body):
                     outs.append(pieces)
                 pieces = [_travels(parameter, piece) for piece in pieces]
             columns.append(pieces)
-        self._refuseoverlap([piece for pieces in outs for piece in pieces])
+        self._refuse_overlap([piece for pieces in outs for piece in pieces])
+        self._refuse_sharing(shown)
         rows: list[tuple[Any, ...]] = list(zip(*columns)) if columns else [()] * count
         if not any(type(value) is Scatter for value in bound.args):
             del rows[1:]
@@ -232,7 +233,23 @@ class HardwareBody(Body):
             if not least <= number <= most:
                 raise ValueError(f"{what} is {number}, which is not between {least} and {most}")
 
-    def _refuseoverlap(self, outs: Sequence[Any]) -> None:
+    def _refuse_sharing(self, shown: Sequence[Sequence[Any]]) -> None:
+        """Raise ValueError for arrays on the device of which one is written and the other used."""
+        placed = [
+            (parameter, piece)
+            for parameter, pieces in zip(self.interface.parameters, shown, strict=True)
+            for piece in {id(one): one for one in pieces}.values()
+            if isinstance(piece, DeviceArray)
+        ]
+        for place, (one, first) in enumerate(placed):
+            for other, second in placed[place + 1 :]:
+                if (one.direction, other.direction) != (IN, IN) and overlap(first, second):
+                    raise ValueError(
+                        f"kernel {self.name}: arguments {one.name} and {other.name} share memory on the device, and "
+                        "one of them is written; give another array, or have an InOut argument"
+                    )
+
+    def _refuse_overlap(self, outs: Sequence[Any]) -> None:
         for place, one in enumerate(outs):
             for other in outs[place + 1 :]:
                 if overlap(one, other):
@@ -241,8 +258,11 @@ class HardwareBody(Body):
 
 def _reached(circuit: KernelSpec, route: Route) -> dict[int, Unit]:
     """Return the circuit's units that a launch may run on, by the number of their instances."""
-    names = route.pool.device.names
-    units = {names[unit.name]: unit for unit in reversed(circuit.units) if unit.name in names}
+    mine = {unit.name: unit for unit in circuit.units}
+    units: dict[int, Unit] = {}
+    for name, instance in route.pool.device.names.items():  # in the order that an instance has its units
+        if name in mine:
+            units.setdefault(instance, mine[name])
     return units if route.units is None else {n: units[n] for n in route.units if n in units}
 
 
@@ -271,5 +291,5 @@ def _travels(parameter: Parameter, value: Any) -> Any:
     if isinstance(value, BankArray):
         return value.kept
     if isinstance(value, HostArray):
-        value = value.settle(reads=parameter.direction != OUT)
+        value = value.array if parameter.direction == OUT else value.read()
     return Blank(value.shape, value.dtype.str) if parameter.direction == OUT else value

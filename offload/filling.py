@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from offload.arrays import TURN, BankArray, DeviceArray, HostArray
+from device_runtime.errors import OffloadError
+from offload.arrays import BankArray, DeviceArray, HostArray
 from offload.handle import Handle
 from offload.verifying import Verifier
 
@@ -33,25 +34,18 @@ class Filling:
         self.outs = outs
         self.resident = resident
         self.reference = reference
-        self.stays = any(isinstance(piece, BankArray) for pieces in outs for piece in pieces)
-        self._held = [array.slot for array, _, _ in resident]  # also if one is freed before the launch ends
+        self.stays = bool(self.outs_of(DeviceArray))
         # Several threads may take the value, and whoever has it may write to the arrays.
-        self._lock = TURN if self.outs_of(HostArray) else threading.Lock()
+        self._lock = threading.Lock()
         self._filled: set[int] = set()
         # A handle that somebody keeps must not keep what went in.
         self._given = None if given is None else [_weak(one) for one in given]
 
     def __call__(self, rank: int, value: Any) -> Any:
         theirs = [pieces[rank] for pieces in self.outs]
-        filled = [
-            one.array if isinstance(one, HostArray) else one
-            for one in theirs
-            if not isinstance(one, BankArray)
-        ]
         with self._lock:
             if rank not in self._filled:
-                for array, found in zip(filled, [value] if len(filled) == 1 else value, strict=True):
-                    array[...] = found
+                _fill([one for one in theirs if not isinstance(one, BankArray)], value)
                 self._filled.add(rank)
         if not theirs:
             return None
@@ -68,7 +62,18 @@ class Filling:
         found = [one() if isinstance(one, weakref.ref) else one for one in self._given or ()]
         if self._given is None or any(one is None or isinstance(one, Handle) for one in found):
             return None
-        return [np.array(one) if isinstance(one, (np.ndarray, DeviceArray)) else one for one in found]
+        try:
+            return [np.array(one) if isinstance(one, (np.ndarray, DeviceArray)) else one for one in found]
+        except (OffloadError, ValueError):
+            return None  # an array was freed, or was lost
+
+
+def _fill(arrays: Sequence[Any], value: Any) -> None:
+    """Copy what came out to where it is to be: one array, or several."""
+    for array, found in zip(arrays, [value] if len(arrays) == 1 else value, strict=True):
+        if isinstance(array, HostArray):
+            array = array.array
+        array[...] = found
 
 
 def _weak(value: Any) -> Any:

@@ -6,16 +6,15 @@ import itertools
 import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from device_runtime.errors import OptionError
 from device_runtime.hardware import interface
-from offload.arrays import TURN, HostArray
+from offload.arrays import HostArray
 from offload.circuits import HardwareBody
 from offload.handle import Handle
-from offload.keeping import may_be_array
 from offload.kernel import Kernel
 from offload.launching import launch, route_of
 from offload.options import Options
@@ -107,24 +106,34 @@ class HardwareKernel(Kernel[..., Any]):
         pool = here.pool(options.device)
         route = route_of(pool, self._body, options)
         circuit = self._body.circuit(pool.device.bitstream, pool.address)
+        calls, filling = self._body.calls(full, kwargs, route, circuit)
+        finish = filling if circuit is None else self._body.verified(calls, filling)
+        start = partial(launch, here, self._body, (), {}, options, attended, calls=calls, finish=finish)
         arrays = here.arrays.get(pool.index)
-        # While one thread launches with arrays on a device, others wait that do so, too.
-        shared = arrays is not None or any(may_be_array(one) for one in (*full, *kwargs.values()))
-        with TURN if shared else nullcontext():
-            calls, filling = self._body.calls(full, kwargs, route, circuit)
-            finish = filling if circuit is None else self._body.verified(calls, filling)
-            after = () if arrays is None else arrays.uses(filling.resident)
-            handle = launch(
-                here, self._body, (), {}, options, attended, calls=calls, finish=finish, after=after
-            )
-            if arrays is not None:
-                arrays.note(handle, filling.resident)
-            for array in filling.outs_of(HostArray):
-                array.written_by(handle)
+        if arrays is not None and filling.resident:
+            return arrays.in_turn(filling.resident, lambda after: start(after=after))
+        handle = start(after=() if arrays is None else arrays.bury())
+        if hosts := filling.outs_of(HostArray):
+            _settle(handle, hosts)
         return handle
 
 
 HardwareBody.makes = HardwareKernel
+
+
+def _settle(handle: Handle[Any], arrays: Sequence[HostArray]) -> None:
+    """Wait for a launch that writes to arrays, and fill them."""
+    error: BaseException | None = None
+    try:
+        handle.wait()
+    except Exception as failure:  # whoever has the handle is told
+        error = failure
+    except BaseException as interrupt:
+        error = interrupt
+        raise
+    finally:
+        for array in arrays:
+            array.written(handle._name, error)
 
 
 def _rebuild(

@@ -38,9 +38,15 @@ class Manifest:
         self._members = members(instances, "Manifest")
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a TOML file, and return the file's path; the bitstream is named as seen from there."""
+        """Write it to a TOML file, and return the file's path; the bitstream is named as seen from there.
+
+        Raises OptionError for a path that does not end in .toml.
+        """
         file = Path(path)
-        lines = [f"bitstream = {_text(os.path.relpath(self._bitstream, file.absolute().parent))}"]
+        if file.suffix != ".toml":
+            raise OptionError(f"Manifest.write: path={str(file)!r} must end in .toml")
+        seen = os.path.relpath(os.path.realpath(self._bitstream), file.parent.resolve())
+        lines = [f"bitstream = {_text(seen)}"]
         for member in self._members:
             lines += ["", "[[instances]]", f"units = [{', '.join(map(_text, member.units))}]"]
             if member.banks:

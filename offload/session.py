@@ -80,6 +80,13 @@ class Once(Generic[T]):
             raise first.error
         return first.value
 
+    def forget(self) -> None:
+        """Forget the values that are made; those that are being made are still to come."""
+        self.values.clear()
+        for key, making in list(self._making.items()):
+            if making.over:
+                self._making.pop(key, None)
+
     def clear(self) -> None:
         """Forget all values."""
         self.values.clear()
@@ -248,7 +255,7 @@ class Session:
         cut = self._dispatchers.values[""].close(drain)
         self._dispatchers.clear()  # a second shutdown finds nothing to close
         _started.discard(self)  # not before: an interrupted shutdown is taken up again at exit
-        self._pools.values.clear()  # who keeps a closed session keeps no memory of its devices
+        self._pools.forget()  # who keeps a closed session keeps no memory of its devices
         self.arrays.clear()
         return cut.cancelled, cut.ended
 

@@ -49,7 +49,7 @@ def read(path: str) -> Manifest:
     bitstream = given.get("bitstream")
     if not isinstance(bitstream, str) or not bitstream:
         raise OptionError(f"{path}: bitstream={bitstream!r} must be the name of a file")
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(os.path.realpath(path))
     return Manifest(os.path.join(folder, bitstream), members(given.get("instances"), path))
 
 

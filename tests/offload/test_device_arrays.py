@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gates import Gate
 
 import offload as of
 from offload import In, InOut, Out, offload
+from offload.core import instance
 from offload.testing import Xclbin
 
 pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
@@ -103,9 +105,11 @@ def test_launches_that_share_an_array_come_one_after_the_other(device: of.Sessio
     x = device.array(np.zeros(N, "float32"))
     ones = device.array(np.ones(N, "float32"))
 
+    y = device.empty(N, "float32")
     for _ in range(10):
-        vadd.launch(x, ones, x, N)
-        grow.launch(x, 1.0)
+        vadd.launch(x, ones, y, N)
+        grow.launch(y, 1.0)
+        x, y = y, x
 
     assert np.array_equal(x, np.full(N, 20, "float32"))
 
@@ -227,8 +231,69 @@ def test_what_an_array_cannot_be(device: of.Session) -> None:
         vadd(floats(), floats(), device.empty(N), N)
 
 
-def test_many_threads_use_one_array(device: of.Session) -> None:
-    x = device.array(np.zeros(N, "float32"))
+def test_arrays_of_which_one_is_written_share_no_memory(device: of.Session) -> None:
+    x, other = device.array(floats()), device.array(floats())
+    with pytest.raises(ValueError, match="arguments a and out share memory on the device"):
+        vadd(x[:10], other, x[5:], 5)
+    with pytest.raises(ValueError, match="arguments b and out share memory"):
+        vadd(of.scatter(other), x, of.scatter(x), 5, target=[0])
+    vadd(x[:10], x[:10], x[10:], 10)
+    assert np.array_equal(held(x)[10:20], 2 * floats()[:10])
+
+
+def test_part_of_an_array_may_be_lost(device: of.Session) -> None:
+    x = device.array(floats())
+    grow.options(retries=0).launch(x[:10], -1.0).exception()
+
+    assert np.array_equal(x[10:], floats()[10:])
+    with pytest.raises(of.DependencyError):
+        held(x[5:15])
+    x[:10].write(0)
+    assert held(x).tolist() == [0.0] * 10 + floats()[10:].tolist()
+
+
+def test_a_call_that_is_refused_cures_nothing(device: of.Session) -> None:
+    x = device.array(floats())
+    grow.options(retries=0).launch(x, -1.0).exception()
+    with pytest.raises(TypeError):
+        vadd(floats(), floats(), x, "n")
+    with pytest.raises(of.DependencyError):
+        held(x)
+
+
+def test_a_handle_stands_for_the_array_as_it_is(device: of.Session) -> None:
+    x, out = device.empty(N, "float32"), device.empty(N, "float32")
+    first = vadd.launch(floats(), floats(), x, N)
+    vadd.launch(floats(1), floats(1), x, N)
+    vadd(first, first, out, N)
+    assert np.array_equal(out, 4 * floats(1))
+
+
+def test_a_value_outlives_the_block_of_its_array(device: of.Session) -> None:
+    with device.empty(N, "float32") as out:
+        handle = vadd.launch(floats(), floats(), out, N)
+    assert handle.result() is out
+
+
+def test_a_future_of_a_launch(device: of.Session) -> None:
+    x = device.array(floats())
+    futures = [grow.launch(x, 1.0).future() for _ in range(5)]
+    assert np.array_equal(x, floats(5))
+    assert all(future.result(30) is x for future in futures)
+
+
+def test_nothing_at_all(device: of.Session) -> None:
+    nothing = device.empty((3, 0), "float32")
+    nothing.write(1)
+    assert held(nothing).shape == (3, 0)
+    assert (nothing.ndim, nothing.size) == (2, 0)
+
+
+# ---- on an FPGA ------------------------------------------------------------------------
+
+
+def test_many_threads_use_one_array(fpga: of.Session) -> None:
+    x = fpga.array(np.zeros(N, "float32"), "HBM0")
     threads = [
         threading.Thread(target=lambda: [grow.launch(x, 1.0).result() for _ in range(5)]) for _ in range(4)
     ]
@@ -240,7 +305,24 @@ def test_many_threads_use_one_array(device: of.Session) -> None:
     assert np.array_equal(x, np.full(N, 20, "float32"))
 
 
-# ---- on an FPGA ------------------------------------------------------------------------
+def test_a_writer_that_never_ran_hides_nobody(fpga: of.Session, gate: Gate) -> None:
+    @offload(target=0)
+    def busy() -> None:
+        gate.stay()
+
+    x, out = fpga.array(floats(), "HBM0"), fpga.empty(N, "float32", "HBM0")
+    zeros = fpga.array(np.zeros(N, "float32"), "HBM0")
+    waits = busy.launch()
+    reader = vadd.launch(x, zeros, out, N, target="vadd_1")
+    assert grow.launch(x, 1.0).cancel()
+    written = threading.Thread(target=x.write, args=(7.0,))
+    written.start()
+    gate.let_on()
+    written.join()
+    waits.wait()
+
+    assert np.array_equal(reader.result(), floats())
+    assert held(x).tolist() == [7.0] * N
 
 
 def test_nothing_is_moved_but_what_has_to_be(fpga: of.Session) -> None:
@@ -323,6 +405,31 @@ def test_launches_keep_what_they_use(fpga: of.Session) -> None:
     assert all(np.array_equal(handle.result(), 2 * floats()) for handle in handles)
 
 
+def test_memory_is_given_back_while_handles_are_kept(fpga: of.Session) -> None:
+    handles = []
+    for _ in range(6):
+        x = fpga.array(np.zeros(100_000, "float32"), "HBM0")
+        handles.append(grow.launch(x, 1.0))
+        handles[-1].wait()
+        x.free()
+
+
+def test_memory_of_a_failed_launch_is_given_back(fpga: of.Session) -> None:
+    for _ in range(6):
+        x = fpga.array(np.zeros(100_000, "float32"), "HBM0")
+        grow.options(retries=0).launch(x, -1.0).exception()
+        del x
+
+
+def test_what_is_freed_is_there_for_all(fpga: of.Session) -> None:
+    @offload(target=0)
+    def take() -> int:
+        return instance().empty(250_000, "float32", "HBM0").nbytes
+
+    fpga.array(np.zeros(250_000, "float32"), "HBM0").free()
+    assert take() == [1_000_000]
+
+
 def test_arrays_are_lost_with_the_device(fpga: of.Session) -> None:
     @offload(auto=1)
     def die() -> None:
@@ -359,6 +466,13 @@ def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
     assert "8,000 bytes to the device, 4,000 from it" in told
     assert "reference" in told
     assert "break-even" in told
+    text = io.StringIO()
+    there = fpga.array(a, "HBM0")
+    handle = vadd.launch(there, there, out, N, target="vadd_1")
+    handle.wait()
+    there.free()
+    of.explain(handle, file=text)
+    assert "not measured: an array of the launch is gone" in text.getvalue()
     del out, handle, a
     gc.collect()
     text = io.StringIO()

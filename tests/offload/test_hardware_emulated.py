@@ -398,3 +398,14 @@ def test_a_bank_that_a_manifest_names(grouped: of.Session) -> None:
     there = grouped.array(low, "HBM1")
     with pytest.raises(of.DeviceMemoryError, match="low is in bank HBM1, and unit split_1 is wired to HBM2"):
         split(np.arange(3, dtype="int32"), there, high, target="split_1")
+
+
+def test_the_first_unit_of_a_kernel_is_the_manifests(tmp_path: Path) -> None:
+    wiring = {"vadd_1.a": "HBM0", "vadd_2.a": "HBM1", "vadd.b": "HBM0", "vadd.out": "HBM0"}
+    made = Xclbin([add], units=2, banks=["HBM0", "HBM1"], wiring=wiring).write(tmp_path / "two.xclbin")
+    path = of.Manifest(made, [{"units": ["vadd_2", "vadd_1"]}]).write(tmp_path / "two.toml")
+    with of.connect(f"emu:{path}") as session:
+        out = np.empty(1, "float32")
+        assert add(session.array(floats(1), "HBM1"), floats(2), out, 1)[0].tolist() == [3]
+        with pytest.raises(of.DeviceMemoryError, match="a is in bank HBM0, and unit vadd_2 is wired to HBM1"):
+            add(session.array(floats(1), "HBM0"), floats(2), out, 1)

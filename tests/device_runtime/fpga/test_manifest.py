@@ -134,3 +134,17 @@ def test_an_address_with_a_manifest(tmp_path: Path) -> None:
         boards.configure("emu", f"{path}?units=3")
     with pytest.raises(OptionError, match="cannot be read"):
         boards.configure("emu", str(tmp_path / "nothing.toml"))
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    (tmp_path / "a.xclbin").touch()
+
+    path = Manifest(tmp_path / "a.xclbin", [UNITS]).write(tmp_path / "link" / "made.toml")
+    (tmp_path / "other.toml").symlink_to(path)
+
+    for way in (path, tmp_path / "other.toml"):
+        assert Path(manifest.read(str(way)).bitstream).resolve() == tmp_path / "a.xclbin"
+    with pytest.raises(OptionError, match=r"other.manifest' must end in .toml"):
+        Manifest(tmp_path / "a.xclbin", [UNITS]).write(tmp_path / "other.manifest")
