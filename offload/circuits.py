@@ -245,8 +245,8 @@ class HardwareBody(Body):
             for other, second in placed[place + 1 :]:
                 if (one.direction, other.direction) != (IN, IN) and overlap(first, second):
                     raise ValueError(
-                        f"kernel {self.name}: arguments {one.name} and {other.name} share memory on the device, "
-                        "and one is written; give another array, or have an InOut argument"
+                        f"kernel {self.name}: arguments {one.name} and {other.name} share memory on the "
+                        "device, and one is written; give another array, or have an InOut argument"
                     )
 
     def _refuse_overlap(self, outs: Sequence[Any]) -> None:
