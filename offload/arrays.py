@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import threading
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -21,7 +22,7 @@ TURN = threading.RLock()
 os.register_at_fork(after_in_child=TURN._at_fork_reinit)  # type: ignore[attr-defined]  # another thread's
 
 
-class DeviceArray:
+class DeviceArray(ABC):
     """An array in a bank of a device's memory, which hardware kernels take in the place of a NumPy array.
 
     Nothing is copied for such a launch. `numpy.asarray` fetches what it holds,
@@ -57,19 +58,19 @@ class DeviceArray:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @abstractmethod
     def write(self, value: Any) -> None:
         """Replace what it holds, once the launches that use it have ended.
 
         Raises ValueError for a value that does not become of its shape.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def free(self) -> None:
         """Give the memory back, once launches that use it have ended; a slice's is that of the whole."""
-        raise NotImplementedError
 
-    def __getitem__(self, key: slice) -> DeviceArray:
-        raise NotImplementedError
+    @abstractmethod
+    def __getitem__(self, key: slice) -> DeviceArray: ...
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         found = self._fetch()
@@ -99,8 +100,8 @@ class DeviceArray:
             "an array on a device is for hardware kernels only; numpy.asarray(array) is what it holds"
         )
 
-    def _fetch(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _fetch(self) -> Any: ...
 
     def _range(self, key: Any) -> range:
         if not isinstance(key, slice) or key.step not in (None, 1) or not self.shape:

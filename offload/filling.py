@@ -34,7 +34,7 @@ class Filling:
         self.outs = outs
         self.resident = resident
         self.reference = reference
-        self.stays = bool(self.outs_of(DeviceArray))
+        self.stays = any(isinstance(piece, DeviceArray) for pieces in outs for piece in pieces)
         # Several threads may take the value, and whoever has it may write to the arrays.
         self._lock = threading.Lock()
         self._filled: set[int] = set()
