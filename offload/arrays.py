@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
-import threading
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -17,9 +15,6 @@ if TYPE_CHECKING:
     from offload.keeping import Memory, Slot
 
 T = TypeVar("T")
-# Held from when it is found out what a launch has to wait for, until those that come after it know of it.
-TURN = threading.RLock()
-os.register_at_fork(after_in_child=TURN._at_fork_reinit)  # type: ignore[attr-defined]  # another thread's
 
 
 class DeviceArray(ABC):

@@ -15,6 +15,7 @@ from device_runtime.hardware import interface
 from offload.arrays import HostArray
 from offload.circuits import HardwareBody
 from offload.handle import Handle
+from offload.keeping import Turn
 from offload.kernel import Kernel
 from offload.launching import launch, route_of
 from offload.options import Options
@@ -110,9 +111,11 @@ class HardwareKernel(Kernel[..., Any]):
         finish = filling if circuit is None else self._body.verified(calls, filling)
         start = partial(launch, here, self._body, (), {}, options, attended, calls=calls, finish=finish)
         arrays = here.arrays.get(pool.index)
-        if arrays is not None and filling.resident:
-            return arrays.in_turn(filling.resident, lambda after: start(after=after))
-        handle = start(after=() if arrays is None else arrays.bury())
+        if arrays is None:
+            handle = start()
+        else:
+            turn = Turn(arrays, filling.resident) if filling.resident else None
+            handle = start(after=arrays.bury(), turn=turn)
         if hosts := filling.outs_of(HostArray):
             _settle(handle, hosts)
         return handle

@@ -8,20 +8,19 @@ slices of an array, or only read it, run side by side.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceMemoryError
 from device_runtime.hardware import Blank
-from device_runtime.interrupts import Shield
-from offload.arrays import TURN, BankArray, DeviceArray, HostArray
+from offload.arrays import BankArray, DeviceArray, HostArray
 from offload.body import Body
 from offload.handle import Handle
 from offload.launching import launch
@@ -56,11 +55,16 @@ class Slot:
     An array has it, and every launch that uses the array until that has ended.
     """
 
-    __slots__ = ("__weakref__", "number")
+    __slots__ = ("__weakref__", "_end", "number")
 
     def __init__(self, number: int, dead: deque[int]) -> None:
         self.number = number
-        weakref.finalize(self, dead.append, number).atexit = False
+        self._end = weakref.finalize(self, dead.append, number)
+        self._end.atexit = False
+
+    def disown(self) -> None:
+        """Have nothing to be freed: the buffer was not made."""
+        self._end.detach()
 
 
 class Memory:
@@ -76,7 +80,7 @@ class Memory:
         """Return what a use has to wait for; the last to write what it reads must have ended well."""
         found = []
         later: list[Use] = []
-        for use in reversed(list(self.uses.values())):
+        for use in reversed(self.uses.values()):
             if use.start < stop and start < use.stop and (writes or use.writes):
                 needed = reads and use.writes and not any(use.is_within(other) for other in later)
                 found.append(Depends((use.ticket,), True, SUCCESS if needed else END))
@@ -84,30 +88,50 @@ class Memory:
                 later.append(use)
         return found
 
-    def note(self, use: Use) -> None:
-        """Take note of a use that was launched."""
-        number = next(_numbers)
-        self.uses[number] = use
-        use.ticket.on_done(partial(_ended, weakref.ref(self), number))
+    def forget(self, number: int, ended_well: bool) -> None:
+        """Forget a use that ends, and those before it that failed to write what it was to write.
+
+        One that has failed to write is kept: what it has left is not to be read.
+        """
+        use = self.uses[number]
+        if ended_well or not use.writes:
+            del self.uses[number]
+        if use.writes:
+            for other, earlier in list(self.uses.items()):
+                if other < number and earlier.ticket.done and earlier.is_within(use):
+                    del self.uses[other]
 
 
-def _ended(memory: weakref.ref[Memory], number: int, ticket: Ticket) -> None:
-    """Forget a use, and those that failed before it to write what it has written, or was to write.
+class Turn:
+    """The place of a launch among those that use the same arrays; it keeps their buffers until it has ended.
 
-    One that has failed to write is kept: what it has left is not to be read.
+    Raises ValueError if one was freed.
     """
-    found = memory()
-    if found is None:
-        return
-    use = found.uses.get(number)
-    if use is None:
-        return
-    if ticket.ok or not use.writes:
-        found.uses.pop(number, None)
-    if use.writes:
-        for other, earlier in list(found.uses.items()):
-            if other < number and earlier.ticket.done and earlier.is_within(use):
-                found.uses.pop(other, None)
+
+    def __init__(self, home: Arrays, needed: Sequence[Needed]) -> None:
+        self._home = home
+        # By array: what notes the use, the buffer, and the use's number.
+        self._holds = [(weakref.ref(array.memory), array.slot, next(_numbers)) for array, _, _ in needed]
+        self._needed = needed  # until it is taken
+
+    def take(self, ticket: Ticket) -> list[Depends]:
+        behind = [
+            one
+            for array, reads, writes in self._needed
+            for one in array.memory.conflicts(array.start, array.stop, writes, reads)
+        ]
+        for (array, _, writes), (_, _, number) in zip(self._needed, self._holds, strict=True):
+            array.memory.uses[number] = Use(ticket, array.start, array.stop, writes)
+        self._needed = ()
+        self._home.turns.add(self)
+        return behind
+
+    def end(self, ok: bool) -> None:
+        for found, _, number in self._holds:
+            memory = found()
+            if memory is not None:
+                memory.forget(number, ok)
+        self._home.turns.discard(self)
 
 
 _numbers = itertools.count()
@@ -119,11 +143,14 @@ class Arrays:
     def __init__(self, session: Session, pool: Pool) -> None:
         self.pool = pool
         self._session = session
+        self.turns: set[Turn] = set()  # of launches under way; the guard's
         self._dead: deque[int] = deque()  # numbers of buffers that nobody has any more
         self._bodies: dict[str, Body] = {}
 
     def make(self, value: Any, bank: str | None) -> DeviceArray:
         """Return an array that holds a copy of a NumPy array, or nothing yet where it is a Blank.
+
+        While the bank is full, it waits for launches that use arrays to end.
 
         Raises ValueError for a bank that there is not, and DeviceMemoryError.
         """
@@ -134,54 +161,46 @@ class Arrays:
         units = [unit for kernel in bitstream.kernels for unit in kernel.units if unit.name in names]
         wired = {name for unit in units for banks in unit.banks for name in banks}
         bank = _bank(bank, [one.name for one in bitstream.banks if one.name in wired])
-        try:
-            return self._make(value, bank)
-        except DeviceMemoryError:
-            gc.collect()  # arrays in cycles hold memory that the interpreter knows nothing of
-            if not self._dead:
-                raise
-            return self._make(value, bank)
+        while True:
+            try:
+                return self._make(value, bank)
+            except DeviceMemoryError:
+                gc.collect()  # arrays in cycles hold memory that the interpreter knows nothing of
+                # Launches that end may leave some to bury.
+                self._session.dispatcher.wait(lambda: bool(self._dead or not self.turns))
+                if not self._dead:
+                    raise
 
     def _make(self, value: Any, bank: str) -> BankArray:
         import numpy as np
 
-        memory = Memory(self, Slot(next(_numbers), self._dead), bank)
-        made = BankArray(memory, 0, value.shape, np.dtype(value.dtype))
-        self.launch("keep", (made.slot.number, bank, value), [(made, False, True)]).result()
+        slot = Slot(next(_numbers), self._dead)
+        made = BankArray(Memory(self, slot, bank), 0, value.shape, np.dtype(value.dtype))
+        try:
+            self.launch("keep", (slot.number, bank, value), [(made, False, True)]).result()
+        except DeviceMemoryError:
+            slot.disown()
+            raise
         return made
-
-    def in_turn(
-        self, needed: Sequence[Needed], start: Callable[[Sequence[Depends]], Handle[Any]]
-    ) -> Handle[Any]:
-        """Start a launch behind those that it has to wait for, which `start` gets.
-
-        The arrays' buffers are kept until it has ended.
-        """
-        held = [array.slot for array, _, _ in needed]
-        with TURN, Shield():  # an interrupt must not leave a launch that nobody knows of
-            after = self.bury()
-            for array, reads, writes in needed:
-                after += array.memory.conflicts(array.start, array.stop, writes, reads)
-            handle = start(after)
-            ticket = handle._tickets[0]
-            for array, _, writes in needed:
-                array.memory.note(Use(ticket, array.start, array.stop, writes))
-            ticket.on_done(lambda _: held.clear())
-        return handle
 
     def launch(self, what: str, args: tuple[Any, ...], needed: Sequence[Needed]) -> Handle[Any]:
         """Have the device do something with arrays: a function of device_runtime.fpga.buffers."""
         body = self._bodies.get(what) or self._bodies.setdefault(what, _body(what))
         options = replace(_OPTIONS, device=self.pool.address)
-        return self.in_turn(needed, lambda after: launch(self._session, body, args, {}, options, after=after))
+        if not needed:
+            return launch(self._session, body, args, {}, options)
+        return launch(self._session, body, args, {}, options, after=self.bury(), turn=Turn(self, needed))
 
     def bury(self) -> list[Depends]:
         """Free what nobody has any more; return what comes after that."""
-        numbers = tuple([self._dead.popleft() for _ in range(len(self._dead))])
+        numbers = []
+        while self._dead:
+            with contextlib.suppress(IndexError):  # another thread has taken the last
+                numbers.append(self._dead.popleft())
         if not numbers or self._session.closed:
             return []
         try:
-            return [Depends(self.launch("drop", (numbers,), ())._tickets, True, END)]
+            return [Depends(self.launch("drop", (tuple(numbers),), ())._tickets, True, END)]
         except BaseException:
             self._dead.extend(numbers)
             raise

@@ -12,7 +12,7 @@ from device_runtime.errors import ArgsNotSerializable, ResultDecodeError
 from device_runtime.launch import Encoded, Outcome
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
-from scheduler.ticket import Depends, Route, Ticket
+from scheduler.ticket import Depends, Route, Ticket, Turn
 
 if TYPE_CHECKING:
     from offload.body import Body
@@ -86,6 +86,7 @@ def launch(
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
     finish: Callable[[int, Any], Any] | None = None,
     after: Sequence[Depends] = (),
+    turn: Turn | None = None,
 ) -> Handle[Any]:
     """Take a snapshot of a kernel and its arguments, and queue it.
 
@@ -93,7 +94,8 @@ def launch(
     another; `args` holds what all begin with, and a list for each argument
     that follows. `calls` holds the arguments of each shard, or the same for
     all, in the place of `args` and `kwargs`; `finish` makes of a shard's rank
-    and value what the handle gives; `after` are launches that it waits for.
+    and value what the handle gives; `after` are launches that it waits for,
+    and `turn` tells of others, once those before it are known.
 
     Raises, with nothing queued, OptionError, KernelNotSerializable,
     ArgsNotSerializable, SessionClosed, and what opening the device raises.
@@ -106,7 +108,7 @@ def launch(
         calls = _per_shard(args, kwargs, route.count, body.name)
     data = None if mapped or calls is not None else codec.plain_call(args, kwargs)
     if data is not None:
-        ticket = Ticket(route, image, data, after, finish=finish)
+        ticket = Ticket(route, image, data, after, finish=finish, turn=turn)
     else:
         handles: list[Handle[Any]] = []
         if mapped:
@@ -118,7 +120,7 @@ def launch(
             encoded = _encoded(calls[0], session, pool, body, handles)
         else:
             encoded = _encoded((args, kwargs), session, pool, body, handles)
-        ticket = Ticket(route, image, encoded, [*_depends(handles, body), *after], mapped, finish)
+        ticket = Ticket(route, image, encoded, [*_depends(handles, body), *after], mapped, finish, turn)
     dispatcher.submit(ticket, attended)
     if route.bare:
         return SingleHandle(dispatcher, ticket, True)

@@ -160,7 +160,7 @@ class Dispatcher:
             with Shield():  # Ctrl-C must not leave a launch behind that nobody runs
                 self._queue(ticket, attended)
                 self._run_here(ticket)
-        elif route.units is not None or route.priority or ticket.more.depends:
+        elif route.units is not None or route.priority or ticket.more.depends or ticket.more.turn:
             self._queue(ticket, attended)
         else:
             self._stand_in_line(ticket, attended)

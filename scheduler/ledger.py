@@ -99,6 +99,9 @@ class Ledger:
         Raises OptionError for a dependency on a launch of another session.
         """
         needs, behind, failed = self.dependencies(ticket) if ticket.more.depends else ((), (), False)
+        if ticket.more.turn is not None:
+            ticket.more.depends = [*ticket.more.depends, *ticket.more.turn.take(ticket)]
+            needs, behind, failed = self.dependencies(ticket)
         self.bytes += weight(ticket.args)
         self.admit_all(ticket.pool)
         if failed:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from device_runtime import codec
 from device_runtime.device import Device, DirectDevice
@@ -115,15 +115,30 @@ class Feed:
 Finish = Callable[[int, Any], Any]  # makes of a shard's rank and value what whoever asks gets
 
 
+class Turn(Protocol):
+    """The place of a launch among those that use the same things. Called under the guard."""
+
+    def take(self, ticket: Ticket) -> Sequence[Depends]:
+        """Return what the launch has to wait for, and take note of it for those that come after it."""
+
+    def end(self, ok: bool) -> None:
+        """Take note that it has ended, and if it has ended well."""
+
+
 class _More:
     """What only some launches have."""
 
-    __slots__ = ("cause", "depends", "feeds", "finish", "listeners", "mapped", "values")
+    __slots__ = ("cause", "depends", "feeds", "finish", "listeners", "mapped", "turn", "values")
 
     def __init__(
-        self, depends: Sequence[Depends] = (), mapped: bool = False, finish: Finish | None = None
+        self,
+        depends: Sequence[Depends] = (),
+        mapped: bool = False,
+        finish: Finish | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.depends = depends
+        self.turn = turn  # until the launch has ended
         self.finish = finish
         self.mapped = mapped
         self.listeners: Sequence[tuple[int, ShardId, int]] = ()  # units, their shards, cores they wait for
@@ -170,6 +185,7 @@ class Ticket:
         depends: Sequence[Depends] = (),
         mapped: bool = False,
         finish: Finish | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.route = route
         self.number = 0  # until the state machine is told of it
@@ -185,7 +201,8 @@ class Ticket:
         self.args: Encoded | list[Encoded] | None = args
         self.plan: Plan | None = None  # once a shard was sent
         self.callbacks: list[Callable[[Ticket], None]] | None = None
-        self.more = _More(depends, mapped, finish) if depends or mapped or finish else _NOTHING
+        special = depends or mapped or finish or turn
+        self.more = _More(depends, mapped, finish, turn) if special else _NOTHING
 
     @property
     def name(self) -> str:
@@ -289,6 +306,9 @@ class Ticket:
         if len(self.finished) == len(self.outcomes):
             self.image = self.args = self.plan = None  # what it was sent may be freed
             if self.more is not _NOTHING:
+                turn, self.more.turn = self.more.turn, None
+                if turn is not None:
+                    turn.end(self.ok)
                 self.more.depends = self.more.feeds = ()
             self.done = True
         for queue in feeds:  # whoever takes the last shard finds it done

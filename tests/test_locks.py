@@ -46,7 +46,6 @@ def test_there_is_one_lock() -> None:
     }
     assert found == {
         "scheduler/dispatcher.py": ["Guard"],
-        "offload/arrays.py": ["RLock"],  # for launches that share an array: threads make them in turn
         "offload/filling.py": ["Lock"],  # around the copy of one launch's value; nothing is called inside
         "device_runtime/process/arena.py": ["Guard"],  # around single additions; nothing is called inside
         "device_runtime/interrupts.py": ["RLock", "Lock"],  # what a Guard and a ShieldedLock are made of

@@ -6,7 +6,7 @@ import gc
 import io
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -390,8 +390,56 @@ def test_a_full_bank_says_so_and_takes_what_is_freed(fpga: of.Session) -> None:
         arrays.pop()
         gc.collect()
         arrays.append(fpga.empty(1 << 18, "uint8", "HBM0"))
+    arrays.pop()
+    with pytest.raises(of.DeviceMemoryError, match="HBM0"):  # and what was given back is not enough
+        fpga.empty(1 << 19, "uint8", "HBM0")
+    arrays.append(fpga.empty(1 << 18, "uint8", "HBM0"))
     arrays[0].free()
     assert vadd.launch(floats(), floats(), np.empty(N, "float32"), N, target="vadd_1").result()[1] == 2
+
+
+@pytest.mark.parametrize("leave", (lambda array: array.free(), lambda _: None), ids=("freed", "dropped"))
+def test_a_full_bank_is_waited_for_where_launches_are_about_to_leave_it(
+    fpga: of.Session, gate: Gate, monkeypatch: pytest.MonkeyPatch, leave: Callable[[of.DeviceArray], None]
+) -> None:
+    @offload(target=0)
+    def busy() -> None:
+        gate.pass_through()
+
+    waits = busy.launch()
+    gate.wait()
+    large = fpga.empty(200_000, "float32", "HBM0")
+    both.launch(floats(), large[:N], large[N : 2 * N], target=0)
+    leave(large)
+    del large
+    monkeypatch.setattr(gc, "collect", gate.let_on)  # once it was found that the bank is full
+    assert fpga.empty(200_000, "float32", "HBM0").nbytes == 800_000
+    waits.wait()
+
+
+def test_who_waits_for_room_in_the_queue_holds_up_nobody_else(
+    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pynq")
+
+    @offload(target=0)
+    def busy() -> None:
+        gate.pass_through()
+
+    monkeypatch.setenv("OFFLOAD_QUEUE", "8")
+    with of.connect(made(tmp_path, units=1)) as session:
+        x = session.array(np.zeros(N, "float32"))
+        waits = busy.launch()
+        gate.wait()
+        launches = threading.Thread(target=lambda: [grow.launch(x, 1.0) for _ in range(20)])
+        launches.start()
+        with pytest.raises(of.QueueFull):
+            while True:
+                grow.launch(x, 1.0, when_full="raise")
+        gate.let_on()
+        launches.join()
+        waits.wait()
+        assert 20 <= held(x)[0] < 28
 
 
 def test_launches_keep_what_they_use(fpga: of.Session) -> None:
