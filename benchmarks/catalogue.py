@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import arrays, decisions, failures, grains, launch, memory, messages, scaling, start
+from benchmarks import arrays, decisions, failures, fpga, grains, launch, memory, messages, scaling, start
 from benchmarks.declare import Benchmark
 
-FAMILIES = (launch, grains, arrays, start, memory, failures, scaling, decisions, messages)
+FAMILIES = (launch, grains, arrays, start, memory, failures, scaling, decisions, messages, fpga)
 ALL: tuple[Benchmark, ...] = tuple(benchmark for family in FAMILIES for benchmark in family.BENCHMARKS)
 
 

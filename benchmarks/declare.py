@@ -66,7 +66,7 @@ class Subject:
     role: Role = "ours"
     peer: str | None = None  # its name for --peers
     heavy: bool = False  # takes its time, so it gets fewer rounds
-    needs: str | None = None  # a module without which it is absent
+    needs: tuple[str, ...] = ()  # modules and programs without which it is absent
     environ: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -182,4 +182,4 @@ def peers(workload: Workload, *names: str) -> tuple[Subject, ...]:
 def peer(workload: Workload, name: str, suffix: str = "") -> Subject:
     """Return a peer as a subject; `suffix` tells two ways to use it apart."""
     kind = PEERS[name]
-    return Subject(kind.title + suffix, on(kind, workload), "peer", name, kind.heavy, kind.package)
+    return Subject(kind.title + suffix, on(kind, workload), "peer", name, kind.heavy, (kind.package,))

@@ -60,6 +60,28 @@ def within(factor: float, of: str, subject: str | None = None) -> Reach:
     return Reach(f"≤ {factor:g}× {of}", met)
 
 
+def at_least_times(factor: float, of: str) -> Reach:
+    """Ask for at least so many times another subject's rate, round by round."""
+
+    def met(result: Result) -> bool | None:
+        ratio = result.ratio(result.first, of)
+        return None if ratio is None else ratio >= factor
+
+    return Reach(f"≥ {factor:g}× {of}", met)
+
+
+def beyond(value: float, unit: Unit, of: str) -> Reach:
+    """Ask for at most so much more than another subject's median."""
+
+    def met(result: Result) -> bool | None:
+        ours, other = (result.series.get(name) for name in (result.first, of))
+        if ours is None or other is None or not (ours.values and other.values):
+            return None
+        return ours.median - other.median <= value
+
+    return Reach(f"≤ {shown(value, unit)} beyond {of}", met)
+
+
 def share_of(share: float, of: str) -> Reach:
     """Ask for at least this share of another subject's value, round by round."""
 

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,8 +110,8 @@ def run(
         series = result.series[subject.name] = Series()
         if subject.peer is not None and subject.peer not in peers:
             del result.series[subject.name]
-        elif subject.needs is not None and importlib.util.find_spec(subject.needs) is None:
-            series.absent = f"{subject.needs} is not installed"
+        elif lacking := [name for name in subject.needs if not _is_there(name)]:
+            series.absent = f"{lacking[0]} is not installed"
         else:
             present.append(subject)
     wanted = rounds or benchmark.rounds
@@ -126,6 +127,10 @@ def run(
         _rounds(result, [*beside, subject], more, setting, say)
         done = more.stop
     return result
+
+
+def _is_there(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None or shutil.which(name) is not None
 
 
 def _rounds(

@@ -120,7 +120,7 @@ def _subjects(make: Callable[[str], Open], *names: str) -> tuple[Subject, ...]:
     return (
         Subject("offload", make("offload")),
         *(
-            Subject(PEERS[name].title, make(name), "peer", name, PEERS[name].heavy, PEERS[name].package)
+            Subject(PEERS[name].title, make(name), "peer", name, PEERS[name].heavy, (PEERS[name].package,))
             for name in names or PEERS
         ),
     )
