@@ -11,6 +11,7 @@ from device_runtime.errors import DeviceMemoryError
 from device_runtime.launch import Buffer, Encoded, Ended, Event, Message, Outcome, Plan, ShardId
 
 if TYPE_CHECKING:
+    from device_runtime.claims import Claim
     from device_runtime.fpga.bitstream import Bitstream
 
 
@@ -81,6 +82,33 @@ class Device(ABC):
         Raises DeviceMemoryError; MemoryFull if there will be room later.
         """
         return bytes(view)
+
+
+class SharedDevice(Device):
+    """A device that may share a card with others, of which one at a time is loaded.
+
+    `card` is the card's name, empty where it shares none. Before `open`,
+    `claim` may be set to what holds the card, else `open` claims it, and
+    `loaded` to False if another device may have it; then it has to be told to
+    `load`. The dispatcher calls these two, and `send` and `kill` in between only.
+    """
+
+    card: str = ""
+    claim: Claim | None = None
+    loaded: bool = True
+
+    @property
+    @abstractmethod
+    def patience(self) -> float:
+        """Seconds to wait for the card, if another program has it."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Have the card; the units can be sent shards at once."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Leave the card to another device; `Unloaded` follows. The units hold nothing."""
 
 
 class DirectDevice(Device):

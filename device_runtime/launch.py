@@ -105,12 +105,16 @@ Message = Work | PeerNotice
 
 
 class Costs(NamedTuple):
-    """What a shard has moved to and from a device's own memory, in bytes, and how long that and it ran."""
+    """What a shard has moved to and from a device's own memory, in bytes, and how long that and it ran.
+
+    `loading` is how long it took to load the bitstream, for the first on a unit since then.
+    """
 
     to_device: int
     from_device: int
     transfer: float  # seconds
     compute: float
+    loading: float
 
 
 class Outcome(NamedTuple):
@@ -174,6 +178,10 @@ class Gone(NamedTuple):
     why: str
 
 
+class Unloaded(NamedTuple):
+    """The device has left its card, as it was told."""
+
+
 class Printed(NamedTuple):
     """Text that a unit wrote to "stdout" or "stderr"."""
 
@@ -197,4 +205,4 @@ class Waiting(NamedTuple):
     core: int
 
 
-Event = Ended | Begun | Lost | Ready | Gone | Printed | Logged | Waiting
+Event = Ended | Begun | Lost | Ready | Gone | Unloaded | Printed | Logged | Waiting

@@ -29,8 +29,9 @@ class Timing:
     `begun` stays None, too, if the arguments did not load.
 
     The rest tells what a shard has cost on a device with memory of its own:
-    bytes moved to it and from it, seconds that took, and seconds its circuits
-    ran. All None elsewhere, and where `begun` is.
+    bytes moved to it and from it, seconds that took, seconds its circuits ran,
+    and seconds that were waited for its bitstream to be loaded, where it was
+    the first on its unit since then. All None elsewhere, and where `begun` is.
     """
 
     core: int | None
@@ -41,6 +42,7 @@ class Timing:
     from_device: int | None = None
     transfer: float | None = None
     compute: float | None = None
+    loading: float | None = None
 
 
 class Handle(Shards[R]):

@@ -16,13 +16,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from device_runtime.context import Context, current
-from device_runtime.errors import NestedDeadlockError, SessionClosed
+from device_runtime.device import Device, SharedDevice
+from device_runtime.errors import DeviceUnavailable, NestedDeadlockError, OffloadError, SessionClosed
 from device_runtime.interrupts import Shield, defer_interrupts
 from device_runtime.registry import open_device
 from offload import settings
 from offload.options import Options
 
 if TYPE_CHECKING:
+    from device_runtime.claims import Claim
     from offload.arrays import DeviceArray
     from offload.keeping import Arrays
     from scheduler.dispatcher import Dispatcher
@@ -112,6 +114,7 @@ class Session:
         self.closed = False
         self.nested_in: Context | None = None  # the kernel whose launches it runs
         self._dispatchers: Once[Dispatcher] = Once()
+        self._claims: Once[Claim] = Once()  # by card
         self._pools: Once[Pool] = Once()  # by address, and by name where it was asked for by that
         self._resident: dict[tuple[int, str], frozenset[str]] = {}  # names, by pool and module
         self.arrays: dict[int, Arrays] = {}  # on devices, by pool
@@ -225,6 +228,12 @@ class Session:
             return self.pool(address)  # all names of a device share it
         defer_interrupts()
         device = open_device(address)
+        if isinstance(device, SharedDevice) and device.card:
+            return self._open_shared(device)
+        return self._add(device)
+
+    def _add(self, device: Device) -> Pool:
+        """Open a device, and make its units available to launches."""
         units = device.open()  # before the scheduler is loaded: that takes as long as its cores to start
         try:
             dispatcher = self.dispatcher
@@ -235,6 +244,41 @@ class Session:
             device.close()
             raise
         return dispatcher.add(device, units)
+
+    def _open_shared(self, device: SharedDevice) -> Pool:
+        """Open a device with the session's claim to its card; the first one there is loaded at once."""
+        from device_runtime.claims import claim
+
+        pool: Pool | None = None
+        tried = False
+
+        def make() -> Claim:
+            nonlocal pool, tried
+            tried = True
+            held = claim(device.card, device.address, device.patience)
+            try:
+                device.claim = held.share()
+                pool = self._add(device)
+            except BaseException:
+                held.close()
+                raise
+            return held
+
+        try:
+            while True:
+                try:
+                    held = self._claims.get(device.card, make)
+                    break
+                except OffloadError:
+                    if tried:  # else it is what another thread was told of another device
+                        raise
+            if pool is not None:
+                return pool
+            device.claim = held.share()
+        except OSError as error:
+            raise DeviceUnavailable(f"{device.address} could not be opened: {error}") from error
+        device.loaded = False
+        return self._add(device)
 
     def _start(self) -> Dispatcher:
         if self.closed:
@@ -250,14 +294,23 @@ class Session:
         self.closed = True
         # It stays the default, closed: a launch after shutdown must say so.
         _defaults[:] = [s for s in _defaults[:-1] if s is not self] + _defaults[-1:]
-        if self._process != os.getpid() or not self._dispatchers.values:
+        if self._process != os.getpid():
+            return 0, 0
+        if not self._dispatchers.values:
+            self._give_back()
             return 0, 0
         cut = self._dispatchers.values[""].close(drain)
         self._dispatchers.clear()  # a second shutdown finds nothing to close
         _started.discard(self)  # not before: an interrupted shutdown is taken up again at exit
         self._pools.forget()  # who keeps a closed session keeps no memory of its devices
         self.arrays.clear()
+        self._give_back()
         return cut.cancelled, cut.ended
+
+    def _give_back(self) -> None:
+        for held in self._claims.values.values():
+            held.close()
+        self._claims.forget()
 
 
 _started: set[Session] = set()

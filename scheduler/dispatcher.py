@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from device_runtime.device import Device, DirectDevice, ImmediateDevice, MemoryFull
+from device_runtime.device import Device, DirectDevice, ImmediateDevice, MemoryFull, SharedDevice
 from device_runtime.errors import (
     DeviceMemoryError,
     DeviceUnavailable,
@@ -116,7 +116,8 @@ class Dispatcher:
             )
             self._ledger.pools.append(pool)
             self._open[device.fileno()] = pool
-            self._ledger.step(events.PoolOpened(pool.index, units, device.depth))
+            shared = (device.card, device.loaded) if isinstance(device, SharedDevice) else ()
+            self._ledger.step(events.PoolOpened(pool.index, units, device.depth, *shared))
             self._pump.watch(device.fileno())
         return pool
 

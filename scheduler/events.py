@@ -15,11 +15,16 @@ from device_runtime.launch import ShardId
 
 
 class PoolOpened(NamedTuple):
-    """A device is open; each of its units holds up to `depth` shards at once."""
+    """A device is open; each of its units holds up to `depth` shards at once.
+
+    Devices that share a `card` have it in turn; one of them at most is `loaded`.
+    """
 
     pool: int
     units: int
     depth: int = 1
+    card: str = ""
+    loaded: bool = True
 
 
 class PoolClosed(NamedTuple):
@@ -104,6 +109,12 @@ class UnitGone(NamedTuple):
     unit: int
 
 
+class PoolUnloaded(NamedTuple):
+    """A device has left its card, as it was told."""
+
+    pool: int
+
+
 class Cancel(NamedTuple):
     """The caller no longer wants a launch; `kill` also ends what runs already."""
 
@@ -127,6 +138,7 @@ Event = (
     | UnitLost
     | UnitReady
     | UnitGone
+    | PoolUnloaded
     | Cancel
     | Tick
 )
@@ -185,4 +197,16 @@ class Advance(NamedTuple):
     launches: int
 
 
-Action = Placed | Send | Kill | Settle | Advance
+class Unload(NamedTuple):
+    """Let a device, whose units hold nothing, leave its card; `PoolUnloaded` follows."""
+
+    pool: int
+
+
+class Load(NamedTuple):
+    """Let a device have its card, which is free; its units may be sent shards at once."""
+
+    pool: int
+
+
+Action = Placed | Send | Kill | Settle | Advance | Unload | Load

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
+from device_runtime.device import SharedDevice
 from device_runtime.errors import OptionError
 from device_runtime.launch import (
     Begun,
@@ -25,6 +26,7 @@ from device_runtime.launch import (
     PeerNotice,
     Ready,
     ShardId,
+    Unloaded,
     Waiting,
     Work,
     make,
@@ -180,7 +182,10 @@ class Ledger:
             self.pools[pool].down.discard(event.unit)
             self.step(events.UnitReady(pool, event.unit))
         elif isinstance(event, Gone):
+            self.pools[pool].gone[event.unit] = event.why
             self.step(events.UnitGone(pool, event.unit))
+        elif isinstance(event, Unloaded):
+            self.step(events.PoolUnloaded(pool))
         elif isinstance(event, Waiting):
             self._listen(pool, event)
 
@@ -229,6 +234,13 @@ class Ledger:
                     continue  # it is dead already; a kill would strike the core in its place
                 self.pools[action.pool].down.add(action.unit)
                 self.pools[action.pool].device.kill(action.unit, action.shard)
+            elif type(action) is events.Load or type(action) is events.Unload:
+                device = self.pools[action.pool].device
+                assert isinstance(device, SharedDevice)
+                if type(action) is events.Load:
+                    device.load()
+                else:
+                    device.unload()
 
     def flush(self) -> list[tuple[int, Ended]]:
         """Send what was decided, a batch to each unit; return the ends of what could not be sent, by pool."""

@@ -137,7 +137,7 @@ class Placing:
         found = self.pools.get(pool)
         if found is None:
             return 1
-        if found.autos.queued or not found.left:
+        if found.autos.queued or found.held or not found.left:
             return int(not found.full)
         return self._next(found, kernel, count)[1]
 
@@ -209,6 +209,19 @@ class Placing:
                 pool = self.pools.get(self.eager.popitem()[0])
                 if pool is not None:
                     self._draw(pool)
+
+    def has_work(self, pool: Pool) -> bool:
+        """Tell whether a unit would run something if it were sent what comes first for it."""
+        auto = pool.autos.head() if pool.autos.queued else None
+        for unit in pool.units:
+            if unit.gone:
+                continue
+            head = unit.resumed[0] if unit.resumed else unit.head() if unit.queued else None
+            if auto is not None and (head is None or (not unit.resumed and auto.key < head.key)):
+                return True
+            if head is not None and not head.waits():
+                return True
+        return False
 
     def holds(self, pool: int, unit: int, shard: ShardId) -> bool:
         """Tell whether a unit holds a shard."""

@@ -16,11 +16,26 @@ _SPARE = 64  # entries that the ranking may hold beyond 8 for each unit
 class Pool:
     """The units of one device, and the launches that leave it to us which ones they run on."""
 
-    __slots__ = ("_free", "_low", "_stalled", "autos", "depth", "enough", "left", "ranking", "turn", "units")
+    __slots__ = (
+        "_free",
+        "_low",
+        "_stalled",
+        "autos",
+        "depth",
+        "enough",
+        "held",
+        "left",
+        "number",
+        "ranking",
+        "turn",
+        "units",
+    )
 
     def __init__(self, number: int, units: int, depth: int) -> None:
+        self.number = number
         self.units = [Unit(number, each) for each in range(units)]
         self.depth = depth
+        self.held = False  # it is sent nothing: another one has their card, or is to have it (see `cards`)
         self.left = units  # those that are not gone
         self.autos = Line()  # launches that wait for the first unit that can take them
         self._low = 0  # those of them that an ordinary launch goes before
@@ -138,11 +153,36 @@ class Pool:
         """Return the stalled unit whose next shard comes last: it takes a launch if any of them does."""
         return self.units[self._stalled[-1][1]] if self._stalled else None
 
-    # ---- units that are lost -----------------------------------------------------------
+    # ---- units that cannot be sent anything ---------------------------------------------
+
+    def set_alive(self, unit: Unit, alive: bool) -> None:
+        """Note that a unit is there, or not any more."""
+        unit.alive, unit.up = alive, alive and not self.held
+        if unit.up:
+            self.eased(unit)
+
+    def hold(self) -> None:
+        """Send the units nothing from now on."""
+        self.held = True
+        for unit in self.units:
+            unit.up = False
+            self.unstall(unit)
+
+    def let_on(self, new: bool) -> list[Unit]:
+        """Take back `hold`; `new`: all units are there. Return those that may be sent something."""
+        self.held = False
+        left = [unit for unit in self.units if not unit.gone]
+        for unit in left:
+            self.set_alive(unit, new or unit.alive)
+        return left
+
+    def is_busy(self) -> bool:
+        """Tell whether a unit holds something, or is about to be ended."""
+        return any(unit.flight or unit.killed is not None for unit in self.units if not unit.gone)
 
     def give_up(self, unit: Unit) -> list[Launch]:
         """Use a unit no more; return the launches of which a shard waited for it."""
-        unit.gone, unit.up = True, False
+        unit.gone, unit.alive, unit.up = True, False, False
         self.left -= 1
         self.unstall(unit)
         queued = [*unit.resumed, *unit.waiting()]

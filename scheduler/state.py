@@ -16,6 +16,7 @@ from typing import Any
 
 from device_runtime.launch import ShardId, make
 from scheduler import events
+from scheduler.cards import FAIR, Cards
 from scheduler.deadlines import Deadlines
 from scheduler.events import Action, Advance, Event, Settle
 from scheduler.launches import Bundle, Extra, Key, Launch
@@ -28,12 +29,17 @@ _CRASHES, _CRASH_SPAN = 5, 10.0  # a unit that dies so often, within so many sec
 
 
 class State:
-    """The scheduler's decisions, and what they depend on."""
+    """The scheduler's decisions, and what they depend on.
 
-    def __init__(self) -> None:
+    `fair`: the shards that a loaded bitstream is sent while another one waits for the card.
+    """
+
+    def __init__(self, fair: int = FAIR) -> None:
         self.stale = 0  # reports of shards that were not, or no longer, under way
         self._placing = Placing()
         self._pools, self._launches = self._placing.pools, self._placing.launches
+        self._fair = fair
+        self._cards: Cards | None = None  # once there is one
         self._deadlines = Deadlines()
         self._finished: deque[Launch] = deque()
 
@@ -91,15 +97,26 @@ class State:
             self._finish(self._finished.popleft())
         if placing.dirty or placing.eager:
             placing.fill()
+        if self._cards is not None:
+            seen = 0
+            while self._cards.turn(actions[seen:]):
+                seen = len(actions)
+                placing.fill()
         return actions
 
     def _open(self, event: events.PoolOpened) -> None:
-        self._pools[event.pool] = Pool(event.pool, event.units, event.depth)
+        pool = self._pools[event.pool] = Pool(event.pool, event.units, event.depth)
+        if event.card:
+            if self._cards is None:
+                self._cards = Cards(self._placing, self._fair)
+            self._cards.add(event.card, pool, event.loaded)
 
     def _close(self, event: events.PoolClosed) -> None:
         pool = self._pools.get(event.pool)
         if pool is None:
             return
+        if self._cards is not None:
+            self._cards.drop(pool)
         for unit in pool.units:
             self._take_apart(unit)
         del self._pools[event.pool]
@@ -222,7 +239,8 @@ class State:
             return
         unit = pool.units[event.unit]
         crashed = event.begun is None and unit.killed is None
-        unit.up, unit.killed, unit.doomed = False, None, 0
+        pool.set_alive(unit, False)
+        unit.killed, unit.doomed = None, 0
         again = []
         self._take_apart(unit)
         held = list(unit.flight)
@@ -259,10 +277,10 @@ class State:
         pool = self._pools.get(event.pool)
         if pool is not None and not pool.units[event.unit].gone:
             unit = pool.units[event.unit]
-            killed, unit.up, unit.killed = unit.killed, True, None
+            killed, unit.killed = unit.killed, None
             if killed not in unit.flight:  # else the device cannot end it
                 self._kill_doomed(unit)
-            pool.eased(unit)
+            pool.set_alive(unit, True)
             self._placing.touch(unit)
 
     def _gone(self, event: events.UnitGone) -> None:
@@ -275,6 +293,10 @@ class State:
                 self._land(unit, shard, launch)
                 self._settle(launch, shard.rank, launch.doom(shard.rank) or "no units")
             self._give_up(unit)
+
+    def _unloaded(self, event: events.PoolUnloaded) -> None:
+        pool = self._pools.get(event.pool)
+        self.stale += pool is None or self._cards is None or not self._cards.unloaded(pool)
 
     def _cancel(self, event: events.Cancel) -> None:
         if not (event.kill or self.can_cancel(event.launch)):
@@ -469,6 +491,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     events.UnitLost: State._lost,
     events.UnitReady: State._ready,
     events.UnitGone: State._gone,
+    events.PoolUnloaded: State._unloaded,
     events.Cancel: State._cancel,
     events.Tick: State._tick,
 }

@@ -20,7 +20,8 @@ from device_runtime.launch import Encoded, Image, Outcome, Plan, ShardId
 class Pool:
     """An open device as the scheduler sees it.
 
-    `down` are the units that cannot be sent anything now. `line` holds launches
+    `down` are the units that cannot be sent anything now, and `gone` tells why
+    those are that will never be. `line` holds launches
     that leave the choice of units to the scheduler, and came when many waited
     for that already: there is nothing to decide of them yet. `routes` keeps, by
     kernel, the way that its last launch went, and what asked for it.
@@ -34,6 +35,7 @@ class Pool:
     immediate: bool = False  # its kernels run in the thread that makes the launch
     direct: DirectDevice | None = None  # the device, where it is one
     down: set[int] = field(default_factory=set)
+    gone: dict[int, str] = field(default_factory=dict)
     line: deque[Ticket] = field(default_factory=deque)  # any thread may append to it
     full: bool = False  # what stands in line need not be taken in yet: a shard will end before
     routes: dict[int, tuple[object, Route]] = field(default_factory=dict)

@@ -16,6 +16,7 @@ class Unit(Line):
     """A compute unit: the launches that wait for it, and the shards that it holds."""
 
     __slots__ = (
+        "alive",
         "alone",
         "crashes",
         "dirty",
@@ -43,7 +44,8 @@ class Unit(Line):
         self.load = 0.0  # the sum of the costs
         self.held = 0  # launches in flight, those in bundles counted one by one
         self.doomed = 0  # shards in flight whose end is decided
-        self.up = True
+        self.alive = True
+        self.up = True  # it is alive, and may be sent something
         self.gone = False
         self.killed: ShardId | None = None  # what we have asked the device to end
         self.stalled: Key = ()  # the key of its next shard if it idles because that one waits

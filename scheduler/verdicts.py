@@ -52,7 +52,13 @@ def verdict(ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
     if how == "dependency":
         return dependency_error(ticket)
     if how == "no units":
-        return NoUnitsError(f"{where}: no core of {route.pool.address} is left to run it")
+        lacking = [unit for unit in route.units or () if unit in route.pool.gone]
+        if lacking:
+            told = f"core {lacking[0]} of {route.pool.address} is gone"
+        else:
+            told = f"no core of {route.pool.address} is left to run it"
+        why = route.pool.gone.get(lacking[0] if lacking else 0)
+        return NoUnitsError(f"{where}: {told}" + (f": {why}" if why else ""))
     if how == "closed":
         return SessionClosed(f"{where}: the session was shut down before the launch had ended")
     return CancelledError(f"the launch of {route.name} was cancelled")

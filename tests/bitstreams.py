@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 
+from device_runtime.claims import claim
+from device_runtime.errors import DeviceUnavailable
 from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
 from device_runtime.fpga.writing import pack, with_units
 from device_runtime.fpga.xclbin import read
 
+_CARDS = 16  # as many as tests have at once, and more
 _STAND_INS = Path(__file__).parent / "stand_ins"
 
 
@@ -45,8 +49,9 @@ def written(folder: Path, bitstream: Bitstream) -> Path:
 
 
 def stand_in_for_xrt(environment: pytest.MonkeyPatch) -> None:
-    """Let pynq 3.0.1 find a card in the processes that are started from now on."""
+    """Let pynq 3.0.1 find cards in the processes that are started from now on."""
     environment.setenv("XILINX_XRT", str(_STAND_INS))
+    environment.setenv("XRT_CARDS", str(_CARDS))
     environment.setenv("PYTHONPATH", str(_STAND_INS), prepend=os.pathsep)
 
 
@@ -81,5 +86,20 @@ def address(emulated: str) -> str:
     path, _, query = rest.partition("?")
     options = dict(part.split("=") for part in query.split("&") if part)
     units = options.pop("units", None)
+    options["device"] = str(_free_card())
     _equip(Path(path), None if units is None else int(units))
-    return f"pynq:{path}" + "".join(f"?{name}={value}" for name, value in options.items())
+    return f"pynq:{path}?" + "&".join(f"{name}={value}" for name, value in options.items())
+
+
+def _free_card() -> int:
+    """Return the number of a card that nobody has, another one each time."""
+    for number in _numbers:
+        try:
+            claim(f"card {number}", "", 0.0).close()
+        except DeviceUnavailable:
+            continue
+        return number
+    raise AssertionError("there is no end of numbers")
+
+
+_numbers = itertools.cycle(range(_CARDS))

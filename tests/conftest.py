@@ -16,6 +16,7 @@ from gates import Gate
 from programs import Program, children
 
 import offload
+from device_runtime import claims
 
 DEVICES = ("local:2", "inline:2")
 
@@ -30,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def xrt(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run the tests of emulated FPGAs on cards, if that was asked for."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "SPACE", f"offload's tests {os.getpid()}")  # others may run them, too
         if request.config.getoption("--xrt"):
             stand_in_for_xrt(patch)
         yield

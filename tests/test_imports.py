@@ -30,6 +30,7 @@ DOORS = {
     "device_runtime/fpga/board.py": {"numpy", "pynq"},
     "device_runtime/fpga/bounded.py": {"numpy"},
     "device_runtime/fpga/buffers.py": {"numpy"},
+    "device_runtime/fpga/answers.py": {"numpy"},
     "device_runtime/fpga/emulation.py": {"numpy"},
     "device_runtime/fpga/unit.py": {"numpy"},
     "offload/cli.py": {"rich", "typer"},

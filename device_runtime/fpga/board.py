@@ -96,6 +96,10 @@ class Board:
     def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
 
+    def has_model(self, unit: str) -> bool:
+        """Tell whether a unit can run: not an emulated one whose bitstream does not say what it does."""
+        return True
+
     def give_shapes(self, unit: str, shapes: Mapping[int, Shape]) -> None:
         """Tell an emulated unit what those arguments of its next run are that are parts of buffers."""
 
@@ -219,6 +223,9 @@ class EmulatedBoard(Board):
     def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         self._emulated.give_model(unit, model, directions)
 
+    def has_model(self, unit: str) -> bool:
+        return self._emulated.has_model(unit)
+
     @property
     def predictor(self) -> Predictor:
         return self._emulated.predictor
@@ -257,6 +264,10 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
         """Have a unit do what a function does, where its bitstream does not say."""
         if unit in self._without:
             self._by_name[unit].model, self._by_name[unit].directions = model, directions
+
+    def has_model(self, unit: str) -> bool:
+        """Tell whether the bitstream says what a unit does."""
+        return unit not in self._without
 
     def predicted(self, unit: str) -> float:
         """Return how many seconds a unit's runs so far would have taken."""

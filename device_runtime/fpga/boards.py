@@ -15,10 +15,10 @@ from device_runtime.fpga.manifest import Member
 from device_runtime.fpga.writing import with_units
 
 if TYPE_CHECKING:
+    from device_runtime.fpga.answers import Answers
     from device_runtime.fpga.unit import Instance
 
 HUNG = 75  # exit code of an owner one of whose units has hung: EX_TEMPFAIL
-_TIMEOUT = 60.0  # seconds that a unit may take, if the address does not say
 
 
 class Config(NamedTuple):
@@ -28,9 +28,17 @@ class Config(NamedTuple):
     path: str  # absolute
     units: int | None = None  # of each kernel; emulated only
     clock: int | None = None  # MHz; emulated only
-    device: int = 0  # which card; pynq only
-    timeout: float = _TIMEOUT  # seconds a unit may take for one run
+    device: int | None = None  # which card; an emulated one shares none if it does not say
+    timeout: float | None = None  # seconds a unit may take for one run; None: as it is used to
+    wait: float = 0.0  # seconds to wait for a card that another program has
     members: tuple[Member, ...] = ()  # instances, as a manifest says
+
+    @property
+    def card(self) -> str:
+        """Name of the card that the device is on; empty for an emulated one that has its own."""
+        if self.kind == "pynq":
+            return f"card {self.device or 0}"
+        return "" if self.device is None else f"emulated card {self.device} of user {os.getuid()}"
 
 
 def configure(kind: str, rest: str) -> Config:
@@ -43,7 +51,10 @@ def configure(kind: str, rest: str) -> Config:
     if not path:
         raise OptionError(f"{address}: behind the colon stands a bitstream, as in '{kind}:vadd.xclbin'")
     given: dict[str, int | float] = {}
-    known = {"emu": ("units", "clock", "timeout"), "pynq": ("device", "timeout")}[kind]
+    known = {
+        "emu": ("units", "clock", "device", "timeout", "wait"),
+        "pynq": ("device", "timeout", "wait"),
+    }[kind]
     for part in query.split("&") if query else ():
         name, _, text = part.partition("=")
         if name not in known:
@@ -61,11 +72,11 @@ def configure(kind: str, rest: str) -> Config:
 
 def _number(address: str, name: str, text: str) -> int | float:
     try:
-        number = float(text) if name == "timeout" else int(text)
+        number = float(text) if name in ("timeout", "wait") else int(text)
     except ValueError:
         number = -1
-    most = {"units": 64, "clock": 10_000, "device": 63, "timeout": 1e6}[name]
-    least = 0 if name in ("device", "timeout") else 1
+    most = {"units": 64, "clock": 10_000, "device": 63, "timeout": 1e6, "wait": 1e6}[name]
+    least = 1 if name in ("units", "clock") else 0
     if not least <= number <= most or (name == "timeout" and number == 0):
         raise OptionError(f"{address}: {name}={text!r} must be a number from {least} to {most:g}")
     return number
@@ -149,13 +160,15 @@ def names(bitstream: Bitstream, members: Sequence[Member] = ()) -> dict[str, int
     return {unit.name: n for n, group in enumerate(instances(bitstream, members)) for _, unit in group}
 
 
-def open_board(config: Config, path: str) -> list[Instance]:
+def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list[Instance]:
     """Load a bitstream, in the owner of the device, and return its instances.
+
+    `uuid` is the bitstream's that was opened, and `answers` is for what is known of its kernels.
 
     Raises DeviceUnavailable, saying what to do.
     """
     from device_runtime.fpga.buffers import Store
-    from device_runtime.fpga.unit import Instance, UnitDriver
+    from device_runtime.fpga.unit import Habit, Instance, UnitDriver
 
     try:
         from device_runtime.fpga import board
@@ -170,12 +183,20 @@ def open_board(config: Config, path: str) -> list[Instance]:
             "source the setup.sh of an XRT that is there, up to 2.15"
         ) from error
     bitstream = manifest.wired(read(path), config.members)
+    if bitstream.uuid != uuid:
+        raise DeviceUnavailable(
+            f"{path} was another bitstream ({uuid.hex()}) when it was opened than it is now "
+            f"({bitstream.uuid.hex()}): close the device, and open it again"
+        )
     if config.kind == "emu":
         made: board.Board = board.EmulatedBoard(path, bitstream)
     else:
-        made = board.open_card(config.device, path, bitstream)
+        made = board.open_card(config.device or 0, path, bitstream)
     kept = Store(made)
     groups = instances(bitstream, config.members)
     shares = [member.batch for member in config.members] or [None] * len(groups)
-    driven = [[UnitDriver(made, kernel, unit, config.timeout) for kernel, unit in group] for group in groups]
-    return [Instance(made, drivers, kept, share) for drivers, share in zip(driven, shares, strict=True)]
+    habits = {kernel.name: Habit(config.timeout) for kernel in bitstream.kernels}
+    driven = [[UnitDriver(made, spec, unit, habits[spec.name]) for spec, unit in group] for group in groups]
+    return [
+        Instance(made, drivers, kept, answers, share) for drivers, share in zip(driven, shares, strict=True)
+    ]

@@ -21,11 +21,11 @@ class Meter(threading.local):
     """What this thread has moved and run since it was last asked: bytes, and seconds."""
 
     to_device = from_device = 0
-    transfer = compute = 0.0
+    transfer = compute = loading = 0.0
 
     def take(self) -> Costs:
         """Return it, and begin anew."""
-        found = Costs(self.to_device, self.from_device, self.transfer, self.compute)
+        found = Costs(self.to_device, self.from_device, self.transfer, self.compute, self.loading)
         self.__dict__.clear()
         return found
 
@@ -161,13 +161,13 @@ class Store:
     def find(self, kept: Kept) -> Buffer:
         """Return a buffer, or the part of one.
 
-        Raises ResidentDataLost if the device was restarted since it was made.
+        Raises ResidentDataLost if the device was loaded anew since it was made.
         """
         found = self._buffers.get(kept.number)
         if found is None:
             raise ResidentDataLost(
-                f"the array {np.dtype(kept.dtype).name} {kept.shape} was lost when its device was restarted; "
-                "make it anew"
+                f"the array {np.dtype(kept.dtype).name} {kept.shape} was lost when its device was restarted, "
+                "or its card was given to another bitstream; make it anew"
             )
         return found.part(kept.start, kept.shape, np.dtype(kept.dtype))
 

@@ -10,17 +10,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from device_runtime.device import Device
+from device_runtime.claims import claim
+from device_runtime.device import SharedDevice
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.fpga import boards
 from device_runtime.fpga.writing import pack
 from device_runtime.interrupts import Shield
-from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId
+from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId, Unloaded
 from device_runtime.process import arena, memory
 from device_runtime.process.channel import SocketChannel
 from device_runtime.process.control import search_path
@@ -53,10 +55,11 @@ class _Owner(NamedTuple):
     watch: int  # a descriptor that is readable when it has ended
 
 
-class FpgaDevice(Device):
+class FpgaDevice(SharedDevice):
     """Instances of a bitstream, each a compute unit.
 
-    One process owns the device, and has a thread for each.
+    One process owns the device, and has a thread for each. While the device is
+    not loaded there is none.
     """
 
     depth = 16
@@ -71,19 +74,21 @@ class FpgaDevice(Device):
         self._janitor = Janitor()
         self._descriptors = ExitStack()
         self._owner: _Owner | None = None
-        self._loaded = False  # the owner has said so
+        self.card = config.card
+        self._ready = False  # the owner has said so
+        self._leaving = False  # it was ended for another bitstream
         self._stillborn = 0  # owners in a row that ended before they had done anything
         self._why = ""  # the last one could not do what it is for
 
     def open(self) -> int:
-        self.bitstream = boards.load(self._config)
-        members = self._config.members
-        self.names = boards.names(self.bitstream, members)
-        if members and all(member.batch for member in members):
-            self.batches = tuple([member.batch or 0 for member in members])
-        self._units = max(self.names.values()) + 1
-        self.memory = sum(bank.nbytes for bank in self.bitstream.banks if bank.used)
         try:
+            self.bitstream = boards.load(self._config)
+            members = self._config.members
+            self.names = boards.names(self.bitstream, members)
+            if members and all(member.batch for member in members):
+                self.batches = tuple([member.batch or 0 for member in members])
+            self._units = max(self.names.values()) + 1
+            self.memory = sum(bank.nbytes for bank in self.bitstream.banks if bank.used)
             self._arena_descriptor = self._own(create())
             self._arena = arena.Arena(self._arena_descriptor, memory.bound(), self._janitor)
             self._status_descriptor = self._own(create())
@@ -94,11 +99,15 @@ class FpgaDevice(Device):
             if self._config.kind == "emu":
                 # What was read and checked is what pynq gets, whatever becomes of the file.
                 os.write(self._file, pack(self.bitstream))
+            self._answers = self._own(os.memfd_create("offload-answers"))
             self._bell = self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))  # rung by ourselves
             self._epoll.register(self._bell, select.EPOLLIN)
             self._oom_kills = count_oom_kills()
-            self._start()
-            self._wait_until_loaded()
+            if self.card and self.claim is None:
+                self.claim = claim(self.card, self.address, self.patience)
+            if self.loaded:
+                self._start()
+                self._wait_until_loaded()
         except OSError as error:
             self.close()
             raise DeviceUnavailable(f"{self.address} could not be opened: {error}") from error
@@ -108,16 +117,39 @@ class FpgaDevice(Device):
         _devices.add(self)
         return self._units
 
+    @property
+    def patience(self) -> float:
+        return self._config.wait
+
+    def load(self) -> None:
+        self._epoch += 1
+        try:
+            self._start(time.monotonic())
+        except OSError as error:
+            self._give_up(f"it could not be loaded: {error}")
+            os.eventfd_write(self._bell, 1)
+
+    def unload(self) -> None:
+        if self._owner is None:  # it ended, and could not be started again
+            self._events.append(Unloaded())
+            os.eventfd_write(self._bell, 1)
+        else:
+            self._leaving = True
+            self._owner.process.kill()
+
     def _own(self, descriptor: int) -> int:
         self._descriptors.callback(os.close, descriptor)
         return descriptor
 
-    def _start(self) -> None:
-        """Start an owner, and make the ways to its units."""
-        with Shield():  # Ctrl-C must not leave descriptors behind that nobody knows of
-            self._start_owner()
+    def _start(self, since: float | None = None, again: bool = False) -> None:
+        """Start an owner, and make the ways to its units.
 
-    def _start_owner(self) -> None:
+        Launches have waited for it `since` then; `again`: in the place of one that has ended.
+        """
+        with Shield():  # Ctrl-C must not leave descriptors behind that nobody knows of
+            self._start_owner(since, again)
+
+    def _start_owner(self, since: float | None, again: bool) -> None:
         cores = [
             Core(unit, self._epoch, self._arena, lambda end, _: SocketChannel(end))
             for unit in range(self._units)
@@ -125,6 +157,7 @@ class FpgaDevice(Device):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             given = [theirs.fileno(), self._arena_descriptor, self._status_descriptor, self._file]
+            given += [self._answers] if self.claim is None else [self._answers, self.claim.fileno()]
             process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -136,17 +169,22 @@ class FpgaDevice(Device):
             for descriptor in core.descriptors():
                 self._by_descriptor[descriptor] = core
                 self._epoll.register(descriptor, select.EPOLLIN)
+        assert self.bitstream is not None
         order = {
             "seats": [core.birthright for core in cores],
             "config": self._config,
             "path": f"/proc/self/fd/{self._file}" if self._config.kind == "emu" else self._config.path,
             "arena": self._arena_descriptor,
             "status": self._status_descriptor,
+            "uuid": self.bitstream.uuid,
+            "answers": self._answers,
+            "since": since,
+            "again": again,
         }
         self._owner = _Owner(ours, process, os.pidfd_open(process.pid))
         self._epoll.register(ours, select.EPOLLIN)
         self._epoll.register(self._owner.watch, select.EPOLLIN)
-        self._cores, self._loaded, self._why = cores, False, ""
+        self._cores, self._ready, self._why = cores, False, ""
         ours.send(marshal.dumps(search_path()))
         ours.send(pickle.dumps(order))
         ours.setblocking(False)
@@ -161,7 +199,7 @@ class FpgaDevice(Device):
         if not select.select([control], [], [], _OPENING)[0]:
             raise DeviceUnavailable(f"{self.address} was not loaded within {_OPENING:g} s")
         self._hear()
-        if not self._loaded:
+        if not self._ready:
             why = self._why or f"its owner ended ({describe(self._owner.process.wait())})"
             output = self._last_words()
             raise DeviceUnavailable(f"{self.address} cannot be opened: {why}" + (output and f"\n{output}"))
@@ -221,8 +259,11 @@ class FpgaDevice(Device):
             data = b""
         if data:
             word, told = pickle.loads(data)
-            self._loaded = word == "ready"
-            self._why = told
+            if word == "ready":
+                self._ready = True
+                self._events += [Gone(unit, f"{why}; it is not used any more") for unit, why in told.items()]
+            else:
+                self._why = told
         else:
             self._epoll.unregister(self._owner.control)
 
@@ -293,13 +334,15 @@ class FpgaDevice(Device):
             self._owner.control.close()
             os.close(self._owner.watch)
             self._owner = None
+        if self.claim is not None:
+            self.claim.close()
         for core in self._cores:
             core.close()
         self._janitor.close()
         self._descriptors.close()
 
     def _owner_ended(self) -> None:
-        """Report the units as lost, and start another owner."""
+        """Report the units as lost, and start another owner; not if this one had to leave."""
         owner, self._owner = self._owner, None
         assert owner is not None
         self._epoll.unregister(owner.watch)
@@ -314,6 +357,10 @@ class FpgaDevice(Device):
             core.finish_output(self._events)
             for descriptor in core.descriptors():
                 self._forget(descriptor)
+            if self._leaving:
+                self._status.clear(core.unit)
+                core.close()
+                continue
             begun, arrived = core.shard(self._status.begun(core.unit)), self._status.arrived(core.unit)
             own = not blamed or core.doomed
             told = why if own else f"the process that has the device was ended for another unit: {why}"
@@ -322,23 +369,28 @@ class FpgaDevice(Device):
             self._status.clear(core.unit)
             core.close()
         owner.control.close()
+        if self._leaving:
+            self._leaving, self._cores = False, []
+            self._events.append(Unloaded())
+            return
         lost.sort(key=lambda event: not event.own)
         self._events += lost
-        self._stillborn += not (self._loaded or any(core.doomed for core in self._cores))
-        failed = ""
+        self._stillborn += not (self._ready or any(core.doomed for core in self._cores))
         if self._stillborn >= _MOST_STILLBORN:
-            failed = f"{self._stillborn} in a row ended before they could be used"
+            told = f"{self._stillborn} in a row ended before they could be used"
+            self._give_up(f"the owner of {self.address} ended ({why}); {told}")
+            return
+        self._epoch += 1
+        try:
+            self._start(time.monotonic(), again=True)
+        except OSError as error:
+            told = f"and could not be started again: {error}"
+            self._give_up(f"the owner of {self.address} ended ({why}); {told}")
         else:
-            self._epoch += 1
-            try:
-                self._start()
-            except OSError as error:
-                failed = f"and could not be started again: {error}"
-        for unit in range(self._units):
-            if failed:
-                self._events.append(Gone(unit, f"the owner of {self.address} ended ({why}); {failed}"))
-            else:
-                self._events.append(Ready(unit))
+            self._events += [Ready(unit) for unit in range(self._units)]
+
+    def _give_up(self, why: str) -> None:
+        self._events += [Gone(unit, why) for unit in range(self._units)]
 
 
 def open_emulated(rest: str) -> FpgaDevice:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 from device_runtime import context
 from device_runtime.context import Context, NoMesh
 from device_runtime.errors import DeviceError, MessageError
+from device_runtime.fpga.answers import Answers
 from device_runtime.fpga.boards import HUNG, open_board
 from device_runtime.fpga.buffers import METER
 from device_runtime.fpga.unit import Instance
@@ -70,7 +71,14 @@ class UnitThread(threading.Thread):
     """Run shards on one unit, one after the other, until the channel closes."""
 
     def __init__(
-        self, unit: int, units: int, seat: Seat, host_arena: int, status: StatusPage, instance: Instance
+        self,
+        unit: int,
+        units: int,
+        seat: Seat,
+        host_arena: int,
+        status: StatusPage,
+        instance: Instance,
+        loading: float,
     ) -> None:
         super().__init__(name=f"offload-unit-{unit}")
         self._unit = unit
@@ -81,6 +89,7 @@ class UnitThread(threading.Thread):
         self._work = 0  # the number of works that have ended
         self._pure = False  # what runs may be run again
         self._instance = instance
+        self._loading = loading  # seconds that launches have waited for the bitstream
         self._runner = Runner(
             unit,
             units,
@@ -92,6 +101,7 @@ class UnitThread(threading.Thread):
         self.post = self._endpoint.post
 
     def run(self) -> None:
+        METER.loading = self._loading
         self._status.arrive(self._unit)
         works, channel = self._endpoint.works, self._channel
         while True:
@@ -197,13 +207,14 @@ def main(control: socket.socket) -> None:
     os.dup2(seats[0].stderr, 2)
     faulthandler.enable(file=2, all_threads=False)
     try:
-        instances = open_board(order["config"], order["path"])
+        instances = open_board(order["config"], order["path"], order["uuid"], Answers(order["answers"]))
     except BaseException as error:
         _say(control, "failed", str(error) if isinstance(error, DeviceError) else repr(error))
         os._exit(1)
     status = StatusPage(order["status"], len(seats))
+    loading = 0.0 if order["since"] is None else time.monotonic() - order["since"]
     threads = [
-        UnitThread(unit, len(seats), seat, order["arena"], status, instance)
+        UnitThread(unit, len(seats), seat, order["arena"], status, instance, loading)
         for unit, (seat, instance) in enumerate(zip(seats, instances, strict=True))
     ]
     for kind in (0, 1):
@@ -211,14 +222,18 @@ def main(control: socket.socket) -> None:
     _Streams.mend()
     logging.getLogger().addHandler(_UnitForwarder(threads))
     sys.modules["__main__"] = types.ModuleType("__main__")
-    for thread in threads:
-        thread.start()
-    _say(control, "ready", "")
+    unfit: dict[int, str] = {}
+    if order["again"]:
+        unfit = {unit: why for unit, one in enumerate(instances) if (why := one.check())}
+    for unit, thread in enumerate(threads):
+        if unit not in unfit:
+            thread.start()
+    _say(control, "ready", unfit)
     control.recv(1)  # the host says nothing more; this is its end
     os._exit(0)
 
 
-def _say(control: socket.socket, word: str, told: str) -> None:
+def _say(control: socket.socket, word: str, told: str | dict[int, str]) -> None:
     try:
         control.send(pickle.dumps((word, told)))
     except (BrokenPipeError, ConnectionResetError):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.errors import DeviceError, DeviceMemoryError
+from device_runtime.fpga.answers import Answers
 from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
 from device_runtime.fpga.buffers import METER, Buffer, Store
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
@@ -21,15 +22,46 @@ from device_runtime.hardware import Blank, Kept
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _FAILED = 0xFFFFFFFF  # what is read where no device answers
 _LONGEST = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
+# Seconds that a run may take: at first, and when _ENOUGH have ended so many times the longest of them.
+_FIRST, _ENOUGH, _TIMES, _LEAST = 60.0, 10, 100, 10.0
+
+
+class Habit:
+    """How long the runs of a kernel take, and so how long one may, if `given` does not say.
+
+    The units' threads all tell it; what one of them misses does no harm.
+    """
+
+    def __init__(self, given: float | None) -> None:
+        self._given = given
+        self._runs = 0
+        self._longest = 0.0
+
+    def learn(self, seconds: float) -> None:
+        """Take note of a run that has ended."""
+        self._runs += 1
+        self._longest = max(self._longest, seconds)
+
+    @property
+    def limit(self) -> float:
+        """Seconds that a run may take."""
+        if self._given is not None:
+            return self._given
+        return _FIRST if self._runs < _ENOUGH else max(_LEAST, _TIMES * self._longest)
+
+    def __str__(self) -> str:
+        known = self._given is None and self._runs >= _ENOUGH
+        why = f", as the longest of its {self._runs} runs took {self._longest:.3g} s" if known else ""
+        return f"{self.limit:g} s{why}; ?timeout= in the address sets another"
 
 
 class UnitDriver:
     """Run a kernel on one unit, as a function."""
 
-    def __init__(self, board: Any, spec: KernelSpec, unit: Unit, timeout: float) -> None:
+    def __init__(self, board: Any, spec: KernelSpec, unit: Unit, habit: Habit) -> None:
         self.spec = spec
         self.unit = unit
-        self.timeout = timeout
+        self.habit = habit
         self.hung = False
         self.busy = 0.0  # seconds that its runs so far have taken
         self._board = board
@@ -189,11 +221,11 @@ class UnitDriver:
             looks += 1
             if looks > _LOOKS:
                 passed = time.monotonic() - begun
-                if passed > self.timeout:
+                if passed > self.habit.limit:
                     self.hung = True
                     raise DeviceError(
                         f"unit {self.unit.name} has not ended after {passed:.3g} s "
-                        f"(its limit is {self.timeout:g} s); {self._dump()}"
+                        f"(its limit is {self.habit}); {self._dump()}"
                     )
                 time.sleep(min(_LONGEST, passed / 8))
         if status == _FAILED:
@@ -205,6 +237,7 @@ class UnitDriver:
         took = time.monotonic() - begun
         self.busy += took
         METER.compute += took
+        self.habit.learn(took)
         if status & DONE and self.spec.protocol == "ap_ctrl_chain":
             registers.write(0, CONTINUE)
 
@@ -222,9 +255,15 @@ class Instance:
     """
 
     def __init__(
-        self, board: Any, drivers: Sequence[UnitDriver], kept: Store, batch: int | None = None
+        self,
+        board: Any,
+        drivers: Sequence[UnitDriver],
+        kept: Store,
+        answers: Answers,
+        batch: int | None = None,
     ) -> None:
         self.kept = kept
+        self._answers = answers
         self.batch = batch  # how much of a data set is its share, where a manifest says so
         self._board = board
         self._units = {driver.unit.name: driver for driver in drivers}
@@ -286,8 +325,30 @@ class Instance:
                 f"it has {', '.join(self._drivers) or 'none'}"
             )
         driver.learn(interface, model)
-        args = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
-        return tuple(buffer.host() for _, buffer in driver.run(args))
+        found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
+        outs = tuple([buffer.host() for _, buffer in driver.run(found)])
+        if not any(isinstance(value, Kept) for value in args):
+            self._answers.learn(interface, args, outs)
+        return outs
+
+    def check(self) -> str:
+        """Have the units give the answers that are known of their kernels; return what is wrong, if it is.
+
+        Those of which none is known, and emulated ones without a model, are taken at their word.
+        """
+        for name, driver in self._units.items():
+            known = self._answers.get(driver.spec.name)
+            if known is None or not self._board.has_model(name):
+                continue
+            try:
+                driver.learn(known.interface, None)
+                found = [buffer.host() for _, buffer in driver.run(known.args)]
+            except DeviceError as error:
+                return str(error)
+            wrong = [one.tobytes() != right.tobytes() for one, right in zip(found, known.outs, strict=True)]
+            if any(wrong):
+                return f"unit {name} does not give the answer any more that {driver.spec.name} gave before"
+        return ""
 
     def _wired(self) -> list[str]:
         return list(

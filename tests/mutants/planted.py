@@ -36,10 +36,29 @@ class Mutant(NamedTuple):
         path.write_text(text.replace(self.old, self.new))
 
 
+_CARDS = "scheduler/cards.py"
 _STATE, _PLACING, _LEDGER = "scheduler/state.py", "scheduler/placing.py", "scheduler/ledger.py"
 _DISPATCHER, _DIRECT, _PUMP = "scheduler/dispatcher.py", "scheduler/direct.py", "scheduler/pump.py"
 
 MUTANTS = (
+    Mutant(
+        "a card is taken from units that are at work",
+        _CARDS,
+        "if not loaded.is_busy() and (",
+        "if (",
+    ),
+    Mutant(
+        "what is loaded keeps the card for ever",
+        _CARDS,
+        "                card.sent += action.launches\n",
+        "                pass\n",
+    ),
+    Mutant(
+        "a bitstream that was held is never sent anything again",
+        _CARDS,
+        "            if loaded.held:\n                self._let_on(loaded)\n                return True\n",
+        "",
+    ),
     Mutant(
         "no dedupe: the report of an attempt that is over ends the shard",
         _STATE,
@@ -95,8 +114,8 @@ MUTANTS = (
     Mutant(
         "lost wake-up: a unit that is back is not looked at",
         _STATE,
-        "            pool.eased(unit)\n            self._placing.touch(unit)",
-        "            pool.eased(unit)",
+        "            pool.set_alive(unit, True)\n            self._placing.touch(unit)",
+        "            pool.set_alive(unit, True)",
     ),
     Mutant(
         "lost wake-up: a launch whose dependencies have ended is not looked at",

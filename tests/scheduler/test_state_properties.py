@@ -26,12 +26,13 @@ class Histories(RuleBasedStateMachine):
             doubled=st.sampled_from((0.0, 0.2)),
             overtaken=st.sampled_from((0.0, 0.2)),
         ),
+        shared=st.booleans(),
         seed=ANY,
     )
-    def open(self, sizes: list[tuple[int, int]], weather: Weather, seed: int) -> None:
-        self.world = World(Random(seed), weather)
+    def open(self, sizes: list[tuple[int, int]], shared: bool, weather: Weather, seed: int) -> None:
+        self.world = World(Random(seed), weather, fair=2)
         for units, depth in sizes:
-            self.world.open(units, depth)
+            self.world.open(units, depth, "card" if shared else "", loaded=not shared)
 
     @rule(
         pool=ANY,

@@ -12,10 +12,14 @@ from .world import Core, Kind, Weather, World
 def simulate(seed: int, trace: Callable[[str], object] | None = None) -> World:
     """Run the history of a seed to its end; raise AssertionError where a promise is broken."""
     random = Random(seed)
-    world = World(random, _weather(random), trace)
+    world = World(random, _weather(random), trace, fair=random.choice((1, 3, 64)))
     bulk = random.random() < 0.25  # mostly short launches, many of them alike
     for _ in range(random.choice((1, 1, 1, 2))):
         world.open(random.randint(1, 3 if bulk else 5), random.choice((8, 16) if bulk else (1, 1, 2, 4)))
+    if random.random() < 0.15:
+        for number in range(random.randint(2, 3)):
+            loaded = number == 0 and random.random() < 0.8
+            world.open(random.randint(1, 3), random.choice((1, 4, 16)), "card", loaded)
     launches = random.choice((4, 8, 8, 16, 30))
     pause = random.choice((0.0, 1e-4, 0.05, 0.5))  # seconds between two things that happen
     faults = random.choice((0.0, 0.02, 0.1))

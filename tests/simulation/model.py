@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from device_runtime.launch import ShardId
 from scheduler import events
-from scheduler.events import Action, Advance, Event, Kill, Placed, Send, Settle
+from scheduler.cards import FAIR
+from scheduler.events import Action, Advance, Event, Kill, Load, Placed, Send, Settle, Unload
 from scheduler.launches import Bundle
 from scheduler.pace import AHEAD, BUNDLE
 from scheduler.state import MAX_UNITS_LOST, State
@@ -87,11 +88,27 @@ class UnitModel:
         return self.up and self.killed is None
 
 
-class Model:
-    """Follow a state machine and check all it does."""
+class CardModel:
+    """What is known of a card that pools share."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self) -> None:
+        self.pools: list[int] = []
+        self.loaded: int | None = None
+        self.leaving = False
+        self.closed = False  # one of the pools is, and the others are about to be
+        self.sent = 0  # shards sent to the loaded pool, since another one has something to run
+
+
+class Model:
+    """Follow a state machine and check all it does.
+
+    It sends a pool `fair` shards before another one has its turn.
+    """
+
+    def __init__(self, state: State, fair: int = FAIR) -> None:
         self.state = state
+        self.fair = fair
+        self.cards: dict[str, CardModel] = {}
         self.pools: dict[int, list[UnitModel]] = {}
         self.depth: dict[int, int] = {}
         self.launches: dict[int, LaunchModel] = {}
@@ -123,7 +140,9 @@ class Model:
         assert kills == self._kills, "wrong kills"
         changed = set()
         for action in actions:
-            if isinstance(action, Placed):
+            if isinstance(action, (Load, Unload)):
+                self._see_switched(action)
+            elif isinstance(action, Placed):
                 self._see_placed(action)
                 changed.add(action.launch)
             elif isinstance(action, Send):
@@ -134,6 +153,7 @@ class Model:
                 if action.how == "dependency":
                     assert action.cause in self.failures, "a launch failed because of one that did not"
         assert not self._early, "not placed, though a launch that names its units waits for it"
+        self._check_cards(actions)
         self._check_idle()
         self._check_answers(changed)
         self._events += 1
@@ -146,8 +166,31 @@ class Model:
     def _PoolOpened(self, event: events.PoolOpened) -> None:
         self.pools[event.pool] = [UnitModel() for _ in range(event.units)]
         self.depth[event.pool] = event.depth
+        if event.card:
+            card = self.cards.setdefault(event.card, CardModel())
+            card.pools.append(event.pool)
+            if event.loaded:
+                card.loaded = event.pool
+
+    def _PoolUnloaded(self, event: events.PoolUnloaded) -> None:
+        card = self.card(event.pool)
+        if card is None or not card.leaving or card.loaded != event.pool:
+            self.stale += 1
+        else:
+            card.loaded, card.leaving, card.sent = None, False, 0
+
+    def card(self, pool: int) -> CardModel | None:
+        """Return the card that a pool shares with others, if it does."""
+        for card in self.cards.values():
+            if pool in card.pools:
+                return card
+        return None
 
     def _PoolClosed(self, event: events.PoolClosed) -> None:
+        closed = self.card(event.pool)
+        if closed is not None:
+            closed.pools.remove(event.pool)
+            closed.closed = True
         for unit in self.pools.pop(event.pool, []):
             for shard in unit.held:
                 self.deadlines.pop(shard, None)
@@ -363,6 +406,9 @@ class Model:
         early = launch.number in self._early
         assert early or not launch.needs, "placed before what it depends on has ended"
         self._early.discard(launch.number)
+        if not self._is_open(launch.pool):
+            launch.units = action.units
+            return
         up = [number for number, unit in enumerate(units) if unit.able]
         down = [number for number in action.units if not units[number].able]
         assert not down or set(up) <= set(action.units), "placed on a unit that is down without need"
@@ -379,6 +425,9 @@ class Model:
         assert unit.able and not unit.gone, "sent to a unit that is not there"
         assert launch.units is not None and launch.units[shard.rank] == action.unit, "sent to another unit"
         assert action.pool == launch.pool
+        card = self.card(action.pool)
+        there = card is None or (card.loaded == action.pool and not card.leaving)
+        assert there, "sent to what is not loaded"
         assert shard.rank not in launch.settled and shard.rank not in launch.flying, "sent twice"
         assert not launch.needs, "sent before what it depends on has ended"
         if unit.resumed:
@@ -423,9 +472,61 @@ class Model:
         placed = sum(one.units is not None and one.entered < before for one in self._rivals(pool, unit))
         return placed + len(self.pools[pool][unit].resumed)
 
+    def _is_open(self, pool: int) -> bool:
+        """Tell whether the units of a pool may be sent something, as far as its card goes."""
+        card = self.card(pool)
+        if card is None:
+            return True
+        return card.loaded == pool and not (card.leaving or card.closed) and card.sent < self.fair
+
+    def _has_work(self, pool: int) -> bool:
+        """Tell whether a unit of a pool could run something."""
+        for number, unit in enumerate(self.pools[pool]):
+            if not unit.gone:
+                first = min(self._rivals(pool, number), key=self._key, default=None)
+                if unit.resumed or (first is not None and not first.needs):
+                    return True
+        return False
+
+    def _see_switched(self, action: Load | Unload) -> None:
+        card, units = self.card(action.pool), self.pools[action.pool]
+        assert card is not None and not card.leaving
+        if isinstance(action, Load):
+            assert card.loaded is None, "two are loaded"
+            card.loaded = action.pool
+            for unit in units:
+                unit.up = not unit.gone
+        else:
+            assert card.loaded == action.pool
+            assert not any(unit.held or unit.killed for unit in units if not unit.gone), "it is not done"
+            card.leaving = True
+
+    def _check_cards(self, actions: Iterable[Action]) -> None:
+        """Find cards of which nobody has the use, and pools that have it for too long."""
+        for card in self.cards.values():
+            loaded = card.loaded
+            if card.closed:
+                continue
+            if card.leaving:
+                told = loaded is not None and Unload(loaded) in actions
+                waits = any(self._has_work(pool) for pool in card.pools if pool != loaded)
+                assert waits or not told, "it has to leave, and nobody waits"
+            elif loaded is None:
+                assert not any(map(self._has_work, card.pools)), "nothing is loaded, though something waits"
+            elif not any(self._has_work(pool) for pool in card.pools if pool != loaded):
+                card.sent = 0
+            else:
+                sent = sum(isinstance(one, Send) and one.pool == loaded for one in actions)
+                assert not sent or card.sent < self.fair, "others wait too long"
+                card.sent += sent
+                busy = any(unit.held or unit.killed for unit in self.pools[loaded] if not unit.gone)
+                assert busy or (card.sent < self.fair and self._has_work(loaded)), "others wait for nothing"
+
     def _check_idle(self) -> None:
         """Find units that do nothing although there is something for them."""
         for pool, units in self.pools.items():
+            if self.cards and not self._is_open(pool):
+                continue
             for number, unit in enumerate(units):
                 if unit.able and not unit.held:
                     assert not unit.resumed, "a unit idles, though a shard has come back to it"
@@ -509,7 +610,7 @@ class Model:
     def check_empty(self) -> None:
         """Check that nothing is left, once all launches have ended and all pools are closed."""
         state = self.state
-        assert not self.launches and not self.pools
+        assert not self.launches and not self.pools and (state._cards is None or not state._cards._cards)
         assert state.pending == 0 and state.next_deadline() is None
         placing, order = state._placing, state._placing.order
         for left in (state._launches, state._pools, state._finished, state._deadlines._heap):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappop, heappush
 from random import Random
 
 from device_runtime.launch import ShardId
 from scheduler import events
-from scheduler.events import Advance, Event, Kill, Placed, Send, Settle
+from scheduler.cards import FAIR
+from scheduler.events import Advance, Event, Kill, Placed, Send, Settle, Unload
 from scheduler.state import State
 
 from .model import Model, in_a_row
@@ -84,13 +85,14 @@ class World:
         weather: Weather = CALM,
         trace: Callable[[str], object] | None = None,
         depth: int = 0,
+        fair: int = FAIR,
     ) -> None:
         self.random = random or Random(0)
         self.weather = weather
         self.trace = trace
         self.depth = depth
-        self.state = State()
-        self.model = Model(self.state)
+        self.state = State(fair)
+        self.model = Model(self.state, fair)
         self.cores: dict[int, list[Core]] = {}
         self.kinds: dict[int, Kind] = {}
         self.units: dict[int, tuple[int, ...] | None] = {}
@@ -123,10 +125,10 @@ class World:
 
     # ---- what the host does ------------------------------------------------------------
 
-    def open(self, units: int, depth: int) -> None:
+    def open(self, units: int, depth: int, card: str = "", loaded: bool = True) -> None:
         pool = len(self.cores)
         self.cores[pool] = [Core(pool, unit) for unit in range(units)]
-        self.tell(events.PoolOpened(pool, units, depth))
+        self.tell(events.PoolOpened(pool, units, depth, card, loaded))
 
     def submit(
         self,
@@ -138,7 +140,10 @@ class World:
     ) -> int:
         """Make a launch and return its number."""
         self.launches += 1
-        self.kinds[self.launches] = kind or Kind()
+        kind = kind or Kind()
+        if self.model.card(pool) is not None:
+            kind = replace(kind, gang=False)  # shards would wait for others that the card is taken from
+        self.kinds[self.launches] = kind
         self.units[self.launches] = units
         asked = events.Submit(self.launches, pool, units, count or len(units or ()), **options)  # type: ignore[arg-type]
         self._asked[self.launches] = asked.shards, asked.retries
@@ -161,10 +166,13 @@ class World:
         self.tell(events.Cancel(launch, kill))
 
     def close(self, pool: int) -> None:
+        """Close a pool, and those that share its card."""
         self._take_in()
-        for core in self.cores.pop(pool):
-            core.alive = False
-        self.tell(events.PoolClosed(pool))
+        card = self.model.card(pool)
+        for each in [pool] if card is None else list(card.pools):
+            for core in self.cores.pop(each):
+                core.alive = False
+            self.tell(events.PoolClosed(each))
 
     def tell(self, event: Event) -> None:
         """Hand an event to the state machine, after all ends that have come, and carry out what it says."""
@@ -214,6 +222,8 @@ class World:
             elif isinstance(action, Kill):
                 core = self.cores[action.pool][action.unit]
                 self._send_down(core, partial(self._order_death, core, action.shard))
+            elif isinstance(action, Unload):
+                self._unload(action.pool)
             elif isinstance(action, Settle):
                 self._note_end(action)
             elif isinstance(action, Advance):
@@ -237,6 +247,14 @@ class World:
         if self._alarm is not None and self.now >= self._alarm:
             self._alarm = None
             self.tell(events.Tick(self.now))
+
+    def _unload(self, pool: int) -> None:
+        """Let all cores of a pool go; those that are there when it is loaded again are others."""
+        for core in self.cores[pool]:
+            if not core.gone:
+                core.alive = False
+                self.cores[pool][core.unit] = Core(pool, core.unit)
+        self.at(self.now + self._delay(), partial(self.tell, events.PoolUnloaded(pool)))
 
     # ---- wires -------------------------------------------------------------------------
 
@@ -332,7 +350,8 @@ class World:
 
     def lose(self, core: Core, own: bool = True) -> None:
         """Let a core die with all it holds; the host hears of it, and of its return, in time."""
-        if not core.alive:
+        card = self.model.card(core.pool)
+        if not core.alive or (card is not None and (card.loaded != core.pool or card.leaving)):
             return
         core.alive = False
         begun = core.held[0] if core.begun else None
@@ -349,6 +368,8 @@ class World:
         self._take_in()  # what follows from that is meant for the one that is dead
         pool, unit = core.pool, core.unit
         if pool in self.cores:
+            if self.cores[pool][unit] is not core:
+                return  # it was unloaded meanwhile
             self.cores[pool][unit] = Core(pool, unit)
             restart = self.random.random() * self.weather.restart
             self.at(self.now + restart, partial(self._tell_ready, self.cores[pool][unit]))
@@ -404,8 +425,8 @@ class World:
         self.drain()
         while self.advance():
             pass  # what comes late
-        for pool in list(self.cores):
-            self.close(pool)
+        while self.cores:
+            self.close(next(iter(self.cores)))
         self.model.check_empty()
         for number, (count, _) in self._asked.items():
             assert all(self.ends[number, rank] == 1 for rank in range(count)), f"launch {number} has no end"

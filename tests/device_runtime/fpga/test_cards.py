@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from bitstreams import address, stand_in_for_xrt
-from hardware_kernels import add
+from hardware_kernels import add, scale
 
 import offload as of
+from offload import offload
 from offload.testing import Xclbin
 
 PYNQ = importlib.metadata.version("pynq") if importlib.util.find_spec("pynq") else ""
@@ -68,9 +70,9 @@ def test_an_xrt_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @has_cards
 def test_a_card_that_is_not_there(card: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        of.DeviceUnavailable, match=r"finds 1 devices, and number 1 is asked for; they are counted"
+        of.DeviceUnavailable, match=r"finds 16 devices, and number 16 is asked for; they are counted"
     ):
-        of.connect("pynq:a.xclbin?device=1")
+        of.connect("pynq:a.xclbin?device=16")
 
 
 @has_cards
@@ -140,3 +142,25 @@ def test_memory_is_given_back(card: pytest.MonkeyPatch) -> None:
         told = "bank DDR0 has no room for 16,777,216 bytes: 12,582,912 of its 12,582,912 are free"
         with pytest.raises(of.DeviceMemoryError, match=told):
             add(large, large, large.copy(), 1)
+
+
+@has_cards
+def test_a_file_that_has_become_another(card: pytest.MonkeyPatch) -> None:
+    with of.connect(address("emu:a.xclbin")):
+        assert added() == [2, 2]
+        Xclbin([add], units=3).write("a.xclbin")
+        with pytest.raises(of.WorkerDied):
+            offload(os._exit, target=0)(3)
+        with pytest.raises(of.NoUnitsError, match=r"a\.xclbin was another bitstream \(.*open it again"):
+            added()
+
+
+@has_cards
+def test_bitstreams_have_a_card_in_turn(card: pytest.MonkeyPatch) -> None:
+    Xclbin([scale]).write("b.xclbin")
+    with of.connect("pynq:a.xclbin"):
+        for _ in range(2):
+            assert added() == [2, 2]
+            product = scale.launch(np.ones(2), 3.0, device="pynq:b.xclbin")
+            assert product.result().tolist() == [3, 3]
+            assert product.timing[0].loading
