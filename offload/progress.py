@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def watch(shards: Shards[Any], deadline: Deadline) -> None:
     """Wait until all cores have finished, and show how many have.
 
-    Raises ImportError, naming the extra to install, where neither tqdm nor
-    rich is installed, and TimeoutError as `wait` does.
+    Raises ImportError, naming the extra to install, where rich is not
+    installed, and TimeoutError as `wait` does.
     """
     total, done = shards._count, 0
     with _bar(shards._name, total) as advance:
@@ -35,32 +35,16 @@ def _more(shards: Shards[Any], done: int) -> bool:
     return sum(len(ticket.finished) for ticket in shards._tickets) > done
 
 
-def _bar(name: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
-    """Return a bar that is shown while its context lasts; it gives the function that advances it."""
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        pass
-    else:
-        return _tqdm_bar(tqdm, name, total)
+@contextmanager
+def _bar(name: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Show a bar while the context lasts; it gives the function that advances it."""
     try:
         from rich.console import Console
         from rich.progress import Progress
     except ImportError:
-        raise ImportError("progress=True needs tqdm or rich: pip install 'offload[progress]'") from None
+        raise ImportError("progress=True needs rich: pip install 'offload[progress]'") from None
     # Without ipywidgets rich would show a warning in a notebook, and no bar; so it is plain text.
     console = Console(force_jupyter=None if find_spec("ipywidgets") else False)
-    return _rich_bar(partial(Progress, console=console), name, total)
-
-
-@contextmanager
-def _tqdm_bar(tqdm: Any, name: str, total: int) -> Iterator[Callable[[int], object]]:
-    with tqdm(total=total, desc=name, unit="core") as bar:
-        yield bar.update
-
-
-@contextmanager
-def _rich_bar(progress: Any, name: str, total: int) -> Iterator[Callable[[int], object]]:
-    with progress() as bar:
+    with Progress(console=console) as bar:
         row = bar.add_task(name, total=total)
         yield lambda count: bar.advance(row, count)

@@ -21,7 +21,6 @@ LATE = {
     "pynq",
     "rich",
     "torch",
-    "tqdm",
     "typer",
     "zmq",
 }

@@ -326,7 +326,7 @@ def test_progress_names_the_extra_where_nothing_can_show_it(monkeypatch: pytest.
     import sys
 
     with package.connect("inline:1"):
-        for name in ("tqdm", "tqdm.auto", "rich", "rich.progress"):
+        for name in ("rich", "rich.console", "rich.progress"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match=r"offload\[progress\]"):
             where().wait(progress=True)
