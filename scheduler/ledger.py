@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from device_runtime.device import SharedDevice
-from device_runtime.errors import OptionError
+from device_runtime.errors import DeviceError, OptionError
 from device_runtime.launch import (
     Begun,
     Dependency,
@@ -250,7 +250,16 @@ class Ledger:
             for (pool, unit), messages in outbox.items():
                 if (pool, unit) in self._lost:
                     continue
-                unsent = self.pools[pool].device.send(unit, messages)
+                device = self.pools[pool].device
+                try:
+                    unsent = device.send(unit, messages)
+                except Exception as error:  # what others are to be sent must not be lost with it
+                    told = DeviceError(
+                        f"core {unit} of {device.address} could not be sent a launch: {error!r}"
+                    )
+                    told.__cause__ = error
+                    shards = [message.shard for message in messages if isinstance(message, Work)]
+                    unsent = [Ended(unit, shard, Outcome(error=told)) for shard in shards]
                 if unsent:
                     ends.extend((pool, event) for event in unsent)
         return ends

@@ -12,6 +12,7 @@ from itertools import count
 import pytest
 
 from device_runtime.device import Device
+from device_runtime.errors import DeviceError
 from device_runtime.interrupts import Guard
 from device_runtime.launch import Ended, Event, Image, Lost, Message, Outcome, Printed, Ready, ShardId, Work
 from scheduler import events
@@ -35,6 +36,15 @@ class Unit:
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
         self.sent += [message.shard for message in messages if isinstance(message, Work)]
         return []
+
+
+class Broken(Unit):
+    """One that cannot be sent anything."""
+
+    address = "made-up:1"
+
+    def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
+        raise ValueError("its own mistake")
 
 
 class Desk:
@@ -214,3 +224,20 @@ def test_what_of_a_bundle_could_not_be_sent_ends_by_itself() -> None:
 
     assert [ticket.ok for ticket in desk.tickets[1:]] == [False, True, False, True]
     assert not desk.ledger.launches
+
+
+def test_a_device_that_cannot_send_keeps_nothing_from_the_others() -> None:
+    ledger, whole = Ledger(count(1).__next__), Unit()
+    tickets = []
+    for number, device in enumerate((Broken(), whole)):
+        pool = Pool(number, "made-up:1", 1, device, Guard())  # type: ignore[arg-type]
+        ledger.pools.append(pool)
+        ledger.step(events.PoolOpened(number, 1))
+        tickets.append(Ticket(Route(pool, (0,), 1, "kernel", 1), IMAGE, b""))
+        ledger.enter(tickets[-1])
+    ends: deque[tuple[int, Event]] = deque(ledger.flush())
+    assert whole.sent == [(2, 0, 0)]
+    ledger.handle(ends)
+    error = tickets[0].error(0)
+    assert isinstance(error, DeviceError) and isinstance(error.__cause__, ValueError)
+    assert "core 0 of made-up:1 could not be sent a launch: ValueError('its own mistake')" in str(error)
