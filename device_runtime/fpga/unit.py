@@ -251,7 +251,8 @@ class Instance:
     """Units of a device that work together, one of each kernel, as what runs on them has them.
 
     `instance.vadd(a, b, out, n)` runs a kernel, on its first unit here, and
-    `instance.vadd_2(...)` that unit; `array` and `empty` give buffers that stay.
+    `instance.vadd_2(...)` that unit; `instance["run"]` is one that has the name
+    of something else here. `array` and `empty` give buffers that stay.
     """
 
     def __init__(
@@ -275,15 +276,21 @@ class Instance:
         """Tell whether one of the units has hung."""
         return any(driver.hung for driver in self._units.values())
 
-    def __getattr__(self, name: str) -> UnitDriver:
+    def __getitem__(self, name: str) -> UnitDriver:
         drivers, units = self.__dict__["_drivers"], self.__dict__["_units"]
         driver: UnitDriver | None = drivers.get(name) or units.get(name)
         if driver is None:
-            raise AttributeError(
+            raise KeyError(
                 f"there is no kernel or unit {name!r} on this instance; "
                 f"it has {', '.join((*drivers, *units))}"
             )
         return driver
+
+    def __getattr__(self, name: str) -> UnitDriver:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
 
     @property
     def units(self) -> list[str]:

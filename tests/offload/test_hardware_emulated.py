@@ -16,7 +16,7 @@ from hardware_kernels import add, bitstream, split
 
 import offload as of
 from device_runtime.fpga.writing import with_units
-from offload import In, Out, offload
+from offload import In, InOut, Out, offload
 from offload.core import instance
 from offload.testing import Fault, Timing, Xclbin
 
@@ -186,6 +186,8 @@ def test_a_driver_kernel_has_an_instance_to_itself(device: str) -> None:
             device.vadd(held, held, out, len(x))
         return np.asarray(out).copy(), held.uploads, out.downloads, device.units[0].startswith("vadd_")
 
+    for unit in (0, 1):  # what it does is known from a launch only
+        add(floats(1), floats(1), floats(0), 1, target=unit)
     drive_values = drive(floats(1, 2))[0]
     assert drive_values[0].tolist() == [2, 4]
     assert drive_values[1:] == (8, 8, True)
@@ -194,6 +196,24 @@ def test_a_driver_kernel_has_an_instance_to_itself(device: str) -> None:
 @offload(kernel="double")
 def double(out: Out("float32"), a: In("float32"), n: int) -> None:  # type: ignore[valid-type]
     out[:n] = 2 * a[:n]
+
+
+def test_a_kernel_with_a_name_that_is_taken(tmp_path: Path) -> None:
+    @offload(kernel="run")
+    def run(x: InOut("float32")):  # type: ignore[valid-type, no-untyped-def]
+        x += 1
+
+    @offload
+    def driver() -> Any:
+        x = np.ones(2, "float32")
+        instance()["run"](x)
+        instance()["run_1"](x)
+        with pytest.raises(KeyError, match="no kernel or unit 'walk'"):
+            instance()["walk"]
+        return x
+
+    with of.connect(address(f"emu:{Xclbin([run]).write(tmp_path / 'a.xclbin')}")):
+        assert driver(target=0)[0].tolist() == [3, 3]
 
 
 def test_a_driver_gives_one_array_for_what_goes_in_and_comes_out(tmp_path: Path) -> None:
