@@ -37,16 +37,19 @@ Needed = tuple[BankArray, bool, bool]  # what a launch needs of an array: that i
 
 
 class Use(NamedTuple):
-    """A launch that uses the bytes of an array from `start` to `stop`, and writes them if `writes`."""
+    """A launch that uses the bytes of an array from `start` to `stop`."""
 
     ticket: Ticket
     start: int
     stop: int
-    writes: bool
 
     def is_within(self, other: Use) -> bool:
         """Tell whether another one uses all these bytes."""
         return other.start <= self.start and self.stop <= other.stop
+
+    def overlaps(self, start: int, stop: int) -> bool:
+        """Tell whether it uses some of these bytes."""
+        return self.start < stop and start < self.stop
 
 
 class Slot:
@@ -74,32 +77,38 @@ class Memory:
         self.home = home
         self.slot: Slot | None = slot  # None once it is freed
         self.bank = bank
-        self.uses: dict[int, Use] = {}  # those that have not ended, or failed to write
+        # Uses that have not ended, by number, in their order; and writers that have failed.
+        self.readers: dict[int, Use] = {}
+        self.writers: dict[int, Use] = {}
 
-    def conflicts(self, start: int, stop: int, writes: bool, reads: bool) -> list[Depends]:
+    def conflicts(self, start: int, stop: int, reads: bool, writes: bool) -> list[Depends]:
         """Return what a use has to wait for; the last to write what it reads must have ended well."""
         found = []
         later: list[Use] = []
-        for use in reversed(self.uses.values()):
-            if use.start < stop and start < use.stop and (writes or use.writes):
-                needed = reads and use.writes and not any(use.is_within(other) for other in later)
+        for use in reversed(self.writers.values()):
+            if use.overlaps(start, stop):
+                needed = reads and not any(use.is_within(other) for other in later)
                 found.append(Depends((use.ticket,), True, SUCCESS if needed else END))
-            if use.writes:
-                later.append(use)
+            later.append(use)
+        if writes:
+            readers = [use for use in self.readers.values() if use.overlaps(start, stop)]
+            found += [Depends((use.ticket,), True, END) for use in readers]
         return found
 
     def forget(self, number: int, ended_well: bool) -> None:
-        """Forget a use that ends, and those before it that failed to write what it was to write.
+        """Forget a use that ends, and writers before it that failed to write what it was to write.
 
-        One that has failed to write is kept: what it has left is not to be read.
+        A writer that has failed is kept: what it has left is not to be read.
         """
-        use = self.uses[number]
-        if ended_well or not use.writes:
-            del self.uses[number]
-        if use.writes:
-            for other, earlier in list(self.uses.items()):
-                if other < number and earlier.ticket.done and earlier.is_within(use):
-                    del self.uses[other]
+        use = self.writers.get(number)
+        if use is None:
+            del self.readers[number]
+            return
+        if ended_well:
+            del self.writers[number]
+        for other, earlier in list(self.writers.items()):
+            if other < number and earlier.ticket.done and earlier.is_within(use):
+                del self.writers[other]
 
 
 class Turn:
@@ -118,10 +127,11 @@ class Turn:
         behind = [
             one
             for array, reads, writes in self._needed
-            for one in array.memory.conflicts(array.start, array.stop, writes, reads)
+            for one in array.memory.conflicts(array.start, array.stop, reads, writes)
         ]
         for (array, _, writes), (_, _, number) in zip(self._needed, self._holds, strict=True):
-            array.memory.uses[number] = Use(ticket, array.start, array.stop, writes)
+            uses = array.memory.writers if writes else array.memory.readers
+            uses[number] = Use(ticket, array.start, array.stop)
         self._needed = ()
         self._home.turns.add(self)
         return behind
