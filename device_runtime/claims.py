@@ -9,6 +9,7 @@ with a network of their own do not see each other's claims.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -81,7 +82,14 @@ def _wait_for_end(name: str, deadline: float) -> tuple[int, bool]:
         except BlockingIOError:
             return 0, False  # too many wait
         holder: int = _PEER.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0]
-        return holder, bool(select.select([end], [], [], max(0.0, deadline - time.monotonic()))[0])
+        return holder, readable(end, deadline - time.monotonic())
+
+
+def readable(end: socket.socket, seconds: float) -> bool:
+    """Wait so long for a socket to be readable; tell whether it is. Its number may be a large one."""
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    return bool(poll.poll(max(0, math.ceil(seconds * 1000))))
 
 
 def _told(process: int) -> str:

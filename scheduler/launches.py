@@ -140,7 +140,7 @@ class Extra:
     ) -> None:
         self.priority = priority
         self.needs = needs + behind
-        self.behind = behind  # those of them that may fail
+        self.behind = frozenset(behind)  # those of them that may fail
         self.retries = retries
         self.timeout = timeout
         self.unsent = count  # shards that have not ended and were never sent to a unit

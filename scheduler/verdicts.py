@@ -52,7 +52,7 @@ def verdict(ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
     if how == "dependency":
         return dependency_error(ticket)
     if how == "no units":
-        lacking = [unit for unit in route.units or () if unit in route.pool.gone]
+        lacking = [unit for unit in ticket.units or () if unit in route.pool.gone]
         if lacking:
             told = f"core {lacking[0]} of {route.pool.address} is gone"
         else:

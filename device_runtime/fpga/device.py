@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from device_runtime.claims import claim
+from device_runtime.claims import claim, readable
 from device_runtime.device import SharedDevice
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.fpga import boards
@@ -76,7 +76,9 @@ class FpgaDevice(SharedDevice):
         self._owner: _Owner | None = None
         self.card = config.card
         self._ready = False  # the owner has said so
+        self._deaf = False  # the owner says nothing more
         self._leaving = False  # it was ended for another bitstream
+        self._unchecked: set[int] = set()  # units that have to give a known answer before they are used
         self._stillborn = 0  # owners in a row that ended before they had done anything
         self._why = ""  # the last one could not do what it is for
 
@@ -141,15 +143,12 @@ class FpgaDevice(SharedDevice):
         self._descriptors.callback(os.close, descriptor)
         return descriptor
 
-    def _start(self, since: float | None = None, again: bool = False) -> None:
-        """Start an owner, and make the ways to its units.
-
-        Launches have waited for it `since` then; `again`: in the place of one that has ended.
-        """
+    def _start(self, since: float | None = None) -> None:
+        """Start an owner, and make the ways to its units; launches have waited for it `since` then."""
         with Shield():  # Ctrl-C must not leave descriptors behind that nobody knows of
-            self._start_owner(since, again)
+            self._start_owner(since)
 
-    def _start_owner(self, since: float | None, again: bool) -> None:
+    def _start_owner(self, since: float | None) -> None:
         cores = [
             Core(unit, self._epoch, self._arena, lambda end, _: SocketChannel(end))
             for unit in range(self._units)
@@ -179,12 +178,13 @@ class FpgaDevice(SharedDevice):
             "uuid": self.bitstream.uuid,
             "answers": self._answers,
             "since": since,
-            "again": again,
+            "again": bool(self._unchecked),
+            "given": given,
         }
         self._owner = _Owner(ours, process, os.pidfd_open(process.pid))
         self._epoll.register(ours, select.EPOLLIN)
         self._epoll.register(self._owner.watch, select.EPOLLIN)
-        self._cores, self._ready, self._why = cores, False, ""
+        self._cores, self._ready, self._deaf, self._why = cores, False, False, ""
         ours.send(marshal.dumps(search_path()))
         ours.send(pickle.dumps(order))
         ours.setblocking(False)
@@ -196,7 +196,7 @@ class FpgaDevice(SharedDevice):
         """
         assert self._owner is not None
         control = self._owner.control
-        if not select.select([control], [], [], _OPENING)[0]:
+        if not readable(control, _OPENING):
             raise DeviceUnavailable(f"{self.address} was not loaded within {_OPENING:g} s")
         self._hear()
         if not self._ready:
@@ -211,6 +211,8 @@ class FpgaDevice(SharedDevice):
         return core.tail()
 
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
+        if self._owner is None:
+            return []  # it could not be started; that its units are gone is about to be heard
         core = self._cores[unit]
         unsent = core.send(messages)
         self._watch_for_room(core)
@@ -248,24 +250,33 @@ class FpgaDevice(SharedDevice):
         events, self._events = self._events, []
         return events
 
-    def _hear(self) -> None:
-        """Take in what the owner says of itself."""
+    def _hear(self) -> bool:
+        """Take in what the owner says of itself; return whether it said anything."""
         assert self._owner is not None
         try:
             data = self._owner.control.recv(1 << 16)
         except BlockingIOError:
-            return
+            return False
         except ConnectionResetError:
             data = b""
-        if data:
-            word, told = pickle.loads(data)
-            if word == "ready":
-                self._ready = True
-                self._events += [Gone(unit, f"{why}; it is not used any more") for unit, why in told.items()]
-            else:
-                self._why = told
+        if not data:
+            if not self._deaf:
+                self._deaf = True
+                self._epoll.unregister(self._owner.control)
+            return False
+        word, told = pickle.loads(data)
+        if word == "ready":
+            self._ready = True
+        elif word == "failed":
+            self._why = told
+        elif word == "hung":
+            self._unchecked = set(range(self._units))
         else:
-            self._epoll.unregister(self._owner.control)
+            unit, why = told
+            self._unchecked.discard(unit)
+            gone = Gone(unit, f"{why}; it is not used any more")
+            self._events.append(Ready(unit) if word == "fit" else gone)
+        return True
 
     def _listen(self, core: Core) -> None:
         """Take in what a unit has said, behind what it printed before it said so."""
@@ -343,6 +354,8 @@ class FpgaDevice(SharedDevice):
 
     def _owner_ended(self) -> None:
         """Report the units as lost, and start another owner; not if this one had to leave."""
+        while self._hear():
+            pass
         owner, self._owner = self._owner, None
         assert owner is not None
         self._epoll.unregister(owner.watch)
@@ -375,19 +388,19 @@ class FpgaDevice(SharedDevice):
             return
         lost.sort(key=lambda event: not event.own)
         self._events += lost
-        self._stillborn += not (self._ready or any(core.doomed for core in self._cores))
+        usable = self._ready and not self._unchecked
+        self._stillborn += not (usable or any(core.doomed for core in self._cores))
         if self._stillborn >= _MOST_STILLBORN:
             told = f"{self._stillborn} in a row ended before they could be used"
             self._give_up(f"the owner of {self.address} ended ({why}); {told}")
             return
         self._epoch += 1
+        self._unchecked = set(range(self._units))
         try:
-            self._start(time.monotonic(), again=True)
+            self._start(time.monotonic())
         except OSError as error:
             told = f"and could not be started again: {error}"
             self._give_up(f"the owner of {self.address} ended ({why}); {told}")
-        else:
-            self._events += [Ready(unit) for unit in range(self._units)]
 
     def _give_up(self, why: str) -> None:
         self._events += [Gone(unit, why) for unit in range(self._units)]

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
@@ -79,6 +79,8 @@ class UnitThread(threading.Thread):
         status: StatusPage,
         instance: Instance,
         loading: float,
+        again: bool,
+        tell: Callable[[str, Any], None],
     ) -> None:
         super().__init__(name=f"offload-unit-{unit}")
         self._unit = unit
@@ -90,6 +92,8 @@ class UnitThread(threading.Thread):
         self._pure = False  # what runs may be run again
         self._instance = instance
         self._loading = loading  # seconds that launches have waited for the bitstream
+        self._again = again  # the unit has to be checked first
+        self._tell = tell  # the host, of the unit itself
         self._runner = Runner(
             unit,
             units,
@@ -101,6 +105,12 @@ class UnitThread(threading.Thread):
         self.post = self._endpoint.post
 
     def run(self) -> None:
+        if self._again:
+            why = self._instance.check()
+            METER.take()
+            self._tell("unfit" if why else "fit", (self._unit, why))
+            if why:
+                return  # the host sends it nothing more
         METER.loading = self._loading
         self._status.arrive(self._unit)
         works, channel = self._endpoint.works, self._channel
@@ -134,6 +144,8 @@ class UnitThread(threading.Thread):
         _Streams.mend()
         for stream in self.streams:
             stream.finish()
+        if self._instance.hung:
+            self._tell("hung", (self._unit, ""))  # first: it may be that the owner is ended at once
         self._endpoint.end(outcome._replace(costs=METER.take()))
         self._status.end(self._unit, self._work)
         self._work += 1
@@ -199,6 +211,8 @@ def _core() -> int:
 def main(control: socket.socket) -> None:
     """Be the owner of a device until the host is gone."""
     order = pickle.loads(control.recv(1 << 17))
+    for descriptor in order["given"]:
+        os.set_inheritable(descriptor, False)  # what a kernel starts must not keep the card
     seats = [Seat(*seat) for seat in order["seats"]]
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -212,9 +226,10 @@ def main(control: socket.socket) -> None:
         _say(control, "failed", str(error) if isinstance(error, DeviceError) else repr(error))
         os._exit(1)
     status = StatusPage(order["status"], len(seats))
+    tell = partial(_say, control)
     loading = 0.0 if order["since"] is None else time.monotonic() - order["since"]
     threads = [
-        UnitThread(unit, len(seats), seat, order["arena"], status, instance, loading)
+        UnitThread(unit, len(seats), seat, order["arena"], status, instance, loading, order["again"], tell)
         for unit, (seat, instance) in enumerate(zip(seats, instances, strict=True))
     ]
     for kind in (0, 1):
@@ -222,18 +237,14 @@ def main(control: socket.socket) -> None:
     _Streams.mend()
     logging.getLogger().addHandler(_UnitForwarder(threads))
     sys.modules["__main__"] = types.ModuleType("__main__")
-    unfit: dict[int, str] = {}
-    if order["again"]:
-        unfit = {unit: why for unit, one in enumerate(instances) if (why := one.check())}
-    for unit, thread in enumerate(threads):
-        if unit not in unfit:
-            thread.start()
-    _say(control, "ready", unfit)
+    _say(control, "ready", None)
+    for thread in threads:
+        thread.start()
     control.recv(1)  # the host says nothing more; this is its end
     os._exit(0)
 
 
-def _say(control: socket.socket, word: str, told: str | dict[int, str]) -> None:
+def _say(control: socket.socket, word: str, told: Any) -> None:
     try:
         control.send(pickle.dumps((word, told)))
     except (BrokenPipeError, ConnectionResetError):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.errors import DeviceError, DeviceMemoryError
-from device_runtime.fpga.answers import Answers
+from device_runtime.fpga.answers import Answers, same
 from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
 from device_runtime.fpga.buffers import METER, Buffer, Store
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
@@ -335,7 +335,7 @@ class Instance:
         found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
         outs = tuple([buffer.host() for _, buffer in driver.run(found)])
         if not any(isinstance(value, Kept) for value in args):
-            self._answers.learn(interface, args, outs)
+            self._answers.learn(interface, model, args, outs)
         return outs
 
     def check(self) -> str:
@@ -352,8 +352,9 @@ class Instance:
                 found = [buffer.host() for _, buffer in driver.run(known.args)]
             except DeviceError as error:
                 return str(error)
-            wrong = [one.tobytes() != right.tobytes() for one, right in zip(found, known.outs, strict=True)]
-            if any(wrong):
+            except Exception as error:  # a model's own
+                return f"unit {name} fails: {error!r}"
+            if not same(found, known.outs):
                 return f"unit {name} does not give the answer any more that {driver.spec.name} gave before"
         return ""
 

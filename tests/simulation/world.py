@@ -415,10 +415,12 @@ class World:
         while self.model.launches:
             if self.advance():
                 continue
-            running = {core.held[0].launch for cores in self.cores.values() for core in cores if core.begun}
+            cores = [core for cores in self.cores.values() for core in cores if core.begun and core.alive]
+            running = {core.held[0].launch for core in cores}
             hanging = [number for number in sorted(running) if self.kinds[number].hangs]
             assert hanging, f"launches wait for each other for ever: {sorted(self.model.launches)}"
             self.cancel(hanging[0], kill=True)
+            assert self._agenda, f"launch {hanging[0]} hangs, and cannot be ended"
 
     def finish(self) -> None:
         """Let all launches end, close the pools, and check that nothing is left or was forgotten."""

@@ -145,6 +145,17 @@ def test_a_unit_that_does_not_come_back(connected: Any) -> None:
 
 
 @needs_pynq
+def test_a_unit_that_was_wrong_from_the_first_condemns_no_others(connected: Any) -> None:
+    connected(Xclbin([add], units=3, faults={"vadd_1": Fault("flip")}))
+    one = np.ones(2, "float32")
+    assert np.allclose(add(one, one, np.empty(2, "float32"), 2, target=0)[0], 2)
+    with pytest.raises(of.WorkerDied):
+        offload(os._exit, target=0)(3)
+    for unit in (1, 2):
+        assert add(one, one, np.empty(2, "float32"), 2, target=unit)[0].tolist() == [2, 2]
+
+
+@needs_pynq
 def test_a_unit_that_comes_back_and_is_wrong(connected: Any, here: Path) -> None:
     @offload(kernel="vadd")
     def odd(a: In("float32"), out: Out("float32")):  # type: ignore[valid-type, no-untyped-def]

@@ -22,7 +22,7 @@ import offload as of
 from device_runtime import claims
 from device_runtime.fpga import device as fpga_device
 from offload import offload
-from offload.testing import Xclbin
+from offload.testing import Fault, Xclbin
 
 pytestmark = [
     pytest.mark.timeout(100),  # an owner takes its time to start
@@ -186,6 +186,33 @@ def test_another_one_is_loaded_where_the_first_cannot_be_any_more(monkeypatch: p
     assert products("emu:scale.xclbin?device=0")[0] == [3.0, 3.0]
 
 
+def test_one_that_cannot_be_loaded_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    of.connect("emu:add.xclbin?device=0")
+    assert sums("emu:add.xclbin?device=0")[0] == [2.0, 2.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(fpga_device.FpgaDevice, "_start_owner", refuse)
+        with pytest.raises(of.NoUnitsError, match=r"could not be loaded: .*Too many open files"):
+            products("emu:scale.xclbin?device=0")
+    assert sums("emu:add.xclbin?device=0")[0] == [2.0, 2.0]
+
+
+def test_a_unit_that_hung_is_checked_also_after_another_bitstream_had_the_card() -> None:
+    Xclbin([add], units=2, faults={"vadd_2": Fault("hang")}).write("hangs.xclbin")
+    address, ones = "emu:hangs.xclbin?device=0&timeout=0.2", np.ones(2, "float32")
+    of.connect(address)
+    assert add(ones, ones, np.empty(2, "float32"), 2, target=0)[0].tolist() == [2, 2]
+    hangs = add.launch(ones, ones, np.empty(2, "float32"), 2, target=1)
+    other = scale.launch(np.ones(2), 3.0, device="emu:scale.xclbin?device=0")
+    assert isinstance(hangs.exception(), of.DeviceError)
+    assert other.result().tolist() == [3, 3]
+    with pytest.raises(of.NoUnitsError, match="vadd_2 has not ended"):
+        add(ones, ones, np.empty(2, "float32"), 2, target=1)
+    assert sums(address)[0] == [2.0, 2.0]
+
+
 # ---- programs --------------------------------------------------------------------------
 
 
@@ -233,6 +260,20 @@ def test_a_child_that_was_forked_does_not_keep_the_card() -> None:
     of.connect("emu:scale.xclbin?device=0")
     os.close(theirs)
     os.waitpid(child, 0)
+
+
+def test_what_a_kernel_has_started_does_not_keep_the_card() -> None:
+    @offload(auto=1)
+    def start() -> int:
+        return subprocess.Popen(["sleep", "60"], close_fds=False).pid
+
+    of.connect("emu:add.xclbin?device=0")
+    process = start()[0]
+    try:
+        of.shutdown()
+        of.connect("emu:scale.xclbin?device=0")
+    finally:
+        os.kill(process, signal.SIGKILL)
 
 
 def test_another_session_of_the_same_program() -> None:
