@@ -168,7 +168,8 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     Raises DeviceUnavailable, saying what to do.
     """
     from device_runtime.fpga.buffers import Store
-    from device_runtime.fpga.unit import Habit, Instance, UnitDriver
+    from device_runtime.fpga.habit import Habit
+    from device_runtime.fpga.unit import Instance, UnitDriver
 
     try:
         from device_runtime.fpga import board

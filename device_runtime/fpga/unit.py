@@ -15,6 +15,7 @@ from device_runtime.fpga.answers import Answers, same
 from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
 from device_runtime.fpga.buffers import METER, Buffer, Store
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
+from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
 from device_runtime.fpga.scalars import pack_argument
 from device_runtime.hardware import Blank, Kept
@@ -22,37 +23,6 @@ from device_runtime.hardware import Blank, Kept
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _FAILED = 0xFFFFFFFF  # what is read where no device answers
 _LONGEST = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
-# Seconds that a run may take: at first, and when _ENOUGH have ended so many times the longest of them.
-_FIRST, _ENOUGH, _TIMES, _LEAST = 60.0, 10, 100, 10.0
-
-
-class Habit:
-    """How long the runs of a kernel take, and so how long one may, if `given` does not say.
-
-    The units' threads all tell it; what one of them misses does no harm.
-    """
-
-    def __init__(self, given: float | None) -> None:
-        self._given = given
-        self._runs = 0
-        self._longest = 0.0
-
-    def learn(self, seconds: float) -> None:
-        """Take note of a run that has ended."""
-        self._runs += 1
-        self._longest = max(self._longest, seconds)
-
-    @property
-    def limit(self) -> float:
-        """Seconds that a run may take."""
-        if self._given is not None:
-            return self._given
-        return _FIRST if self._runs < _ENOUGH else max(_LEAST, _TIMES * self._longest)
-
-    def __str__(self) -> str:
-        known = self._given is None and self._runs >= _ENOUGH
-        why = f", as the longest of its {self._runs} runs took {self._longest:.3g} s" if known else ""
-        return f"{self.limit:g} s{why}; ?timeout= in the address sets another"
 
 
 class UnitDriver:

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from device_runtime.fpga.answers import MOST, Answers
+from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter
 from device_runtime.hardware import Blank
-
-pytest.importorskip("pynq")
-from device_runtime.fpga.unit import Habit
 
 TAKES = (Parameter("a", IN, "<f8"), Parameter("out", OUT, "<f8"), Parameter("n", None, "int"))
 ADD, SCALE = Interface("add", TAKES, None), Interface("scale", TAKES, None)
