@@ -78,6 +78,10 @@ class State:
         found = self._launches.get(launch)
         return found.size if type(found) is Bundle and found.first == launch else 0
 
+    def is_gone(self, pool: int, unit: int) -> bool:
+        """Tell whether a unit is not used any more, whatever becomes of it."""
+        return pool not in self._pools or self._pools[pool].units[unit].gone
+
     def next_deadline(self) -> float | None:
         """Return when a `Tick` is due."""
         return self._deadlines.first()
@@ -343,18 +347,26 @@ class State:
         return [needed for needed in found if needed is not None]
 
     def _bound(self, launch: Launch) -> Key:
-        """Return the largest key among the launches that a launch depends on."""
-        return max((needed.key for needed in self._needed(launch)), default=())
+        """Return the largest key among the launches that a launch depends on.
+
+        In the place of one that has ended in this step, without having run, come those that it waited for.
+        """
+        bound: Key = ()
+        found, seen = self._needed(launch), set[int]()
+        while found:
+            needed = found.pop()
+            if needed.left:
+                bound = max(bound, needed.key)
+            elif needed.number not in seen:
+                seen.add(needed.number)
+                found += self._needed(needed)
+        return bound
 
     def _wait(self, launch: Launch) -> None:
         """Let a launch wait for those that it depends on."""
         extra = launch.more()
         for needed in self._needed(launch):
-            other = needed.more()
-            if other.dependants is None:
-                other.dependants = {}
-            other.dependants[launch.number] = launch
-            extra.waits += 1
+            _note_dependant(needed, launch)
         if extra.waits and launch.units is not None:
             self._place_needed(launch)
 
@@ -425,27 +437,46 @@ class State:
     def _finish(self, launch: Launch) -> None:
         del self._launches[launch.number]
         self._placing.order.leave(launch)
-        for needed in self._needed(launch):
+        unmet = self._needed(launch)  # it has ended without waiting for these
+        for needed in unmet:
             dependants = needed.more().dependants
             if dependants:
                 dependants.pop(launch.number, None)
         extra = launch.extra
         if extra is None or not extra.dependants:
             return
-        for dependant in extra.dependants.values():
-            if not dependant.left:
-                continue  # it has ended in this very step
+        for _, dependant in sorted(extra.dependants.items()):  # some were noted later than others after them
             other = dependant.more()
+            # Those behind it rely on it to have waited for these, also where it ends in this step.
+            late = [needed for needed in unmet if needed.number not in other.needs]
+            if late:
+                numbers = [needed.number for needed in late]
+                other.needs += tuple(numbers)
+                other.behind = other.behind.union(numbers)
+            if not dependant.left:
+                continue
             other.waits -= 1
             if not extra.ok and launch.number not in other.behind:
                 other.cause = launch.number if extra.cause < 0 else extra.cause
                 self._settle_rest(dependant, "dependency")
-            elif not other.waits:
+                continue
+            for needed in late:
+                _note_dependant(needed, dependant)
+            if not other.waits:
                 if dependant.units is not None:
                     for number in dependant.units:
                         self._placing.touch(self._pools[dependant.pool].units[number])
                 elif not self._placing.queue_auto(dependant):
                     self._settle_rest(dependant, "no units")
+
+
+def _note_dependant(needed: Launch, launch: Launch) -> None:
+    """Have a launch wait for another one."""
+    other = needed.more()
+    if other.dependants is None:
+        other.dependants = {}
+    other.dependants[launch.number] = launch
+    launch.more().waits += 1
 
 
 def _check(asked: events.Submit, pool: Pool | None) -> None:

@@ -286,6 +286,79 @@ def test_what_only_has_to_come_behind_a_launch_runs_after_its_failure() -> None:
     assert bench.runs(1) == [behind]
 
 
+def test_what_comes_behind_a_launch_that_never_ran_waits_for_what_that_one_waited_for() -> None:
+    bench = Bench(units=3)
+    first = bench.submit(0)
+    second = bench.submit(1, behind=(first,))
+    third = bench.submit(2, behind=(second,))
+    fourth = bench.submit(2, behind=(third,))
+
+    bench.cancel(second)
+    bench.cancel(third)
+    assert bench.runs(2) == []
+    bench.end(0)
+
+    assert bench.runs(2) == [fourth]
+
+
+def test_what_comes_behind_a_launch_that_lacks_what_it_needs_waits_for_the_rest_of_that() -> None:
+    bench = Bench(units=4)
+    slow, failing = bench.submit(0), bench.submit(1)
+    second = bench.submit(2, needs=(failing,), behind=(slow,))
+    third = bench.submit(3, behind=(second,))
+
+    bench.end(1, ok=False)
+    assert (second, 0, "dependency") in bench.ends
+    assert bench.runs(3) == []
+    bench.end(0, ok=False)
+
+    assert bench.runs(3) == [third]
+
+
+def test_what_comes_behind_a_launch_that_fails_with_a_cancelled_one_waits_for_the_rest() -> None:
+    bench = Bench(units=4)
+    slow = bench.submit(0)
+    cancelled = bench.submit(1, needs=(slow,))
+    failing = bench.submit(2, needs=(cancelled,))
+    last = bench.submit(3, behind=(failing,))
+
+    bench.cancel(cancelled)
+    assert (failing, 0, "dependency") in bench.ends
+    assert bench.runs(3) == []
+    bench.end(0)
+
+    assert bench.runs(3) == [last]
+
+
+def test_what_comes_behind_launches_that_fail_together_waits_for_the_rest() -> None:
+    bench = Bench(units=4)
+    bench.submit(0)
+    failing = bench.submit(1)
+    second = bench.submit(2, needs=(failing,), behind=(1,))
+    third = bench.submit(2, needs=(failing,), behind=(second,))
+    last = bench.submit(3, behind=(third,))
+
+    bench.end(1, ok=False)
+    assert bench.runs(3) == []
+    bench.end(0)
+
+    assert bench.runs(3) == [last]
+
+
+def test_what_comes_behind_launches_that_go_with_a_unit_waits_for_the_rest() -> None:
+    bench = Bench(units=3)
+    slow = bench.submit(0)
+    second = bench.submit(1, behind=(slow,))
+    third = bench.submit(1, behind=(second,))
+    last = bench.submit(2, behind=(third,))
+
+    bench.gone(1)
+    assert bench.runs(2) == []
+    bench.end(0)
+
+    assert bench.runs(2) == [last]
+
+
 def test_what_needs_one_launch_and_comes_behind_another_waits_for_both() -> None:
     bench = Bench(units=3)
     needed, other = bench.submit(0), bench.submit(1)

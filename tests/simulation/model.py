@@ -53,7 +53,7 @@ class LaunchModel:
         self.asked = asked
         self.units = asked.units
         self.needs: set[int] = set()  # unfinished launches it depends on
-        self.behind = asked.behind  # those of them that may fail
+        self.behind = set(asked.behind)  # those of them that may fail
         self.entered = -1  # its place among the launches that entered the queue
         self.settled: dict[int, str] = {}
         self.failed = False
@@ -385,10 +385,17 @@ class Model:
         if launch.failed:
             self.failures.add(launch.number)
         for dependant in list(self.launches.values()):
-            if launch.number not in dependant.needs or len(dependant.settled) == dependant.count:
+            if launch.number not in dependant.needs:
                 continue
             dependant.needs.discard(launch.number)
-            if launch.failed and launch.number not in dependant.behind:
+            lacks = launch.failed and launch.number not in dependant.behind
+            # It waits, for those behind it, for all that the other has not waited for.
+            unmet = {number for number in launch.needs if number in self.launches} - dependant.needs
+            dependant.needs |= unmet
+            dependant.behind |= unmet
+            if len(dependant.settled) == dependant.count:
+                continue
+            if lacks:
                 self._settle_rest(dependant, "dependency")
             elif not dependant.needs and dependant.entered < 0:
                 self._enter(dependant)
