@@ -29,6 +29,7 @@ class Device(ABC):
 
     `depth` is how many shards a unit may hold at once; `memory` is how many
     bytes of their own the units have, None where they share the host's.
+    `losses` counts how often that memory, and what was in it, was lost.
     `names` are other names of the units, `batches` each one's share of a data
     set where somebody has said it, and `bitstream` is what is loaded on an FPGA.
     """
@@ -36,6 +37,7 @@ class Device(ABC):
     address: str
     depth: int = 1
     memory: int | None = None
+    losses: int = 0
     names: Mapping[str, int] = MappingProxyType({})
     batches: tuple[int, ...] | None = None
     bitstream: Bitstream | None = None

@@ -117,18 +117,22 @@ class HardwareBody(Body):
         There is one entry where all shards get the same. Raises TypeError and
         ValueError, naming kernel and argument, for what the kernel cannot take.
         """
-        signature = self.signature.shown
-        assert signature is not None
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
+        given = args
+        if kwargs or len(args) < len(self.interface.parameters):
+            signature = self.signature.shown
+            assert signature is not None
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = bound.args
         count = route.count
+        reached = {} if circuit is None else _reached(circuit, route)
         if circuit is not None:
-            self._check_units(circuit, route)
+            self._check_units(circuit, route, reached)
         columns: list[Sequence[Any]] = []  # by argument: what travels to each shard
         shown: list[Sequence[Any]] = []  # by argument: what each shard is given
         outs: list[Sequence[Any]] = []  # of those that come out
         resident: list[tuple[BankArray, bool, bool]] = []
-        for parameter, value in zip(self.interface.parameters, bound.args, strict=True):
+        for parameter, value in zip(self.interface.parameters, given, strict=True):
             if isinstance(value, Handle):
                 value = _array_of(value)
             scattered = type(value) is Scatter
@@ -139,7 +143,7 @@ class HardwareBody(Body):
                     self._check_scalar(parameter, piece)
             else:
                 for piece in pieces if scattered else pieces[:1]:
-                    self._check(parameter, piece, route, circuit)
+                    self._check(parameter, piece, route, circuit, reached)
                     if isinstance(piece, BankArray):
                         resident.append((piece, parameter.direction != OUT, parameter.direction != IN))
                 if parameter.direction != IN:
@@ -154,15 +158,14 @@ class HardwareBody(Body):
         self._refuse_overlap([piece for pieces in outs for piece in pieces])
         self._refuse_sharing(shown)
         rows: list[tuple[Any, ...]] = list(zip(*columns)) if columns else [()] * count
-        if not any(type(value) is Scatter for value in bound.args):
+        if not any(type(value) is Scatter for value in given):
             del rows[1:]
-        given = [column[0] for column in shown] if count == 1 else None
-        return [(row, {}) for row in rows], Filling(outs, resident, self.fn, given)
+        first = [column[0] for column in shown] if count == 1 else None
+        return [(row, {}) for row in rows], Filling(outs, resident, self.fn, first)
 
-    def _check_units(self, circuit: KernelSpec, route: Route) -> None:
+    def _check_units(self, circuit: KernelSpec, route: Route, reached: Mapping[int, Unit]) -> None:
         """Raise OptionError for a launch on instances that have no unit of the circuit."""
         asked = route.units if route.units is not None else range(route.pool.units)
-        reached = _reached(circuit, route)
         lacking = [str(number) for number in asked if number not in reached]
         if lacking:
             names = route.pool.device.names
@@ -183,7 +186,14 @@ class HardwareBody(Body):
             )
         return list(value.value)
 
-    def _check(self, parameter: Parameter, value: Any, route: Route, circuit: KernelSpec | None) -> None:
+    def _check(
+        self,
+        parameter: Parameter,
+        value: Any,
+        route: Route,
+        circuit: KernelSpec | None,
+        reached: Mapping[int, Unit],
+    ) -> None:
         import numpy as np
 
         what = f"kernel {self.name}: argument {parameter.name}"
@@ -208,7 +218,7 @@ class HardwareBody(Body):
                     f"{what} is on {value.memory.home.pool.address}, "
                     f"and the launch goes to {route.pool.address}"
                 )
-            _check_bank(what, value, place, _reached(circuit, route))
+            _check_bank(what, value, place, reached)
         if parameter.shape is not None and value.shape != parameter.shape:
             raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")
         if isinstance(value, np.ndarray) and parameter.direction != IN and not value.flags.writeable:

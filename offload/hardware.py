@@ -7,20 +7,21 @@ import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from device_runtime.errors import OptionError
 from device_runtime.hardware import interface
 from offload.arrays import HostArray
 from offload.circuits import HardwareBody
+from offload.filling import Finish
 from offload.handle import Handle
 from offload.keeping import Turn
 from offload.kernel import Kernel
-from offload.launching import launch, route_of
+from offload.launching import call, launch, route_of
 from offload.options import Options
 from offload.session import Session, session
 from offload.verifying import Verify
+from scheduler.ticket import Depends
 
 __all__ = ["HardwareBody", "HardwareKernel"]
 
@@ -42,8 +43,12 @@ class HardwareKernel(Kernel[..., Any]):
         """
         here = session()
         options = self._options(here, kwargs)
-        handle = self._start(here, args, kwargs, options, attended=not options.async_)
-        return handle if options.async_ else handle.wait()
+        if options.async_:
+            return self._start(here, args, kwargs, options)
+        asked = self._asked(here, args, kwargs, options)
+        if len(asked.calls) == 1 and not (asked.after or asked.hosts):
+            return call(here, self._body, *asked.calls[0], options, asked.finish, asked.turn)
+        return self._launch(here, options, asked, attended=True).wait()
 
     def launch(self, *args: Any, **kwargs: Any) -> Handle[Any]:
         here = session()
@@ -95,13 +100,13 @@ class HardwareKernel(Kernel[..., Any]):
         return _rebuild, (body.fn, body.kind, body.plain(), self._layer, self._bound, body.verify)
 
     def _start(
-        self,
-        here: Session,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: Options,
-        attended: bool = False,
+        self, here: Session, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
     ) -> Handle[Any]:
+        return self._launch(here, options, self._asked(here, args, kwargs, options))
+
+    def _asked(
+        self, here: Session, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    ) -> _Asked:
         full = self._bound + args
         self._body.signature.check(full, kwargs)
         pool = here.pool(options.device)
@@ -109,16 +114,38 @@ class HardwareKernel(Kernel[..., Any]):
         circuit = self._body.circuit(pool.device.bitstream, pool.address)
         calls, filling = self._body.calls(full, kwargs, route, circuit)
         finish = filling if circuit is None else self._body.verified(calls, filling)
-        start = partial(launch, here, self._body, (), {}, options, attended, calls=calls, finish=finish)
         arrays = here.arrays.get(pool.index)
-        if arrays is None:
-            handle = start()
-        else:
-            turn = Turn(arrays, filling.resident) if filling.resident else None
-            handle = start(after=arrays.bury(), turn=turn)
-        if hosts := filling.outs_of(HostArray):
+        turn = None if arrays is None or not filling.resident else Turn(arrays, filling.resident)
+        after = () if arrays is None else arrays.bury()
+        return _Asked(calls, finish, after, turn, filling.outs_of(HostArray))
+
+    def _launch(self, here: Session, options: Options, asked: _Asked, attended: bool = False) -> Handle[Any]:
+        calls, finish, after, turn, hosts = asked
+        handle = launch(
+            here,
+            self._body,
+            (),
+            {},
+            options,
+            attended,
+            calls=calls,
+            finish=finish,
+            after=after,
+            turn=turn,
+        )
+        if hosts:
             _settle(handle, hosts)
         return handle
+
+
+class _Asked(NamedTuple):
+    """A launch as `launch` takes it, and the arrays of the host that are to be filled."""
+
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    finish: Finish
+    after: Sequence[Depends]
+    turn: Turn | None
+    hosts: Sequence[HostArray]
 
 
 HardwareBody.makes = HardwareKernel

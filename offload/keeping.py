@@ -77,22 +77,33 @@ class Memory:
         self.home = home
         self.slot: Slot | None = slot  # None once it is freed
         self.bank = bank
-        # Uses that have not ended, by number, in their order; and writers that have failed.
+        # Uses that have not ended, by number, in the order that they came in; and writers that have failed.
         self.readers: dict[int, Use] = {}
         self.writers: dict[int, Use] = {}
 
     def conflicts(self, start: int, stop: int, reads: bool, writes: bool) -> list[Depends]:
-        """Return what a use has to wait for; the last to write what it reads must have ended well."""
+        """Return what a use has to wait for; the last to write what it reads must have ended well.
+
+        A launch under way that writes all of these bytes waits for all that were before it; should it end
+        without, those behind it wait for them in its place.
+        """
         found = []
         later: list[Use] = []
-        for use in reversed(self.writers.values()):
+        since = -1  # the number of such a use
+        for number, use in reversed(self.writers.items()):
             if use.overlaps(start, stop):
                 needed = reads and not any(use.is_within(other) for other in later)
                 found.append(Depends((use.ticket,), True, SUCCESS if needed else END))
-            later.append(use)
+                later.append(use)
+                if use.start <= start and stop <= use.stop and not use.ticket.done:
+                    since = number
+                    break
         if writes:
-            readers = [use for use in self.readers.values() if use.overlaps(start, stop)]
-            found += [Depends((use.ticket,), True, END) for use in readers]
+            for number, use in reversed(self.readers.items()):
+                if number < since:
+                    break
+                if use.overlaps(start, stop):
+                    found.append(Depends((use.ticket,), True, END))
         return found
 
     def forget(self, number: int, ended_well: bool) -> None:
@@ -119,28 +130,38 @@ class Turn:
 
     def __init__(self, home: Arrays, needed: Sequence[Needed]) -> None:
         self._home = home
-        # By array: what notes the use, the buffer, and the use's number.
-        self._holds = [(weakref.ref(array.memory), array.slot, next(_numbers)) for array, _, _ in needed]
+        # By array: what notes the use, and the buffer.
+        self._holds = [(weakref.ref(array.memory), array.slot) for array, _, _ in needed]
+        self._uses: list[int] = []  # their numbers, once it is taken
         self._needed = needed  # until it is taken
 
-    def take(self, ticket: Ticket) -> list[Depends]:
-        behind = [
+    def waits(self) -> bool:
+        return bool(self._conflicts())
+
+    def _conflicts(self) -> list[Depends]:
+        return [
             one
             for array, reads, writes in self._needed
             for one in array.memory.conflicts(array.start, array.stop, reads, writes)
         ]
-        for (array, _, writes), (_, _, number) in zip(self._needed, self._holds, strict=True):
+
+    def take(self, ticket: Ticket) -> list[Depends]:
+        behind = self._conflicts()
+        for array, _, writes in self._needed:
             uses = array.memory.writers if writes else array.memory.readers
+            number = next(_numbers)
             uses[number] = Use(ticket, array.start, array.stop)
+            self._uses.append(number)
         self._needed = ()
         self._home.turns.add(self)
         return behind
 
     def end(self, ok: bool) -> None:
-        for found, _, number in self._holds:
+        for (found, _), number in zip(self._holds, self._uses, strict=True):
             memory = found()
             if memory is not None:
                 memory.forget(number, ok)
+        self._holds = []  # somebody may keep an error, and its frames this
         self._home.turns.discard(self)
 
 
@@ -155,6 +176,7 @@ class Arrays:
         self._session = session
         self.turns: set[Turn] = set()  # of launches under way; the guard's
         self._dead: deque[int] = deque()  # numbers of buffers that nobody has any more
+        self._made: dict[int, int] = {}  # by number: how often memory had been lost when a buffer was made
         self._bodies: dict[str, Body] = {}
 
     def make(self, value: Any, bank: str | None) -> DeviceArray:
@@ -191,6 +213,7 @@ class Arrays:
         except DeviceMemoryError:
             slot.disown()
             raise
+        self._made[slot.number] = self.pool.device.losses
         return made
 
     def launch(self, what: str, args: tuple[Any, ...], needed: Sequence[Needed]) -> Handle[Any]:
@@ -203,10 +226,12 @@ class Arrays:
 
     def bury(self) -> list[Depends]:
         """Free what nobody has any more; return what comes after that."""
-        numbers = []
+        numbers, losses = [], self.pool.device.losses
         while self._dead:
             with contextlib.suppress(IndexError):  # another thread has taken the last
-                numbers.append(self._dead.popleft())
+                number = self._dead.popleft()
+                if self._made.pop(number, losses) == losses:  # else it was lost, and needs no freeing
+                    numbers.append(number)
         if not numbers or self._session.closed:
             return []
         try:

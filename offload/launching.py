@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from device_runtime.errors import ArgsNotSerializable, ResultDecodeError
 from device_runtime.launch import Encoded, Outcome
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
-from scheduler.ticket import Depends, Route, Ticket, Turn
+from scheduler.ticket import Depends, Finish, Route, Ticket, Turn, finish_value
 
 if TYPE_CHECKING:
     from offload.body import Body
@@ -25,14 +25,20 @@ _ROUTES = 1024  # that a pool keeps, one for each function
 
 
 def call(
-    session: Session, body: Body, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+    session: Session,
+    body: Body,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options,
+    finish: Finish | None = None,
+    turn: Turn | None = None,
 ) -> list[Any]:
-    """Run a kernel and return its values, in core order.
+    """Run a kernel and return its values, in core order; `finish` and `turn` are as `launch` takes them.
 
     Raises what `launch` and the `wait` of its handle raise.
     """
     if options.timeout is not None or _scatters(args, kwargs):
-        return launch(session, body, args, kwargs, options, attended=True).wait()
+        return launch(session, body, args, kwargs, options, attended=True, finish=finish, turn=turn).wait()
     pool = session.pool(options.device)
     route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
@@ -40,29 +46,43 @@ def call(
     data = codec.plain_call(args, kwargs)
     payload = _encoded((args, kwargs), session, pool, body, handles) if data is None else data
     dispatcher = session.dispatcher
-    found = None if handles else dispatcher.call(route, image, payload)
+    finished: list[tuple[Any, BaseException | None]] = []
+    found = None if handles else dispatcher.call(route, image, payload, finish, turn)
     if found is None:
-        ticket = Ticket(route, image, payload, _depends(handles, body))
+        ticket = Ticket(route, image, payload, _depends(handles, body), finish=finish, turn=turn)
         dispatcher.submit(ticket, attended=True)
     elif isinstance(found, Ticket):
         ticket = found
     else:
-        values = []
-        for outcome in found:
-            if isinstance(outcome, bytes):
-                values.append(pickle.loads(outcome))
-            elif (value := _value(outcome)) is None:
-                break
-            else:
-                values.append(value)
-        else:
+        values = _values(found)
+        if values is not None and finish is None:
             return values
-        ticket = dispatcher.settled(route, image, payload, found)
+        if values is not None and finish is not None:
+            finished = [finish_value(finish, rank, value) for rank, value in enumerate(values)]
+            if all(error is None for _, error in finished):
+                return [value for value, _ in finished]
+        ticket = dispatcher.settled(route, image, payload, found, finish)
+        if finished:
+            ticket.more.values.update(enumerate(finished))
     handle: Handle[Any] = Handle(dispatcher, ticket, route.bare)
     try:
         return handle.wait()
     finally:
-        del handle, handles, ticket, found  # which an error would hold by its traceback, and they it
+        # An error would hold these by its traceback, and they it.
+        del handle, handles, ticket, found, finished
+
+
+def _values(outcomes: Sequence[bytes | Outcome]) -> list[Any] | None:
+    """Return what shards gave; None where one gave an error, which the ticket will tell."""
+    values = []
+    for outcome in outcomes:
+        if isinstance(outcome, bytes):
+            values.append(pickle.loads(outcome))
+        elif (value := _value(outcome)) is None:
+            return None
+        else:
+            values.append(value)
+    return values
 
 
 def _value(outcome: Outcome) -> Any:
@@ -84,7 +104,7 @@ def launch(
     attended: bool = False,
     mapped: bool = False,
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
-    finish: Callable[[int, Any], Any] | None = None,
+    finish: Finish | None = None,
     after: Sequence[Depends] = (),
     turn: Turn | None = None,
 ) -> Handle[Any]:

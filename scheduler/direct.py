@@ -20,7 +20,7 @@ from device_runtime.interrupts import Guard
 from device_runtime.launch import Encoded, Image, Outcome, Plan, make
 from scheduler.plans import Plans
 from scheduler.pump import Pump
-from scheduler.ticket import Route, Ticket
+from scheduler.ticket import Finish, Route, Ticket, Turn
 
 _T = TypeVar("_T")
 
@@ -33,6 +33,8 @@ class Lone(NamedTuple):
     image: Image
     args: Encoded
     plan: Plan
+    finish: Finish | None
+    turn: Turn | None
 
 
 class Owner(Protocol):
@@ -46,6 +48,9 @@ class Owner(Protocol):
 
     def adopt(self, lone: Lone) -> Ticket:
         """Take in a launch whose shards are on their units already; called under the guard."""
+
+    def fail(self, lone: Lone, outcomes: Sequence[bytes | Outcome]) -> Ticket:
+        """Return the ticket of a launch that has ended badly, and take note of its turn; the same."""
 
 
 class Direct:
@@ -61,7 +66,13 @@ class Direct:
         self._visitor = self._make_ordinary
 
     def run(
-        self, device: DirectDevice, route: Route, image: Image, args: Encoded
+        self,
+        device: DirectDevice,
+        route: Route,
+        image: Image,
+        args: Encoded,
+        finish: Finish | None,
+        turn: Turn | None,
     ) -> Sequence[bytes | Outcome] | Ticket | None:
         """Return a launch's outcomes, as `collect` does, or its ticket if it has become an ordinary one.
 
@@ -71,11 +82,13 @@ class Direct:
         with guard:
             if pool.down or self._pump.pumper is not None or not self._owner.idle():
                 return None
+            if turn is not None and turn.waits():
+                return None
             plan = self._plans.get(image, route.units or pool.first(route.count), False, False)
             number, self._ticket = self._owner.number(), None
             if not device.post(plan, number, args):
                 return None
-            self._lone = make(Lone, (number, route, image, args, plan))
+            self._lone = make(Lone, (number, route, image, args, plan, finish, turn))
             guard.visitor = self._visitor
             self._pump.pumper = get_ident()
             left = True  # by an exception: nobody waits for it
@@ -88,8 +101,11 @@ class Direct:
                 outcomes = device.collect(plan) if guard.visitor is not None else None
                 left = False
                 if outcomes is not None:
-                    guard.visitor = self._lone = None
-                    return outcomes
+                    lone, guard.visitor, self._lone = self._lone, None, None
+                    if turn is None or all(map(_is_well, outcomes)):
+                        return outcomes
+                    assert lone is not None
+                    return self._owner.fail(lone, outcomes)
             finally:
                 guard.visit()
                 self._pump.leave()
@@ -110,3 +126,7 @@ class Direct:
         lone, self._lone = self._lone, None
         assert lone is not None
         self._ticket = self._owner.adopt(lone)
+
+
+def _is_well(outcome: bytes | Outcome) -> bool:
+    return isinstance(outcome, bytes) or not (outcome.failed or outcome.error)

@@ -46,7 +46,7 @@ from scheduler.callbacks import Callbacks
 from scheduler.direct import Direct, Lone
 from scheduler.ledger import Ledger
 from scheduler.pump import Pump
-from scheduler.ticket import Pool, Route, Ticket
+from scheduler.ticket import Finish, Pool, Route, Ticket, Turn
 
 _log = logging.getLogger("offload")
 _OFTEN = 64  # of so many launches, one that is queued also looks what has ended
@@ -231,10 +231,18 @@ class Dispatcher:
                 self._pump.step_in()
             self._settle_down(attended)
 
-    def call(self, route: Route, image: Image, args: Encoded) -> Sequence[bytes | Outcome] | Ticket | None:
+    def call(
+        self,
+        route: Route,
+        image: Image,
+        args: Encoded,
+        finish: Finish | None = None,
+        turn: Turn | None = None,
+    ) -> Sequence[bytes | Outcome] | Ticket | None:
         """Run a launch whose caller waits for it, without a timeout, the short way if it can go that.
 
-        Return its outcomes, in core order, plain values as their pickles; or its ticket if it takes longer.
+        Return its outcomes, in core order, plain values as their pickles; or its ticket if it takes longer,
+        or has failed and has a turn.
         Return None if it is to be submitted.
 
         Raises SessionClosed and ForkedHandleError.
@@ -244,13 +252,21 @@ class Dispatcher:
             return None
         if self.forked:
             self.check()
-        return self._direct.run(device, route, image, args)
+        return self._direct.run(device, route, image, args, finish, turn)
 
     def settled(
-        self, route: Route, image: Image, args: Encoded, outcomes: Sequence[bytes | Outcome]
+        self,
+        route: Route,
+        image: Image,
+        args: Encoded,
+        outcomes: Sequence[bytes | Outcome],
+        finish: Finish | None = None,
+        turn: Turn | None = None,
     ) -> Ticket:
-        """Return the ticket of a launch that has ended."""
-        ticket = Ticket(route, image, args)
+        """Return the ticket of a launch that has ended; called under the guard where it has a turn."""
+        ticket = Ticket(route, image, args, finish=finish, turn=turn)
+        if turn is not None:
+            turn.take(ticket)
         ticket.units = route.units or route.pool.first(route.count)
         for rank, outcome in enumerate(outcomes):
             ticket.settle(rank, Outcome(outcome) if isinstance(outcome, bytes) else outcome)
@@ -267,6 +283,9 @@ class Dispatcher:
     def adopt(self, lone: Lone) -> Ticket:
         self._unheard.add(lone.route.pool.device.fileno())
         return self._ledger.adopt(lone)
+
+    def fail(self, lone: Lone, outcomes: Sequence[bytes | Outcome]) -> Ticket:
+        return self.settled(lone.route, lone.image, lone.args, outcomes, lone.finish, lone.turn)
 
     def _queue(self, ticket: Ticket, attended: bool) -> None:
         with self._guard:

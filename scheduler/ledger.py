@@ -178,8 +178,12 @@ class Ledger:
                 del self._lost[pool, event.unit]
             lost = events.UnitLost(pool, event.unit, event.begun, time.monotonic(), event.own, event.served)
             self.step(lost, lost=event)
+            if self.state.is_gone(pool, event.unit):
+                why = f"it ended again and again with nothing to run; the last time, {event.why}"
+                self.pools[pool].gone.setdefault(event.unit, why)
         elif isinstance(event, Ready):
-            self.pools[pool].down.discard(event.unit)
+            if not self.state.is_gone(pool, event.unit):
+                self.pools[pool].down.discard(event.unit)
             self.step(events.UnitReady(pool, event.unit))
         elif isinstance(event, Gone):
             self.pools[pool].gone[event.unit] = event.why
@@ -267,7 +271,11 @@ class Ledger:
     def adopt(self, lone: Lone) -> Ticket:
         """Take in a launch whose shards are on their units already."""
         route, plan = lone.route, lone.plan
-        ticket = self.launches[lone.number] = Ticket(route, lone.image, lone.args)
+        ticket = self.launches[lone.number] = Ticket(
+            route, lone.image, lone.args, finish=lone.finish, turn=lone.turn
+        )
+        if lone.turn is not None:
+            lone.turn.take(ticket)  # it waits for nobody: it found nothing under way
         ticket.number, ticket.units, ticket.plan = lone.number, plan.cores, plan
         self.bytes += weight(lone.args)
         actions = self.state.step(

@@ -117,8 +117,19 @@ class Feed:
 Finish = Callable[[int, Any], Any]  # makes of a shard's rank and value what whoever asks gets
 
 
+def finish_value(finish: Finish, rank: int, value: Any) -> tuple[Any, BaseException | None]:
+    """Return what is made of a shard's value, or the error with which that fails."""
+    try:
+        return finish(rank, value), None
+    except Exception as error:
+        return None, error
+
+
 class Turn(Protocol):
     """The place of a launch among those that use the same things. Called under the guard."""
+
+    def waits(self) -> bool:
+        """Tell whether the launch has to wait for others, or to fail as one of them has failed."""
 
     def take(self, ticket: Ticket) -> Sequence[Depends]:
         """Return what the launch has to wait for, and take note of it for those that come after it."""
@@ -351,12 +362,7 @@ class Ticket:
             return None, codec.decode_error(outcome.payload)
         try:
             value = codec.decode(outcome.payload, writable=True, error=ResultDecodeError)
-            if self.more.finish is not None:
-                try:
-                    value = self.more.finish(rank, value)
-                except Exception as error:
-                    return None, error
-            return value, None
+            return (value, None) if self.more.finish is None else finish_value(self.more.finish, rank, value)
         except ResultDecodeError as error:
             told = ResultDecodeError(f"kernel {self.name}: {error}")
             told.__cause__ = error.__cause__

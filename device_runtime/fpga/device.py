@@ -11,9 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-import weakref
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 
 from device_runtime.claims import claim, readable
@@ -22,17 +22,29 @@ from device_runtime.errors import DeviceUnavailable
 from device_runtime.fpga import boards
 from device_runtime.fpga.writing import pack
 from device_runtime.interrupts import Shield
-from device_runtime.launch import Buffer, Ended, Event, Gone, Lost, Message, Ready, ShardId, Unloaded
-from device_runtime.process import arena, memory
-from device_runtime.process.channel import SocketChannel
+from device_runtime.launch import (
+    Encoded,
+    Ended,
+    Event,
+    Gone,
+    Lost,
+    Message,
+    Plan,
+    Ready,
+    ShardId,
+    Unloaded,
+)
+from device_runtime.process import memory
+from device_runtime.process.channel_device import ChannelDevice, opened
 from device_runtime.process.control import search_path
 from device_runtime.process.core import Core
 from device_runtime.process.deaths import count_oom_kills, describe
-from device_runtime.process.janitor import Janitor
 from device_runtime.process.mapping import create
+from device_runtime.process.quick import Alarm
+from device_runtime.process.settled import settle
 from device_runtime.process.status import StatusPage
 
-_OPENING = 60.0  # seconds that loading a bitstream may take
+_OPENING = 60  # seconds that loading a bitstream may take
 _MOST_STILLBORN = 5  # times in a row that an owner may end before it has done anything
 # Run by the fresh interpreter. Its first entry of sys.path, the current
 # directory, goes before anything is imported from there.
@@ -55,7 +67,7 @@ class _Owner(NamedTuple):
     watch: int  # a descriptor that is readable when it has ended
 
 
-class FpgaDevice(SharedDevice):
+class FpgaDevice(ChannelDevice, SharedDevice):
     """Instances of a bitstream, each a compute unit.
 
     One process owns the device, and has a thread for each. While the device is
@@ -65,14 +77,10 @@ class FpgaDevice(SharedDevice):
     depth = 16
 
     def __init__(self, config: boards.Config) -> None:
+        super().__init__()
         self.address = f"{config.kind}:{config.path}"
         self._config = config
         self._epoch = 0
-        self._cores: list[Core] = []
-        self._by_descriptor: dict[int, Core] = {}
-        self._events: list[Event] = []
-        self._janitor = Janitor()
-        self._descriptors = ExitStack()
         self._owner: _Owner | None = None
         self.card = config.card
         self._ready = False  # the owner has said so
@@ -91,19 +99,20 @@ class FpgaDevice(SharedDevice):
                 self.batches = tuple([member.batch or 0 for member in members])
             self._units = max(self.names.values()) + 1
             self.memory = sum(bank.nbytes for bank in self.bitstream.banks if bank.used)
-            self._arena_descriptor = self._own(create())
-            self._arena = arena.Arena(self._arena_descriptor, memory.bound(), self._janitor)
+            self._settled = settle()
+            self._prepare(memory.bound())
             self._status_descriptor = self._own(create())
             self._status = StatusPage(self._status_descriptor, self._units)
-            self._epoll = select.epoll()
-            self._descriptors.callback(self._epoll.close)
+            self._status.settle(self._settled)
+            self._link(others=5)
+            self._set_alarm()
+            self._limit = self._descriptors.enter_context(closing(Alarm(_OPENING * 10**9)))
+            self._epoll.register(self._limit, select.EPOLLIN)
             self._file = self._own(os.memfd_create("offload-bitstream"))
             if self._config.kind == "emu":
                 # What was read and checked is what pynq gets, whatever becomes of the file.
                 os.write(self._file, pack(self.bitstream))
             self._answers = self._own(os.memfd_create("offload-answers"))
-            self._bell = self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))  # rung by ourselves
-            self._epoll.register(self._bell, select.EPOLLIN)
             self._oom_kills = count_oom_kills()
             if self.card and self.claim is None:
                 self.claim = claim(self.card, self.address, self.patience)
@@ -116,7 +125,7 @@ class FpgaDevice(SharedDevice):
         except BaseException:
             self.close()
             raise
-        _devices.add(self)
+        opened.add(self)
         return self._units
 
     @property
@@ -129,19 +138,15 @@ class FpgaDevice(SharedDevice):
             self._start(time.monotonic())
         except OSError as error:
             self._give_up(f"it could not be loaded: {error}")
-            os.eventfd_write(self._bell, 1)
+            os.eventfd_write(self._again, 1)
 
     def unload(self) -> None:
         if self._owner is None:  # it ended, and could not be started again
             self._events.append(Unloaded())
-            os.eventfd_write(self._bell, 1)
+            os.eventfd_write(self._again, 1)
         else:
             self._leaving = True
             self._owner.process.kill()
-
-    def _own(self, descriptor: int) -> int:
-        self._descriptors.callback(os.close, descriptor)
-        return descriptor
 
     def _start(self, since: float | None = None) -> None:
         """Start an owner, and make the ways to its units; launches have waited for it `since` then."""
@@ -150,7 +155,7 @@ class FpgaDevice(SharedDevice):
 
     def _start_owner(self, since: float | None) -> None:
         cores = [
-            Core(unit, self._epoch, self._arena, lambda end, _: SocketChannel(end))
+            Core(unit, self._epoch, self._arena, partial(self._lines.connect, unit))
             for unit in range(self._units)
         ]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -165,9 +170,7 @@ class FpgaDevice(SharedDevice):
             )
         for core in cores:
             core.give_away()
-            for descriptor in core.descriptors():
-                self._by_descriptor[descriptor] = core
-                self._epoll.register(descriptor, select.EPOLLIN)
+            self._watch_core(core)
         assert self.bitstream is not None
         order = {
             "seats": [core.birthright for core in cores],
@@ -185,6 +188,7 @@ class FpgaDevice(SharedDevice):
         self._epoll.register(ours, select.EPOLLIN)
         self._epoll.register(self._owner.watch, select.EPOLLIN)
         self._cores, self._ready, self._deaf, self._why = cores, False, False, ""
+        self._limit.set(True)
         ours.send(marshal.dumps(search_path()))
         ours.send(pickle.dumps(order))
         ours.setblocking(False)
@@ -197,8 +201,8 @@ class FpgaDevice(SharedDevice):
         assert self._owner is not None
         control = self._owner.control
         if not readable(control, _OPENING):
-            raise DeviceUnavailable(f"{self.address} was not loaded within {_OPENING:g} s")
-        self._hear()
+            raise DeviceUnavailable(f"{self.address} was not loaded within {_OPENING} s")
+        self._hear_owner()
         if not self._ready:
             why = self._why or f"its owner ended ({describe(self._owner.process.wait())})"
             output = self._last_words()
@@ -210,47 +214,33 @@ class FpgaDevice(SharedDevice):
             core.read_output(descriptor, [])
         return core.tail()
 
+    def post(self, plan: Plan, launch: int, args: Encoded) -> bool:
+        return self._owner is not None and not self._leaving and super().post(plan, launch, args)
+
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
         if self._owner is None:
             return []  # it could not be started; that its units are gone is about to be heard
-        core = self._cores[unit]
-        unsent = core.send(messages)
-        self._watch_for_room(core)
-        return unsent
+        return super().send(unit, messages)
 
-    def _watch_for_room(self, core: Core) -> None:
-        if core.channel.fileno() in self._by_descriptor:
-            room = select.EPOLLOUT if core.channel.blocked else 0
-            self._epoll.modify(core.channel, select.EPOLLIN | room)
+    def _note(self, core: Core, events: list[Event]) -> None:
+        super()._note(core, events)
+        if any(isinstance(event, Ended) for event in events):
+            self._stillborn = 0
 
-    def fileno(self) -> int:
-        return self._epoll.fileno()
+    def _attend(self, ready: Mapping[int, int]) -> None:
+        owner, late = self._owner, self._limit.fileno() in ready
+        if late:
+            self._limit.hear()
+        if owner is not None:
+            if owner.control.fileno() in ready:
+                self._hear_owner()
+            if late and not self._ready:
+                self._why = f"the device was not loaded within {_OPENING} s"
+                owner.process.kill()
+            if owner.watch in ready:
+                self._owner_ended()
 
-    def receive(self) -> list[Event]:
-        ended, owner = False, self._owner
-        for descriptor, mask in self._epoll.poll(0):
-            core = self._by_descriptor.get(descriptor)
-            if core is None:
-                if descriptor == self._bell:
-                    os.eventfd_read(self._bell)
-                elif owner is not None and descriptor == owner.watch:
-                    ended = True
-                elif owner is not None and descriptor == owner.control.fileno():
-                    self._hear()
-                # Any other was let go of in this very turn.
-            elif descriptor != core.channel.fileno():
-                self._read_output(core, descriptor)
-            else:
-                if mask & select.EPOLLOUT:
-                    core.channel.flush()
-                    self._watch_for_room(core)
-                self._listen(core)
-        if ended:
-            self._owner_ended()
-        events, self._events = self._events, []
-        return events
-
-    def _hear(self) -> bool:
+    def _hear_owner(self) -> bool:
         """Take in what the owner says of itself; return whether it said anything."""
         assert self._owner is not None
         try:
@@ -267,6 +257,7 @@ class FpgaDevice(SharedDevice):
         word, told = pickle.loads(data)
         if word == "ready":
             self._ready = True
+            self._limit.set(False)
         elif word == "failed":
             self._why = told
         elif word == "hung":
@@ -277,28 +268,6 @@ class FpgaDevice(SharedDevice):
             gone = Gone(unit, f"{why}; it is not used any more")
             self._events.append(Ready(unit) if word == "fit" else gone)
         return True
-
-    def _listen(self, core: Core) -> None:
-        """Take in what a unit has said, behind what it printed before it said so."""
-        events = core.read()
-        if events:
-            for descriptor in core.streams():
-                if descriptor in self._by_descriptor:
-                    self._read_output(core, descriptor)
-        if any(isinstance(event, Ended) for event in events):
-            core.finish_output(self._events)
-            self._stillborn = 0
-        self._events += events
-        if core.channel.ended:
-            self._forget(core.channel.fileno())
-
-    def _read_output(self, core: Core, descriptor: int) -> None:
-        if not core.read_output(descriptor, self._events):
-            self._forget(descriptor)
-
-    def _forget(self, descriptor: int) -> None:
-        if self._by_descriptor.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
 
     def kill(self, unit: int, shard: ShardId) -> None:
         """End the owner, and all units with it: a thread cannot be ended by itself.
@@ -316,71 +285,58 @@ class FpgaDevice(SharedDevice):
             return  # it has ended by itself
         if position == -1 or self._status.is_past(unit, position):
             os.kill(process, signal.SIGCONT)
+            self._listen(self._cores[unit], self._cores[unit].read())
             self._events.append(Ready(unit))
-            os.eventfd_write(self._bell, 1)
+            os.eventfd_write(self._again, 1)
         else:
             self._cores[unit].doomed = True
             os.kill(process, signal.SIGKILL)
 
     def close(self) -> None:
-        _devices.discard(self)
         owner = self._owner
-        self._let_go()
-        if hasattr(self, "_arena"):
-            self._arena.trim(0.0, 0)
+        super().close()
         if owner is not None:
             owner.process.kill()
             owner.process.wait()
 
-    def place(self, view: memoryview) -> Buffer:
-        return arena.place(self._arena, view)
-
-    def abandon(self) -> None:
-        """Let go of what a forked child has no business with."""
-        self._arena.abandon()
-        self._let_go()
-
-    def _let_go(self) -> None:
+    def _close_descriptors(self) -> None:
         if self._owner is not None:
             self._owner.control.close()
             os.close(self._owner.watch)
             self._owner = None
         if self.claim is not None:
             self.claim.close()
-        for core in self._cores:
-            core.close()
-        self._janitor.close()
-        self._descriptors.close()
+        super()._close_descriptors()
 
     def _owner_ended(self) -> None:
         """Report the units as lost, and start another owner; not if this one had to leave."""
-        while self._hear():
+        while self._hear_owner():
             pass
         owner, self._owner = self._owner, None
         assert owner is not None
+        self.losses += 1
         self._epoll.unregister(owner.watch)
         os.close(owner.watch)
         code = owner.process.wait()
         kills, self._oom_kills = self._oom_kills, count_oom_kills()
         why = self._why or describe(code, out_of_memory=self._oom_kills > kills)
-        blamed = code == boards.HUNG or any(core.doomed for core in self._cores)  # it is known by whom
+        begun: dict[int, ShardId] = {}  # by unit
+        for core in self._cores:
+            self._bury(core)
+            shard = core.shard(self._status.begun(core.unit))
+            if shard is not None:
+                begun[core.unit] = shard
+        blamed = {core.unit for core in self._cores if core.doomed}
+        if not blamed and code != boards.HUNG:
+            blamed = set(begun) or set(range(self._units))  # nobody knows better
         lost: list[Lost] = []
         for core in self._cores:
-            self._listen(core)
-            core.finish_output(self._events)
-            for descriptor in core.descriptors():
-                self._forget(descriptor)
-            if self._leaving:
-                self._status.clear(core.unit)
-                core.close()
-                continue
-            begun, arrived = core.shard(self._status.begun(core.unit)), self._status.arrived(core.unit)
-            own = not blamed or core.doomed
+            own = core.unit in blamed
             told = why if own else f"the process that has the device was ended for another unit: {why}"
             # What the device was not lost by is not held against a launch.
-            lost.append(Lost(core.unit, begun, told, code, core.tail(), own, arrived and own))
+            served = own and self._status.arrived(core.unit)
+            lost.append(Lost(core.unit, begun.get(core.unit), told, code, core.tail(), own, served))
             self._status.clear(core.unit)
-            core.close()
         owner.control.close()
         if self._leaving:
             self._leaving, self._cores = False, []
@@ -388,8 +344,10 @@ class FpgaDevice(SharedDevice):
             return
         lost.sort(key=lambda event: not event.own)
         self._events += lost
-        usable = self._ready and not self._unchecked
-        self._stillborn += not (usable or any(core.doomed for core in self._cores))
+        if self._ready and not self._unchecked:
+            self._stillborn = 0
+        elif not any(core.doomed for core in self._cores):
+            self._stillborn += 1
         if self._stillborn >= _MOST_STILLBORN:
             told = f"{self._stillborn} in a row ended before they could be used"
             self._give_up(f"the owner of {self.address} ended ({why}); {told}")
@@ -414,14 +372,3 @@ def open_emulated(rest: str) -> FpgaDevice:
 def open_pynq(rest: str) -> FpgaDevice:
     """Make the device of an address such as `pynq:vadd.xclbin?device=1`."""
     return FpgaDevice(boards.configure("pynq", rest))
-
-
-_devices: weakref.WeakSet[FpgaDevice] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for device in list(_devices):
-        device.abandon()
-
-
-os.register_at_fork(after_in_child=_after_fork)

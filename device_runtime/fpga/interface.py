@@ -2,6 +2,7 @@
 
 # Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from device_runtime.fpga.bitstream import KernelSpec
@@ -109,6 +110,7 @@ def _holds(dtype: str, scalar: Any) -> bool:
     return bool(wanted.itemsize * 8 == scalar.bits and (wanted.kind == "i") == scalar.signed)
 
 
+@lru_cache(256)  # it is asked for each array of each launch
 def dtype_error(ctype: str, dtype: Any) -> str | None:
     """Return why an array of a dtype cannot be what a pointer of the circuit leads to; None if it can."""
     import numpy as np

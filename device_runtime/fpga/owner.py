@@ -10,7 +10,6 @@ import io
 import logging
 import os
 import pickle
-import select
 import socket
 import sys
 import threading
@@ -18,7 +17,6 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
 
 from device_runtime import context
@@ -31,8 +29,10 @@ from device_runtime.fpga.unit import Instance
 from device_runtime.launch import Encoded, Outcome, ShardId
 from device_runtime.process import wire
 from device_runtime.process.arena import place
-from device_runtime.process.channel import SocketChannel
 from device_runtime.process.endpoint import Endpoint, LogForwarder, Place
+from device_runtime.process.entered import Entered
+from device_runtime.process.lines import core_channel
+from device_runtime.process.patience import Patience
 from device_runtime.process.status import StatusPage
 from device_runtime.process.streams import KernelStream
 from device_runtime.runner import Runner
@@ -51,20 +51,16 @@ class Seat(NamedTuple):
 _NO_MESSAGES = "the units of an FPGA exchange no messages; launch on process cores for that"
 
 
-class _Entered:
-    """Within the block, a shard is what this thread runs."""
+class Owner(NamedTuple):
+    """What all units of an owner share."""
 
-    def __init__(self, entered: Context, instance: Instance) -> None:
-        entered.instance = instance
-        self._context = entered
-
-    def __enter__(self) -> None:
-        context.enter_thread(self._context)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        context.enter_thread(None)
+    units: int  # how many there are
+    host_arena: int
+    status: StatusPage
+    loading: float  # seconds that launches have waited for the bitstream
+    again: bool  # they have to be checked first
+    tell: Callable[[str, Any], None]  # tells the host something of a unit itself
+    awake: set[int]  # the units whose threads do not sleep
 
 
 class UnitThread(threading.Thread):
@@ -73,51 +69,49 @@ class UnitThread(threading.Thread):
     def __init__(
         self,
         unit: int,
-        units: int,
         seat: Seat,
-        host_arena: int,
-        status: StatusPage,
         instance: Instance,
-        loading: float,
-        again: bool,
-        tell: Callable[[str, Any], None],
+        owner: Owner,
     ) -> None:
         super().__init__(name=f"offload-unit-{unit}")
         self._unit = unit
-        self._status = status
-        self._channel = SocketChannel(socket.socket(fileno=seat.channel))
-        self._endpoint = Endpoint(unit, self._channel, host_arena, seat.arena, lambda *_: None)
+        self._owner = owner
+        self._status = owner.status
+        self._channel = core_channel(self._status, unit, socket.socket(fileno=seat.channel), seat.room)
+        settled = self._status.settled()
+        self._patience = Patience(settled.spin if settled.rings else 0)
+        self._awake = owner.awake
+        self._endpoint = Endpoint(unit, self._channel, owner.host_arena, seat.arena, lambda *_: None)
         self.streams = KernelStream(seat.stdout), KernelStream(seat.stderr)
         self._work = 0  # the number of works that have ended
         self._pure = False  # what runs may be run again
         self._instance = instance
-        self._loading = loading  # seconds that launches have waited for the bitstream
-        self._again = again  # the unit has to be checked first
-        self._tell = tell  # the host, of the unit itself
+        self._entered = Entered(context.enter_thread)
         self._runner = Runner(
             unit,
-            units,
+            owner.units,
             NoMesh(MessageError, _NO_MESSAGES),
             partial(place, self._endpoint.arena),
-            lambda entered: _Entered(entered, instance),
+            self._enter,
             self._begin,
         )
-        self.post = self._endpoint.post
+        self.say = self._endpoint.say
 
     def run(self) -> None:
-        if self._again:
+        if self._owner.again:
             why = self._instance.check()
             METER.take()
-            self._tell("unfit" if why else "fit", (self._unit, why))
+            self._owner.tell("unfit" if why else "fit", (self._unit, why))
             if why:
                 return  # the host sends it nothing more
-        METER.loading = self._loading
+        METER.loading = self._owner.loading
         self._status.arrive(self._unit)
+        self._awake.add(self._unit)
         works, channel = self._endpoint.works, self._channel
         while True:
             while works:
-                launch, attempt, place, args, more, _ = works.popleft()
-                self._run(ShardId(launch, place.rank, attempt), place, args, more)
+                launch, attempt, place, args, more, followed = works.popleft()
+                self._run(ShardId(launch, place.rank, attempt), place, args, more, followed)
             record = channel.take()
             if record is not None:
                 self._endpoint.take(record)
@@ -127,30 +121,48 @@ class UnitThread(threading.Thread):
                 self._wait()
 
     def _wait(self) -> None:
-        pause = self._endpoint.arena.trim()  # gives back memory of results
-        if pause is None or select.select([self._channel], [], [], pause)[0]:
-            self._channel.sleep()
+        # Only one thread looks on, and while no other has anything to do: it has the interpreter's lock.
+        patience = self._patience
+        if patience.pays() and len(self._awake) == 1 and patience.until(self._stirs, os.sched_yield):
+            return
+        self._awake.discard(self._unit)
+        self._endpoint.sleep(patience)
+        self._awake.add(self._unit)
 
-    def _run(self, shard: ShardId, place: Place, args: Encoded | None, more: Any) -> None:
+    def _stirs(self) -> bool:
+        """Tell whether there is a record, or another thread has woken up."""
+        return len(self._awake) > 1 or self._channel.ready()
+
+    def _run(self, shard: ShardId, place: Place, args: Encoded | None, more: Any, followed: bool) -> None:
         if place.plan.report_begin:
-            self.post(wire.pack(("begun", tuple(shard), time.monotonic())))
+            self._endpoint.post(wire.pack(("begun", tuple(shard), time.monotonic())))
         root = logging.getLogger()
         if root.level != place.plan.log_level:
             root.setLevel(place.plan.log_level)
-        self._pure = place.plan.image.pure
+        self._endpoint.running, self._pure = True, place.plan.image.pure
         work = self._endpoint.work(shard, place.plan, args, more)
         outcome = work if isinstance(work, Outcome) else self._runner.run(work)
         del work, args, more
         _Streams.mend()
         for stream in self.streams:
             stream.finish()
+        self._endpoint.running = False
         if self._instance.hung:
-            self._tell("hung", (self._unit, ""))  # first: it may be that the owner is ended at once
-        self._endpoint.end(outcome._replace(costs=METER.take()))
+            self._owner.tell("hung", (self._unit, ""))  # first: it may be that the owner is ended at once
+        self._endpoint.end(outcome._replace(costs=METER.take()), followed)
         self._status.end(self._unit, self._work)
         self._work += 1
         if self._instance.hung:
             os._exit(HUNG)  # and the host starts another owner, which sets the device up anew
+
+    def fork(self) -> None:
+        """Leave the way to the host to the owner; called in a process that a kernel forked."""
+        self._endpoint.close()
+        self._entered.fork()
+
+    def _enter(self, entered: Context) -> Entered:
+        entered.instance = self._instance
+        return self._entered(entered)
 
     def _begin(self, shard: ShardId, at: float) -> None:
         if not self._pure:
@@ -171,6 +183,12 @@ class _Streams(io.TextIOBase):
     def mend(cls) -> None:
         """Give kernels their streams, whatever one of them did to them."""
         sys.stdout, sys.stderr = cls._made
+
+    @classmethod
+    def finish(cls) -> None:
+        """Hand on what this thread's kernel has written."""
+        for stream in cls._made:
+            stream._mine().finish()
 
     def _mine(self) -> KernelStream:
         here = context.current()
@@ -200,7 +218,7 @@ class _UnitForwarder(LogForwarder):
     """Send log records to the host by the unit whose thread logs."""
 
     def __init__(self, threads: Sequence[UnitThread]) -> None:
-        super().__init__(lambda record: threads[_core()].post(record))
+        super().__init__(lambda record: threads[_core()].say(record))
 
 
 def _core() -> int:
@@ -226,22 +244,45 @@ def main(control: socket.socket) -> None:
         _say(control, "failed", str(error) if isinstance(error, DeviceError) else repr(error))
         os._exit(1)
     status = StatusPage(order["status"], len(seats))
-    tell = partial(_say, control)
     loading = 0.0 if order["since"] is None else time.monotonic() - order["since"]
+    tell = partial(_say, control)
+    owner = Owner(len(seats), order["arena"], status, loading, order["again"], tell, set())
     threads = [
-        UnitThread(unit, len(seats), seat, order["arena"], status, instance, loading, order["again"], tell)
+        UnitThread(unit, seat, instance, owner)
         for unit, (seat, instance) in enumerate(zip(seats, instances, strict=True))
     ]
     for kind in (0, 1):
         _Streams([thread.streams[kind] for thread in threads])
     _Streams.mend()
-    logging.getLogger().addHandler(_UnitForwarder(threads))
+    forwarder = _UnitForwarder(threads)
+    logging.getLogger().addHandler(forwarder)
+    given: list[int] = order["given"]
+    os.register_at_fork(before=_flush, after_in_child=partial(_leave, threads, forwarder, given))
     sys.modules["__main__"] = types.ModuleType("__main__")
     _say(control, "ready", None)
     for thread in threads:
         thread.start()
     control.recv(1)  # the host says nothing more; this is its end
     os._exit(0)
+
+
+def _flush() -> None:
+    """Let what this thread's kernel has printed not be printed again by a process that it forks."""
+    if context.current() is not None:
+        _Streams.finish()
+
+
+def _leave(threads: Sequence[UnitThread], forwarder: _UnitForwarder, given: list[int]) -> None:
+    """Leave device and host to the owner; called in a process that a kernel forked.
+
+    What it prints still arrives, as it does from any program that a kernel starts.
+    """
+    logging.getLogger().removeHandler(forwarder)
+    for thread in threads:
+        thread.fork()
+    descriptors, given[:] = list(given), []  # once: a process that this one forks has no part in them
+    for descriptor in descriptors:  # the owner's end would not be seen, nor would the card be free
+        os.close(descriptor)
 
 
 def _say(control: socket.socket, word: str, told: Any) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import select
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from device_runtime.launch import Buffer, Encoded, Image, Outcome, Payload, Plan
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block
 from device_runtime.process.channel import LARGEST, Channel
+from device_runtime.process.patience import Patience
 from device_runtime.process.reader import Reader
 from device_runtime.runner import Kept, Remembered
 
@@ -57,6 +60,7 @@ class Endpoint:
         self._lent: dict[int, Block] = {}  # by offset: blocks that the host looks at
         self._images = Remembered()
         self._plans = Kept()
+        self.running = False  # a shard
 
     def take(self, record: bytes) -> None:
         """Take in a record."""
@@ -96,6 +100,19 @@ class Endpoint:
         elif word == "path":
             sys.path[:] = entry[1]
 
+    def sleep(self, patience: Patience) -> None:
+        """Sleep until there is a record, or no host any more, and give back memory of results meanwhile."""
+        channel = self.channel
+        begun = time.monotonic_ns()
+        while channel.arm():
+            pause = self.arena.trim()
+            if pause is not None and not select.select([channel], [], [], pause)[0]:
+                continue
+            channel.sleep()
+            if channel.ended:
+                return  # what it said before is still to be taken
+        patience.learn(time.monotonic_ns() - begun)
+
     def work(self, shard: ShardId, plan: Plan, args: Encoded | None, more: Any) -> Work | Outcome:
         """Put a work together from what a record told; return how it ended where memory is short."""
         if args is not None:
@@ -125,6 +142,12 @@ class Endpoint:
                 self._send()
             finally:
                 self._sending.release()
+
+    def say(self, record: bytes) -> None:
+        """Send a record that may come when no shard runs; the host does not look for what idle cores say."""
+        self.post(record)
+        if not self.running:
+            self.channel.wake()
 
     def close(self) -> None:
         """Leave the way to the core, in a process that a kernel forked."""

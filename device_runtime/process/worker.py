@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -13,17 +12,15 @@ import time
 import types
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from device_runtime import context
-from device_runtime.context import Context, NoMesh
-from device_runtime.errors import NotOnDevice
 from device_runtime.launch import Encoded, Outcome, ShardId, make
 from device_runtime.process import wire
 from device_runtime.process.arena import place
 from device_runtime.process.cpus import leave
 from device_runtime.process.endpoint import Endpoint, LogForwarder, Place
+from device_runtime.process.entered import Entered
 from device_runtime.process.lines import core_channel
 from device_runtime.process.links import Links
 from device_runtime.process.mesh import ProcessMesh
@@ -53,31 +50,6 @@ class Seat(NamedTuple):
 _OFTEN = 32  # of so many waits that look on, one sees whether host and core share a CPU
 
 
-_FORKED = "a process that a kernel forked can neither send nor receive: only the core can"
-
-
-class _Entered:
-    """Within the block, a shard is what this process runs; a process that a kernel forked ends with it."""
-
-    def __init__(self) -> None:
-        self.context: Context | None = None  # of the last shard
-        self.forked = False  # this is a process that a kernel forked
-
-    def __call__(self, entered: Context) -> _Entered:
-        self.context = entered
-        return self
-
-    def __enter__(self) -> None:
-        context.enter_process(self.context)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.forked:
-            _end_child(error)
-        context.enter_process(None)
-
-
 class Worker:
     """Run what the host sends, one shard after the other, until the channel closes."""
 
@@ -94,7 +66,6 @@ class Worker:
         self._cpus = settled.cpus if settled.cpus < seat.cores else 0  # 0: cores cannot be more than CPUs
         self._endpoint = Endpoint(seat.core, self._channel, seat.host_arena, seat.arena, self._notice)
         self._work = 0  # the number of works that have ended
-        self._running = False  # a shard
         self._streams = (KernelStream(seat.stdout), KernelStream(seat.stderr))
         self._mesh = ProcessMesh(
             seat.core,
@@ -109,7 +80,7 @@ class Worker:
             self._channel.ready,
             Patience(settled.spin),
         )
-        self._entered = _Entered()
+        self._entered = Entered(context.enter_process)
         self._runner = Runner(
             seat.core,
             seat.cores,
@@ -119,7 +90,7 @@ class Worker:
             self._begin,
         )
         self._root = logging.getLogger()
-        self._forwarder = LogForwarder(self._say)
+        self._forwarder = LogForwarder(self._endpoint.say)
         self._root.addHandler(self._forwarder)
         os.register_at_fork(before=self._flush, after_in_child=self._let_go)
 
@@ -149,15 +120,7 @@ class Worker:
                 self._keep_apart()
             if patience.until(channel.ready, os.sched_yield, self._alone):
                 return True
-        begun = time.monotonic_ns()
-        while channel.arm():
-            pause = self._endpoint.arena.trim()  # gives back memory of results
-            if pause is not None and not select.select([channel], [], [], pause)[0]:
-                continue
-            channel.sleep()
-            if channel.ended:
-                return True  # what it said before is still to be taken
-        patience.learn(time.monotonic_ns() - begun)
+        self._endpoint.sleep(patience)
         return True
 
     def _keep_apart(self) -> None:
@@ -178,7 +141,7 @@ class Worker:
         shard = make(ShardId, (launch, rank, attempt))
         if self._root.level != plan.log_level:
             self._root.setLevel(plan.log_level)
-        self._running = True
+        self._endpoint.running = True
         self._mesh.begin(shard, plan.cores)
         if plan.report_begin:  # loading the arguments counts, too
             self._endpoint.post(wire.pack(("begun", tuple(shard), time.monotonic())))
@@ -190,7 +153,7 @@ class Worker:
         for stream in self._streams:
             if stream.written:
                 stream.finish()
-        self._running = False
+        self._endpoint.running = False
         self._endpoint.end(outcome, followed)
         self._status.end(self._core, self._work)
         self._work += 1
@@ -207,11 +170,7 @@ class Worker:
         """
         self._root.removeHandler(self._forwarder)
         self._endpoint.close()
-        self._entered.forked = True
-        running = self._entered.context
-        if running is not None:
-            running.mesh = NoMesh(NotOnDevice, _FORKED)
-            running.nested = None  # its own launches make a session of its own
+        self._entered.fork()
 
     def _begin(self, shard: ShardId, at: float) -> None:
         self._status.begin(self._core, self._work)
@@ -222,12 +181,6 @@ class Worker:
 
     def _notice(self, shard: ShardId, core: int, why: str) -> None:
         self._mesh.notice(shard, core, why)
-
-    def _say(self, record: bytes) -> None:
-        """Send a record that may come when no shard runs; the host does not look for what idle cores say."""
-        self._endpoint.post(record)
-        if not self._running:
-            self._channel.wake()
 
     def _hear(self) -> None:
         """Take in what the host sent, in the midst of a shard."""
@@ -261,20 +214,3 @@ def main(seat: Seat) -> None:
     if random is not None:
         random.seed()  # else all cores forked from one process draw the same numbers
     Worker(seat).serve()
-
-
-def _end_child(error: BaseException | None) -> NoReturn:
-    """End a process that a kernel forked as a program ends: with an exit code, or its error's traceback."""
-    code: Any = error.code if isinstance(error, SystemExit) else error
-    if isinstance(code, BaseException):
-        sys.excepthook(type(code), code, code.__traceback__)
-        code = 1
-    elif not isinstance(code, int | None):
-        print(code, file=sys.stderr)
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass  # it has closed them
-    os._exit((code or 0) & 0xFF)

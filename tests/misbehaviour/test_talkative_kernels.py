@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,27 @@ def test_an_idle_core_is_heard(heard: pytest.LogCaptureFixture, gate: Gate) -> N
     gate.wait()
     offload(coreid, target=1, async_=True)().wait()
     assert numbers(heard) == [1]
+    offload(end, target=0)()
+
+
+def test_an_idle_core_is_heard_beside_a_call(
+    heard: pytest.LogCaptureFixture, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call ends only once that was heard."""
+    other = Gate.make(tmp_path / "other")
+    monkeypatch.setattr(heard.handler, "emit", lambda record: other.let_on())
+
+    def later() -> None:
+        gate.stay()
+        logging.getLogger("flood").warning("1 of an idle core")
+
+    def call() -> bool:
+        gate.let_on()
+        other.stay()
+        return True
+
+    offload(begin, target=0)(later)
+    assert offload(call, target=1)() == [True]
     offload(end, target=0)()
 
 

@@ -137,6 +137,18 @@ MUTANTS = (
         "            if not extra.ok:\n                other.cause",
     ),
     Mutant(
+        "what comes behind a launch that never ran does not wait for what that one waited for",
+        _STATE,
+        "            for needed in late:\n                _note_dependant(needed, dependant)\n",
+        "",
+    ),
+    Mutant(
+        "what comes behind a launch that fails with another does not wait for what that one waited for",
+        _STATE,
+        "            if late:\n",
+        "            if late and dependant.left and (extra.ok or launch.number in other.behind):\n",
+    ),
+    Mutant(
         "cancel without kill ends what runs",
         _STATE,
         "        if not (event.kill or self.can_cancel(event.launch)):\n            return\n",
@@ -250,7 +262,7 @@ MUTANTS = (
     ),
     Mutant(
         "the end of a launch is not heard of until the bundle's last",
-        "device_runtime/process/cores.py",
+        "device_runtime/process/channel_device.py",
         "            self._alarm.set(patient)\n",
         "",
         ("tests/device_runtime/test_process_device.py",),

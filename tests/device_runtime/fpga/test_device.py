@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,56 @@ def test_a_unit_that_comes_back_and_is_wrong(connected: Any, here: Path) -> None
 
 
 @needs_pynq
+def test_a_device_that_does_not_load_again(
+    connected: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up when that has taken too long five times."""
+    stuck = here.joinpath("stuck")
+
+    class Model:
+        def __reduce__(self) -> Any:
+            return load, (str(stuck),)
+
+        def __call__(self, a: Any, b: Any, out: Any, n: int) -> None:
+            out[:n] = a[:n] + b[:n]
+
+    def load(path: str) -> Model:
+        import os
+        import threading
+
+        if os.path.exists(path):
+            threading.Event().wait()
+        return Model()
+
+    class Impatient:
+        def __init__(self, nanoseconds: int) -> None:
+            assert nanoseconds == 60 * 10**9
+            self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+        def fileno(self) -> int:
+            return self._event
+
+        def set(self, on: bool) -> None:
+            if on and stuck.exists():
+                os.eventfd_write(self._event, 1)
+
+        def hear(self) -> None:
+            os.eventfd_read(self._event)
+
+        def close(self) -> None:
+            os.close(self._event)
+
+    monkeypatch.setattr("device_runtime.fpga.device.Alarm", Impatient)
+    connected(Xclbin([add], models={"vadd": Model()}))
+    assert added(1) == [2]
+    stuck.touch()
+    with pytest.raises(of.WorkerDied):
+        offload(os._exit, target=0)(3)
+    with pytest.raises(of.NoUnitsError, match=r"was not loaded within 60 s.*5 in a row"):
+        added(1)
+
+
+@needs_pynq
 def test_a_bus_that_fails(connected: Any) -> None:
     """What is read then looks as if the unit were done."""
     connected(Xclbin([add], faults={"vadd_1": Fault("error", after=2)}))
@@ -223,6 +274,58 @@ def test_a_neighbour_is_not_to_blame(connected: Any) -> None:
         with pytest.raises(of.LaunchTimeout):
             add(one, one, np.empty(2, "float32"), 2, target=1, timeout=0.1, retries=0)
     assert innocent.result().tolist() == [2, 2]
+
+
+@needs_pynq
+def test_a_process_that_a_kernel_forks_is_no_unit(connected: Any) -> None:
+    """It ends where the kernel returns, and nobody hears of it."""
+
+    @offload(auto=1)
+    def fork() -> tuple[str, int]:
+        child = os.fork()
+        if not child:
+            logging.getLogger("child").warning("logged")
+            return "the child", 0
+        return "the unit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    connected(Xclbin([add], units=2))
+    assert [fork(), fork(), added(1)] == [[("the unit", 0)], [("the unit", 0)], [2]]
+
+
+@needs_pynq
+def test_what_is_printed_before_a_fork_is_printed_once(
+    connected: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @offload(auto=1)
+    def fork() -> list[int]:
+        print("once", end=" ")
+        codes = []
+        for _ in range(2):
+            child = os.fork()
+            if not child:
+                mine = [os.dup(0) for _ in range(99)]
+                if not os.fork():
+                    for descriptor in mine:
+                        os.fstat(descriptor)  # it has them from its parent
+                    os._exit(0)
+                os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print("over")
+        return codes
+
+    connected(Xclbin([add]))
+    assert fork() == [[0, 0]]
+    assert "[core 0] once over\n" in capfd.readouterr().out
+
+
+@needs_pynq
+def test_a_unit_is_not_given_up_for_what_its_neighbour_runs(connected: Any) -> None:
+    connected(Xclbin([add], units=2))
+    for _ in range(6):
+        with pytest.raises(of.WorkerDied):
+            offload(os._exit, target=0)(3)
+    one = np.ones(2, "float32")
+    assert add(one, one, np.empty(2, "float32"), 2, target=1)[0].tolist() == [2, 2]
 
 
 @needs_pynq

@@ -123,6 +123,16 @@ def test_a_pipeline_over_both() -> None:
     assert add.launch(single.launch(found), ones, np.empty(4, "float32"), 4).result().tolist() == [9.0] * 4
 
 
+def test_to_free_what_is_lost_costs_others_nothing() -> None:
+    """What went with its bitstream needs no freeing; to load that again would take what is there now."""
+    session = of.connect("emu:add.xclbin?device=0")
+    lost = session.array(np.ones(4, "float32"))
+    products("emu:scale.xclbin?device=0")
+    lost.free()
+    value, loading = products("emu:scale.xclbin?device=0")
+    assert (value, loading) == ([3.0, 3.0], 0.0)
+
+
 def test_arrays_do_not_outlast_another_bitstream() -> None:
     session = of.connect("emu:add.xclbin?device=0")
     array = session.array(np.ones(4, "float32"))
