@@ -90,6 +90,31 @@ def adding(units: int) -> Callable[[Setting], Any]:
     return opened
 
 
+@contextmanager
+def adding_here(setting: Setting) -> Iterator[Measure]:
+    """Do the same additions in four threads of this process."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    size = setting.pick(_FLOATS, 16)
+    given = [[np.ones(size, "float32") for _ in range(3)] for _ in range(4)]
+    times = setting.pick(20, 1)
+
+    def add(arrays: list[Any]) -> None:
+        np.add(arrays[0], arrays[1], out=arrays[2])
+
+    with ThreadPoolExecutor(4) as threads:
+
+        def measure() -> float:
+            begun = perf_counter()
+            for _ in range(times):
+                list(threads.map(add, given))
+            return 4 * times / (perf_counter() - begun)
+
+        yield measure
+
+
 def in_verilog(units: int) -> Callable[[Setting], Any]:
     """Add integers on units that are in Verilog, on so many at once."""
 
@@ -194,7 +219,7 @@ BENCHMARKS = (
         "fpgaunits",
         "adding a million float32 that stay on the device, on 4 units",
         RATE,
-        (_ours(adding(4)), _ours(adding(1), "one unit")),
+        (_ours(adding(4)), _ours(adding(1), "one unit"), _beside("NumPy in 4 threads", adding_here)),
         (at_least_times(1.7, "one unit"),),
         rounds=15,
     ),
