@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -112,9 +113,9 @@ class Buffer:
 
     def part(self, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         """Return the part of it that begins at a byte, as an array of this shape and dtype."""
-        nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         if start == 0 and (shape, dtype) == (self.shape, self.dtype):
             return self
+        nbytes = dtype.itemsize * math.prod(shape)
         flat = self._held.reshape(-1).view(np.uint8)[start : start + nbytes]
         return Buffer(flat.view(dtype).reshape(shape), self.bank, self._memory, whole=False)
 
