@@ -42,6 +42,7 @@ class State:
         self._cards: Cards | None = None  # once there is one
         self._deadlines = Deadlines()
         self._finished: deque[Launch] = deque()
+        self._released: list[Launch] = []  # auto launches that wait for nothing more, in the present step
 
     # ---- questions ---------------------------------------------------------------
 
@@ -99,6 +100,8 @@ class State:
         _HANDLERS[type(event)](self, event)
         while self._finished:
             self._finish(self._finished.popleft())
+            if self._released and not self._finished:
+                self._queue_released()
         if placing.dirty or placing.eager:
             placing.fill()
         if self._cards is not None:
@@ -445,7 +448,7 @@ class State:
         extra = launch.extra
         if extra is None or not extra.dependants:
             return
-        for _, dependant in sorted(extra.dependants.items()):  # some were noted later than others after them
+        for dependant in extra.dependants.values():
             other = dependant.more()
             # Those behind it rely on it to have waited for these, also where it ends in this step.
             late = [needed for needed in unmet if needed.number not in other.needs]
@@ -466,8 +469,15 @@ class State:
                 if dependant.units is not None:
                     for number in dependant.units:
                         self._placing.touch(self._pools[dependant.pool].units[number])
-                elif not self._placing.queue_auto(dependant):
-                    self._settle_rest(dependant, "no units")
+                else:
+                    self._released.append(dependant)
+
+    def _queue_released(self) -> None:
+        """Let auto launches that were released in one step wait for units, the first to come first."""
+        released, self._released = self._released, []
+        for launch in sorted(released, key=lambda one: one.number):
+            if not self._placing.queue_auto(launch):
+                self._settle_rest(launch, "no units")
 
 
 def _note_dependant(needed: Launch, launch: Launch) -> None:

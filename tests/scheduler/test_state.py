@@ -359,6 +359,20 @@ def test_what_comes_behind_launches_that_go_with_a_unit_waits_for_the_rest() -> 
     assert bench.runs(2) == [last]
 
 
+def test_what_becomes_free_at_once_comes_in_the_order_in_which_it_was_made() -> None:
+    bench = Bench(units=2)
+    bench.submit(0)
+    running, queued = bench.submit(1), bench.submit(1, priority=1)
+    earlier = bench.submit(auto=1, behind=(queued,))
+    later = bench.submit(auto=1, behind=(running,))
+
+    bench.gone(1)
+    bench.end(0)
+    assert bench.runs(0) == [earlier]
+    bench.end(0)
+    assert bench.runs(0) == [later]
+
+
 def test_what_needs_one_launch_and_comes_behind_another_waits_for_both() -> None:
     bench = Bench(units=3)
     needed, other = bench.submit(0), bench.submit(1)

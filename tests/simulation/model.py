@@ -123,6 +123,7 @@ class Model:
         self._settles: list[tuple[int, int, str]] = []  # what the present event must settle
         self._kills: list[Kill] = []
         self._ended: list[LaunchModel] = []
+        self._released: list[int] = []  # launches that may enter, now that others have ended
         self._early: set[int] = set()  # launches that the present event must place at once
 
     def step(self, event: Event) -> list[Action]:
@@ -133,6 +134,10 @@ class Model:
         getattr(self, "_" + type(event).__name__)(event)
         while self._ended:
             self._follow(self._ended.pop(0))
+            if not self._ended:
+                released, self._released = sorted(self._released), []
+                for number in released:
+                    self._enter(self.launches[number])
         self._check_keys()
         settles = [(one.launch, one.rank, one.how) for one in actions if isinstance(one, Settle)]
         assert sorted(settles) == sorted(self._settles), "wrong ends"
@@ -398,7 +403,7 @@ class Model:
             if lacks:
                 self._settle_rest(dependant, "dependency")
             elif not dependant.needs and dependant.entered < 0:
-                self._enter(dependant)
+                self._released.append(dependant.number)
 
     # ---- what actions must obey --------------------------------------------------------
 
