@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from device_runtime import registry
 from device_runtime.device import Device
 from device_runtime.launch import Event, Gone, Message
 from device_runtime.process import arena, memory
-from device_runtime.process.cores import ProcessDevice
 from offload import offload, offload_single
 from offload.core import coreid, probe, recv, send
 
@@ -726,29 +724,6 @@ def test_no_core_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
             for handle in handles:
                 with pytest.raises(of.NoUnitsError, match=r"(?s)whoami.*burnt"):
                     handle.wait()
-
-
-def is_new(device: ProcessDevice, deaths: int) -> bool:
-    """Tell whether core 1 has been replaced so often."""
-    return device._cores[1].epoch == deaths
-
-
-def test_a_core_that_is_given_up_takes_no_calls() -> None:
-    """It is there again, but has died too often while it was idle; calls and launches agree on that."""
-
-    def pid() -> int:
-        return os.getpid()
-
-    with of.connect("local:3") as session:
-        device = session.pool(None).device
-        assert isinstance(device, ProcessDevice)
-        for deaths in range(1, 6):
-            os.kill(offload(pid, target=1)()[0], signal.SIGKILL)
-            assert session.dispatcher.wait(partial(is_new, device, deaths), 30)
-        for call in (offload(pid, target=1), offload(pid, target=1).launch().wait):
-            with pytest.raises(of.NoUnitsError, match="it ended again and again with nothing to run"):
-                call()
-        assert len(offload(pid, target=0)()) == 1
 
 
 def test_crashes_of_many_launches_in_a_row() -> None:

@@ -226,6 +226,19 @@ def test_what_of_a_bundle_could_not_be_sent_ends_by_itself() -> None:
     assert not desk.ledger.launches
 
 
+def test_a_unit_that_is_given_up_stays_down_when_it_is_back() -> None:
+    """A call that goes the short way looks there; the state machine would send it nothing."""
+    desk = Desk(0)
+    (pool,) = desk.ledger.pools
+    died = Lost(0, None, "it was killed", -9, "", served=True)
+    for _ in range(4):
+        desk.report(died, Ready(0))
+        assert not pool.down
+    desk.report(died, Ready(0))
+    assert pool.down == {0}
+    assert pool.gone == {0: "it ended again and again with nothing to run; the last time, it was killed"}
+
+
 def test_a_device_that_cannot_send_keeps_nothing_from_the_others() -> None:
     ledger, whole = Ledger(count(1).__next__), Unit()
     tickets = []
