@@ -344,7 +344,7 @@ class FpgaDevice(ChannelDevice, SharedDevice):
             return
         lost.sort(key=lambda event: not event.own)
         self._events += lost
-        if self._ready and not self._unchecked:
+        if begun or (self._ready and not self._unchecked):
             self._stillborn = 0
         elif not any(core.doomed for core in self._cores):
             self._stillborn += 1
