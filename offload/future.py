@@ -11,6 +11,7 @@ from offload.deadline import Deadline
 
 if TYPE_CHECKING:
     from offload.handle import Handle
+    from scheduler.ticket import Ticket
 
 
 class LaunchFuture(Future[Any]):
@@ -53,14 +54,14 @@ class LaunchFuture(Future[Any]):
         handle = self._handle
         return handle is not None and not self.done() and handle.number_running() > 0
 
-    def _settle(self) -> None:
+    def _settle(self, tickets: tuple[Ticket, ...]) -> None:
         handle, self._handle = self._handle, None
         assert handle is not None
-        error = handle._error()
+        error = handle._error(tickets)
         # One that the kernel itself raised is an exception as any other.
         cancelled = isinstance(error, CancelledError) and any(
             outcome is not None and outcome.error is error
-            for ticket in handle._tickets
+            for ticket in tickets
             for outcome in ticket.outcomes
         )
         said = self._explain(error, cancelled)
@@ -71,7 +72,7 @@ class LaunchFuture(Future[Any]):
         if said is not None:
             self.set_exception(said)
         else:
-            self.set_result(handle.result())
+            self.set_result(handle._result(tickets))
 
     def _invoke_callbacks(self) -> None:
         """Make the calls that the user asked for; called by `Future` when it is settled."""

@@ -14,6 +14,9 @@ from offload.future import LaunchFuture
 from offload.shards import Shards
 from offload.table import handle_table
 
+if TYPE_CHECKING:
+    from scheduler.ticket import Ticket
+
 R = TypeVar("R")
 
 _log = logging.getLogger("offload")
@@ -67,8 +70,7 @@ class Handle(Shards[R]):
 
         Raises CancelledError if the launch was cancelled, and TimeoutError.
         """
-        self._wait_done(Deadline(timeout))
-        error = self._error()
+        error = self._error(self._wait_done(Deadline(timeout)))
         if isinstance(error, CancelledError):
             raise error.with_traceback(None)
         return error
@@ -89,6 +91,7 @@ class Handle(Shards[R]):
     def add_done_callback(self, callback: Callable[[Handle[R]], object]) -> None:
         """Call `callback(handle)` once all cores have finished; at once if they have.
 
+        Launches appended until then count as well, and none after.
         It runs in some thread of the host's. An exception it raises is logged
         to the logger "offload".
         """
@@ -99,7 +102,7 @@ class Handle(Shards[R]):
             except Exception:
                 _log.exception("a callback of the launch of %s failed", self._name)
 
-        self._on_done(lambda: self._dispatcher.call_back(call))
+        self._on_done(lambda _: self._dispatcher.call_back(call))
 
     def future(self) -> Future[Any]:
         """Return a `concurrent.futures.Future` of what `result()` gives; cancelling it cancels the launch."""
@@ -136,21 +139,21 @@ class Handle(Shards[R]):
         loop = asyncio.get_running_loop()
         settled = loop.create_future()
 
-        def settle() -> None:
+        def settle(tickets: tuple[Ticket, ...]) -> None:
             if not settled.done():
-                settled.set_result(None)
+                settled.set_result(tickets)
 
-        def tell() -> None:
+        def tell(tickets: tuple[Ticket, ...]) -> None:
             # A loop that is closed by now has nobody left who waits.
             if not loop.is_closed():
                 try:
-                    loop.call_soon_threadsafe(settle)
+                    loop.call_soon_threadsafe(settle, tickets)
                 except RuntimeError:
                     _log.debug("the event loop that awaited %s was closed", self._name)
 
         self._on_done(tell)
-        yield from settled
-        return self.result()
+        tickets = yield from settled
+        return self._result(tickets)
 
     def __reduce__(self) -> Any:
         return codec.depend(self)
@@ -171,9 +174,13 @@ class Handle(Shards[R]):
     def _repr_html_(self) -> str:
         return handle_table(self)
 
-    def _on_done(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when all launches of this handle have ended; it must not hold up others."""
+    def _on_done(self, callback: Callable[[tuple[Ticket, ...]], None]) -> None:
+        """Call `callback` once, when all launches have ended, with these; it must not hold up others."""
         self._check_process()
+        self._follow(0, callback)
+
+    def _follow(self, begin: int, callback: Callable[[tuple[Ticket, ...]], None]) -> None:
+        """Call `callback` when the launches from that at `begin` on, and what is appended meanwhile, have ended."""
         tickets = self._tickets
         pending = [callback]
 
@@ -183,9 +190,12 @@ class Handle(Shards[R]):
                     call = pending.pop()
                 except IndexError:
                     return  # the last two ended at once, and the other one's thread calls
-                call()
+                if self._tickets is tickets:
+                    call(tickets)
+                else:
+                    self._follow(len(tickets), call)
 
-        for ticket in tickets:
+        for ticket in tickets[begin:]:
             ticket.on_done(ended)
 
 

@@ -33,7 +33,8 @@ class Shards(Generic[R]):
         self._tickets: tuple[Ticket, ...] = (ticket,)
         self._bare = bare
         self._given: Feed | None = None  # what wait_any gives away; made when it is needed
-        self._failure: BaseException | None = None
+        # The first error, and the launches among which it is the first.
+        self._failure: tuple[tuple[Ticket, ...], BaseException] | None = None
 
     def wait(self, timeout: float | None = None, progress: bool = False) -> list[R]:
         """Wait for all cores and return their values in core order (launch order, then core order).
@@ -46,17 +47,17 @@ class Shards(Generic[R]):
         deadline = Deadline(timeout)
         if progress:
             watch(self, deadline)
-        self._wait_done(deadline)
-        if len(self._tickets) == 1 and (values := self._tickets[0].plain_values()) is not None:
+        tickets = self._wait_done(deadline)
+        if len(tickets) == 1 and (values := tickets[0].plain_values()) is not None:
             return values
-        error = self._error()
+        error = self._error(tickets)
         if error is not None:
             try:
                 # Without the traceback of the last time it was raised, to which this one would be added.
                 raise error.with_traceback(None)
             finally:
-                del self, error  # which the traceback would hold, and they it
-        return [ticket.value(rank) for ticket in self._tickets for rank in range(ticket.count)]
+                del self, error, tickets  # which the traceback would hold, and they it
+        return _values(tickets)
 
     def wait_any(self, timeout: float | None = None) -> dict[int, R]:
         """Wait for the next core to finish and return `{core: value}`; each core is handed out once.
@@ -103,7 +104,8 @@ class Shards(Generic[R]):
         """Add the launches of another handle to this one, which then waits for all of them.
 
         `wait` gives the values of the launches one after another, and `result`
-        a list. The other handle stays as it is.
+        a list. The other handle stays as it is. Whoever waits for this one at
+        the time, in whatever way, waits for what is appended, too.
 
         Raises TypeError for what is no handle, and OptionError for a handle of another session.
         """
@@ -111,13 +113,12 @@ class Shards(Generic[R]):
             raise TypeError(f"append takes a handle, not {type(other).__name__}")
         if other._dispatcher is not self._dispatcher:
             raise OptionError("append takes a handle of the same session")
+        self._bare = False
         self._tickets = (*self._tickets, *other._tickets)
         if self._given is not None:
             self._check_process()
             for ticket in other._tickets:
                 self._given.add(ticket)
-        self._bare = False
-        self._failure = None
         return self
 
     # ---- shared with Handle and the functions over several handles -----------------
@@ -131,17 +132,31 @@ class Shards(Generic[R]):
         return sum(ticket.count for ticket in self._tickets)
 
     def _is_done(self) -> bool:
-        tickets = self._tickets
-        return tickets[0].done if len(tickets) == 1 else all(ticket.done for ticket in tickets)
+        return _all_done(self._tickets)
 
     def _check_process(self) -> None:
         """Raise ForkedHandleError in a forked child."""
         if self._dispatcher.forked:
             self._dispatcher.check()
 
-    def _wait_done(self, deadline: Deadline) -> None:
-        if self._dispatcher.forked or not self._is_done():
+    def _wait_done(self, deadline: Deadline) -> tuple[Ticket, ...]:
+        """Wait until all launches have ended, those that are appended meanwhile too; return them.
+
+        Whoever waited goes on with these: another thread may append more at any time.
+        """
+        while True:
+            tickets = self._tickets
+            if not self._dispatcher.forked and _all_done(tickets):
+                return tickets
             wait_done([self], deadline)
+
+    def _result(self, tickets: tuple[Ticket, ...]) -> R | list[R]:
+        """Return what `result` gives, or raise what it raises, of launches that have ended."""
+        error = self._error(tickets)
+        if error is not None:
+            raise error.with_traceback(None)
+        values = _values(tickets)
+        return values[0] if self._bare else values
 
     def _timed_out(self, deadline: Deadline) -> TimeoutError:
         cores = [
@@ -188,24 +203,26 @@ class Shards(Generic[R]):
         ticket, rank = found
         return core_of(ticket, rank), ticket, rank
 
-    def _error(self) -> BaseException | None:
+    def _error(self, tickets: tuple[Ticket, ...]) -> BaseException | None:
         """Return the first error in core order, the others attached to it as notes; None without one."""
-        if self._failure is None:
-            failed = [
-                (core_of(ticket, rank), error)
-                for ticket in self._tickets
-                for rank in range(ticket.count)
-                if (error := ticket.error(rank)) is not None
-            ]
-            if not failed:
-                return None
-            self._failure = failed[0][1]
-            known = list(getattr(self._failure, "__notes__", ()))
-            for core, error in failed[1:]:
-                note = f"core {core} failed too: {_said(error)}"
-                if error is not self._failure and note not in known:
-                    add_note(self._failure, note)
-        return self._failure
+        if self._failure is not None and self._failure[0] is tickets:
+            return self._failure[1]
+        failed = [
+            (core_of(ticket, rank), error)
+            for ticket in tickets
+            for rank in range(ticket.count)
+            if (error := ticket.error(rank)) is not None
+        ]
+        if not failed:
+            return None
+        first = failed[0][1]
+        known = list(getattr(first, "__notes__", ()))
+        for core, error in failed[1:]:
+            note = f"core {core} failed too: {_said(error)}"
+            if error is not first and note not in known:
+                add_note(first, note)
+        self._failure = tickets, first
+        return first
 
 
 def wait_done(several: Sequence[Shards[Any]], deadline: Deadline) -> None:
@@ -224,6 +241,14 @@ def wait_done(several: Sequence[Shards[Any]], deadline: Deadline) -> None:
 
     if left and not left[0][0]._dispatcher.wait(ended, deadline.left()) and left:
         raise left[0][0]._timed_out(deadline)
+
+
+def _all_done(tickets: tuple[Ticket, ...]) -> bool:
+    return tickets[0].done if len(tickets) == 1 else all(ticket.done for ticket in tickets)
+
+
+def _values(tickets: tuple[Ticket, ...]) -> list[Any]:
+    return [ticket.value(rank) for ticket in tickets for rank in range(ticket.count)]
 
 
 def core_of(ticket: Ticket, rank: int) -> int:

@@ -22,7 +22,7 @@ from offload.handle import SingleHandle
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
     from scheduler.dispatcher import Dispatcher
-    from scheduler.ticket import Pool, Route
+    from scheduler.ticket import Pool, Route, Ticket
 
 _log = logging.getLogger("offload")
 
@@ -49,9 +49,9 @@ class Submission(LaunchFuture):
         if handle is not None:
             handle.cancel(kill)
 
-    def _settle(self) -> None:
+    def _settle(self, tickets: tuple[Ticket, ...]) -> None:
         try:
-            super()._settle()
+            super()._settle(tickets)
         finally:
             self._owner.forget(self)
 

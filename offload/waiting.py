@@ -29,7 +29,7 @@ def wait_all(*handles: Handle[R], timeout: float | None = None) -> list[list[R]]
     deadline = Deadline(timeout)
     for dispatcher in dict.fromkeys(handle._dispatcher for handle in handles):
         wait_done([handle for handle in handles if handle._dispatcher is dispatcher], deadline)
-    return [handle.wait() for handle in handles]
+    return [handle.wait(deadline.left()) for handle in handles]
 
 
 waitAll = wait_all  # ePython's spelling

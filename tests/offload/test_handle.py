@@ -108,6 +108,52 @@ def test_append_joins_launches(device: str) -> None:
         handle.append(3)  # type: ignore[arg-type]
 
 
+def _called_back(handle: Any) -> Any:
+    ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    handle.add_done_callback(lambda each: ended.put(each.result(0)))
+    return ended.get
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda handle: handle.future().result,
+        _called_back,
+        lambda handle: _in_thread(handle.wait),
+        lambda handle: _in_thread(handle.result),
+        lambda handle: _in_thread(lambda: (handle.exception(), handle.result(0))[1]),
+        lambda handle: _in_thread(lambda: asyncio.run(_await(handle))),
+        lambda handle: _in_thread(lambda: wait_all(handle)[0]),
+    ],
+    ids=["future", "callback", "wait", "result", "exception", "await", "wait_all"],
+)
+def test_whoever_waits_waits_for_what_is_appended_too(local: str, gates: list[Gate], begin: Any) -> None:
+    handle = through_one(gates[0], 1, target=0)
+    outcome = begin(handle)
+    gates[0].wait()
+    second = through_one(gates[1], 2, target=1)
+    handle.append(second).append(one(3, target=0))
+    gates[0].let_on()
+    assert handle.wait_any() == {0: 1}
+    gates[1].wait()
+    gates[1].let_on()
+    assert outcome() == [1, 2, 3]
+
+
+def test_a_future_has_the_first_error_of_what_was_appended_too(local: str, gates: list[Gate]) -> None:
+    handle = through_one(gates[0], 1, target=0)
+    future = handle.future()
+    handle.append(fail([1]))
+    gates[0].wait()
+    gates[0].let_on()
+    assert isinstance(future.exception(30), KeyError)
+
+
+def _in_thread(call: Any) -> Any:
+    """Begin a call in a thread of its own; return what waits for its value."""
+    return concurrent.futures.ThreadPoolExecutor(1).submit(call).result
+
+
 def test_a_kernels_exception_is_raised_with_its_traceback_as_cause(device: str) -> None:
     handle = fail([2])
     with pytest.raises(KeyError, match="core 2") as raised:
