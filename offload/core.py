@@ -77,6 +77,9 @@ def send(data: Any, core: int) -> None:
     Waits until the core has begun to run the kernel and there is room on the
     way to it. Raises PeerEnded if the core is not in the launch, or where the
     wait would be in vain since its shard has ended.
+
+    Several threads of a kernel may send, but only one at a time may wait, here
+    or in `recv`: RuntimeError for another.
     """
     _here("send").mesh.put(operator.index(core), data)
 
@@ -84,8 +87,8 @@ def send(data: Any, core: int) -> None:
 def recv(core: int) -> Any:
     """Return the next value that a core of this launch sent here, waiting for it.
 
-    Several threads of a kernel may send, but only one at a time may wait for
-    values. Raises PeerEnded if the core will never send one.
+    Raises PeerEnded if the core will never send one, and RuntimeError if
+    another thread of the kernel waits for a value, or to send one.
     """
     return _here("recv").mesh.get(operator.index(core))
 

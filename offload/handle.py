@@ -180,7 +180,7 @@ class Handle(Shards[R]):
         self._follow(0, callback)
 
     def _follow(self, begin: int, callback: Callable[[tuple[Ticket, ...]], None]) -> None:
-        """Call `callback` when the launches from that at `begin` on, and what is appended meanwhile, have ended."""
+        """Call `callback` when the launches from that at `begin` on, and any to come meanwhile, ended."""
         tickets = self._tickets
         pending = [callback]
 

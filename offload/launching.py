@@ -177,6 +177,7 @@ def _encoded(
 
 def _depends(handles: list[Handle[Any]], body: Body) -> Sequence[Depends]:
     for handle in handles:
+        handle._check_process()
         for ticket in handle._tickets:
             if getattr(ticket.more.finish, "stays", False):
                 raise ArgsNotSerializable(

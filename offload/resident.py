@@ -35,7 +35,8 @@ def define_on_device(*value: Any, **named: Any) -> None:
     Kernels of the calling module then read and assign the name as a global;
     what they assign stays on their core. The host's variable is not touched.
     Returns once every core has its copy. Raises OptionError where no name can
-    be had or it cannot be a variable's, and ArgsNotSerializable.
+    be had or it cannot be a variable's, or where the calling code has no
+    `__name__`, and ArgsNotSerializable.
     """
     frame = sys._getframe(1)
     values = {**_named_by_call(value, frame), **named}
@@ -145,5 +146,10 @@ def _named_by_call(value: tuple[Any, ...], frame: FrameType) -> dict[str, Any]:
 
 
 def _module(frame: FrameType) -> str:
-    name: str = frame.f_globals.get("__name__", "__main__")
+    name = frame.f_globals.get("__name__")
+    if not isinstance(name, str):
+        raise OptionError(
+            "resident data belongs to a module, and this code runs in a namespace that has none: "
+            "give the dictionary for exec() a '__name__'"
+        )
     return name

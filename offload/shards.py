@@ -111,12 +111,12 @@ class Shards(Generic[R]):
         """
         if not isinstance(other, Shards):
             raise TypeError(f"append takes a handle, not {type(other).__name__}")
+        self._check_process()
         if other._dispatcher is not self._dispatcher:
             raise OptionError("append takes a handle of the same session")
         self._bare = False
         self._tickets = (*self._tickets, *other._tickets)
         if self._given is not None:
-            self._check_process()
             for ticket in other._tickets:
                 self._given.add(ticket)
         return self

@@ -85,6 +85,7 @@ class ProcessMesh:
         self._patience = patience
         self._looks = 0
         self._lock = threading.Lock()  # a ring has one end, and a kernel may have several threads
+        self._waiter = threading.Lock()  # only one of them may wait: what wakes one would not wake another
         self._receiving = self._poll()
         self._buffer = bytearray(_HEADER.size + CHUNK)
         self._shard = _IDLE
@@ -218,6 +219,23 @@ class ProcessMesh:
 
         `stirs` tells without a system call whether it may be, and `poll` is what to sleep on.
         """
+        if not self._waiter.acquire(blocking=False):
+            raise RuntimeError(
+                f"two threads of a kernel on core {self._core} wait at once, one of them for core {core}: "
+                "only one may wait for a value, for a core to begin, or for room on the way to it"
+            )
+        try:
+            self._wait_alone(core, ready, stirs, poll)
+        finally:
+            self._waiter.release()
+
+    def _wait_alone(
+        self,
+        core: int,
+        ready: Callable[[], bool],
+        stirs: Callable[[], bool] | None,
+        poll: select.poll | None,
+    ) -> None:
         peer, links, patience = self._peers[core], self._links, self._patience
         stirs, poll = stirs or links.stirs, poll or self._receiving
         by_memory = links.sound and poll is self._receiving

@@ -302,6 +302,42 @@ def test_several_threads_of_a_kernel_may_send(local: str) -> None:
     assert received == sent
 
 
+def test_a_second_thread_of_a_kernel_that_would_wait_is_told(local: str, gates: list[Gate]) -> None:
+    @offload
+    def both(gate: Gate) -> list[str]:
+        import threading
+
+        failed: list[str] = []
+
+        def receive() -> None:
+            try:
+                recv(1)
+            except RuntimeError as error:
+                failed.append(str(error))
+                gate.come()
+
+        sync()
+        if coreid() == 1:
+            gate.wait()  # until one of the two has failed: nobody makes room on the way here
+            send("now the one that waits can go on", 0)
+            return []
+        thread = threading.Thread(target=receive)
+        thread.start()
+        try:
+            send(bytes(10_000_000), 1)
+        except PeerEnded:
+            pass
+        except RuntimeError as error:
+            failed.append(str(error))
+            gate.come()
+        thread.join()
+        return failed
+
+    (told,), nothing = both(gates[0])
+    assert "two threads of a kernel on core 0 wait at once" in told
+    assert not nothing
+
+
 def test_the_bytes_of_an_array_are_no_part_of_the_pickle(local: str) -> None:
     @offload
     def swap(count: int) -> bool:

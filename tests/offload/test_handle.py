@@ -562,7 +562,15 @@ def test_a_forked_child_cannot_use_the_handles_of_its_parent(local: str) -> None
     if child == 0:
         code = 1
         try:
-            for use in (handle.wait, handle.done, handle.test, handle.cancel, handle.number_running):
+            for use in (
+                handle.wait,
+                handle.done,
+                handle.test,
+                handle.cancel,
+                handle.number_running,
+                lambda: handle.append(handle),
+                lambda: one(handle, device="inline"),
+            ):
                 try:
                     use()
                 except ForkedHandleError:

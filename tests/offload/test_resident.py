@@ -143,6 +143,12 @@ def test_the_forms_of_a_definition(device: str) -> None:
                 call(name)
 
 
+def test_code_without_a_module_has_no_resident_data(device: str) -> None:
+    namespace: dict[str, Any] = {"define_on_device": define_on_device}
+    with pytest.raises(OptionError, match=r"a namespace that has none: give .* a '__name__'"):
+        exec("define_on_device(a=1)", namespace)
+
+
 def test_arrays_and_lists_are_each_cores_own_to_write_to(device: str) -> None:
     define_on_device(grid)
     define_on_device(log)
