@@ -66,7 +66,7 @@ class Runner:
         mesh: Mesh,
         place: Place,
         enter: Callable[[Context], AbstractContextManager[None]],
-        begin: Callable[[ShardId, float], None],
+        begin: Callable[[ShardId, float], None] = lambda shard, at: None,
         depth: int = 0,
     ) -> None:
         self.core = core

@@ -14,6 +14,7 @@ import signal
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -24,7 +25,7 @@ from device_runtime import codec
 from device_runtime.capture import Capture
 from device_runtime.context import current
 from device_runtime.device import Device, ImmediateDevice
-from device_runtime.errors import ArgsDecodeError, PeerEnded, ResultNotSerializable
+from device_runtime.errors import ArgsDecodeError, MessageError, PeerEnded, ResultNotSerializable
 from device_runtime.launch import (
     Begun,
     Dependency,
@@ -41,6 +42,7 @@ from device_runtime.launch import (
     Work,
 )
 from device_runtime.runner import IMAGES_KEPT
+from offload.core import probe, recv, send
 
 Kind = TypeVar("Kind", bound=Event)
 
@@ -293,6 +295,24 @@ class DeviceContract(_Driven):
         work = Work(work.shard, work.plan, args, work.dependencies)
         driver.send(1, work)
         assert driver.value(work).sum() == 200_000
+
+    def test_a_kill_is_answered(self, driver: Driver) -> None:
+        """Also by a device that cannot end a shard: until `Ready` comes the unit is sent nothing more."""
+        work = driver.work(add, 1, 2)
+        driver.send(0, work)
+        driver.device.kill(0, work.shard)
+        driver.next(Ready, lambda event: event.unit == 0)
+        if any(isinstance(event, Lost) for event in driver.events):
+            driver.next(Lost, lambda event: event.unit == 0)
+        else:
+            assert driver.value(work) == 3
+        assert driver.run(add, 1, 2) == 3
+
+    @pytest.mark.parametrize("call", [partial(send, None), recv, probe], ids=["send", "recv", "probe"])
+    def test_messages_that_cannot_be_are_refused(self, driver: Driver, call: Callable[[int], Any]) -> None:
+        """Those to a unit that is not in the launch are, on every device; on some all are."""
+        with pytest.raises(MessageError):
+            driver.run(call, 1)
 
     def test_two_devices_do_not_disturb_each_other(self, driver: Driver) -> None:
         other = Driver(self.make())
