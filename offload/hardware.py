@@ -36,7 +36,7 @@ class HardwareKernel(Kernel[..., Any]):
 
     _body: HardwareBody
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run on the device and return the list of the units' values, or a handle if `async_`.
 
         Raises TypeError and ValueError for arguments that the kernel cannot take.
@@ -50,7 +50,7 @@ class HardwareKernel(Kernel[..., Any]):
             return call(here, self._body, *asked.calls[0], options, asked.finish, asked.turn)
         return self._launch(here, options, asked, attended=True).wait()
 
-    def launch(self, *args: Any, **kwargs: Any) -> Handle[Any]:
+    def launch(self, /, *args: Any, **kwargs: Any) -> Handle[Any]:
         here = session()
         options = self._options(here, kwargs)
         return self._start(here, args, kwargs, options)

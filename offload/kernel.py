@@ -50,17 +50,17 @@ class Kernel(Generic[P, R]):
             self.__signature__ = shown.replace(parameters=list(shown.parameters.values())[len(bound) :])
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
     @overload
-    def __call__(self, *args: Any, async_: Literal[True], **kwargs: Any) -> Handle[R]: ...
+    def __call__(self, /, *args: Any, async_: Literal[True], **kwargs: Any) -> Handle[R]: ...
     @overload
     def __call__(
-        self, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
+        self, /, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
     ) -> list[R]: ...
     @overload
-    def __call__(self, *args: Any, auto: int, **kwargs: Any) -> list[R]: ...
+    def __call__(self, /, *args: Any, auto: int, **kwargs: Any) -> list[R]: ...
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run on the device and return the list of the cores' values, or a handle if `async_`."""
         here = session()
         options = self._options(here, kwargs)
@@ -71,7 +71,7 @@ class Kernel(Generic[P, R]):
             return _launch(here, self._body, args, kwargs, options)
         return _call(here, self._body, args, kwargs, options)
 
-    def launch(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    def launch(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Start a launch and return its handle, whatever the option `async_` says."""
         here = session()
         named: dict[str, Any] = kwargs
@@ -81,13 +81,13 @@ class Kernel(Generic[P, R]):
         return _launch(here, self._body, full, named, options)
 
     @overload
-    def options(self, *, async_: Literal[True], **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
+    def options(self, /, *, async_: Literal[True], **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
     @overload
-    def options(self, *, async_: Literal[False], **options: Unpack[OptionNames]) -> Kernel[P, R]: ...
+    def options(self, /, *, async_: Literal[False], **options: Unpack[OptionNames]) -> Kernel[P, R]: ...
     @overload
-    def options(self, **options: Unpack[OptionNames]) -> Self: ...
+    def options(self, /, **options: Unpack[OptionNames]) -> Self: ...
 
-    def options(self, **options: Any) -> Any:
+    def options(self, /, **options: Any) -> Any:
         """Return this kernel with other options; those that are not given stay as they are."""
         layer = check(options, f"{self._body.name}.options()")
         return make(self._body, merged_layers(self._layer, layer), self._bound)
@@ -182,16 +182,16 @@ class AsyncKernel(Kernel[P, R]):
     if TYPE_CHECKING:
 
         @overload  # type: ignore[override]
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
         @overload
         def __call__(
-            self, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
+            self, /, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
         ) -> Handle[R]: ...
         @overload
-        def __call__(self, *args: Any, auto: int, **kwargs: Any) -> Handle[R]: ...
+        def __call__(self, /, *args: Any, auto: int, **kwargs: Any) -> Handle[R]: ...
 
         def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-            self, *args: Any, **kwargs: Any
+            self, /, *args: Any, **kwargs: Any
         ) -> Any: ...
 
 
@@ -201,18 +201,18 @@ class SingleKernel(AsyncKernel[P, R]):
     if TYPE_CHECKING:
 
         def __call__(  # type: ignore[override]
-            self, *args: P.args, **kwargs: P.kwargs
+            self, /, *args: P.args, **kwargs: P.kwargs
         ) -> SingleHandle[R]: ...
 
-        def launch(self, *args: P.args, **kwargs: P.kwargs) -> SingleHandle[R]: ...
+        def launch(self, /, *args: P.args, **kwargs: P.kwargs) -> SingleHandle[R]: ...
 
         # With another placement it is a kernel for one core no more.
         @overload  # type: ignore[override]
-        def options(self, **options: Unpack[LimitNames]) -> Self: ...
+        def options(self, /, **options: Unpack[LimitNames]) -> Self: ...
         @overload
-        def options(self, **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
+        def options(self, /, **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
 
-        def options(self, **options: Any) -> Any: ...  # pyright: ignore[reportIncompatibleMethodOverride]
+        def options(self, /, **options: Any) -> Any: ...  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def _first_launch(

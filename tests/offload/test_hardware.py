@@ -57,6 +57,17 @@ def test_arguments_by_name(device: str) -> None:
     assert out.tolist() == [4, 6]
 
 
+def test_an_argument_may_have_any_name() -> None:
+    @offload(kernel="add", device="inline:1")
+    def named(self: In, args: In, out: Out, kwargs: int) -> None:
+        out[:] = self + args
+
+    out, later = np.empty(2, "float32"), np.empty(2, "float32")
+    named(self=floats(1, 2), args=floats(3, 4), out=out, kwargs=2)
+    named.launch(self=floats(1, 2), args=floats(3, 4), out=later, kwargs=2).wait()
+    assert out.tolist() == later.tolist() == [4, 6]
+
+
 def test_a_handle_fills_it_when_its_value_is_taken(device: str) -> None:
     out = np.full(3, 9, "float32")
     handle = add.launch(floats(1, 2, 3), floats(1, 1, 1), out, 3)

@@ -170,6 +170,20 @@ def test_a_kernel_keeps_a_parameter_named_like_an_option(device: str) -> None:
 # ---- what can be a kernel ---------------------------------------------------------
 
 
+def test_a_parameter_may_have_any_name(device: str) -> None:
+    """Also those that offload's own functions have."""
+
+    @offload(auto=1)
+    def named(self: int, fn: int, **kwargs: int) -> dict[str, int]:
+        return {"self": self, "fn": fn, **kwargs}
+
+    given = {"self": 1, "fn": 2, "args": 3, "kwargs": 4, "here": 5, "options": 6, "function": 7}
+    assert named(**given) == named.launch(**given).wait() == [given]
+    assert named.options(async_=True)(**given).result() == given
+    with pytest.raises(OptionError, match="no option 'self'"):
+        named.options(self=1)  # type: ignore[call-overload]
+
+
 def test_lambdas_closures_nested_functions_partials_and_builtins(device: str) -> None:
     factor = 3
 
