@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -14,16 +14,16 @@ from offload.options import LimitNames, OptionNames, Options, check
 from offload.session import Session, session
 
 if TYPE_CHECKING:
-    from typing import Concatenate
-
     from typing_extensions import Self, Unpack
 
+    from offload.calls import Binds, Gives, Of, Placed, Starts, Target
     from offload.handle import Handle, SingleHandle
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Q = ParamSpec("Q")
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Kernel(Generic[P, R]):
@@ -49,16 +49,41 @@ class Kernel(Generic[P, R]):
         if shown is not None:
             self.__signature__ = shown.replace(parameters=list(shown.parameters.values())[len(bound) :])
 
+    if TYPE_CHECKING:
+
+        @property
+        def _gives(self) -> list[R]: ...
+        @property
+        def _gives_placed(self) -> list[R]: ...
+        @property
+        def _starts(self) -> Handle[R]: ...
+        @property
+        def _binds(self: Of[S, Q, T]) -> Callable[[S], Kernel[Q, T]]: ...
+
+    # Arguments are checked where a call has none but the function's own. Beside an option they
+    # cannot be: nothing that is given by name may be added to what a ParamSpec stands for.
     @overload
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> list[R]: ...
+    def __call__(self: Gives[T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     def __call__(self, /, *args: Any, async_: Literal[True], **kwargs: Any) -> Handle[R]: ...
     @overload
-    def __call__(
-        self, /, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
-    ) -> list[R]: ...
+    def __call__(self, /, *args: Any, async_: Literal[False], **kwargs: Any) -> list[R]: ...
     @overload
-    def __call__(self, /, *args: Any, auto: int, **kwargs: Any) -> list[R]: ...
+    def __call__(self: Placed[T], /, *args: Any, auto: int | None, **kwargs: Any) -> T: ...
+    @overload
+    def __call__(self: Placed[T], /, *args: Any, target: Target, **kwargs: Any) -> T: ...
+    @overload
+    def __call__(self: Placed[T], /, *args: Any, all: bool, **kwargs: Any) -> T: ...
+    @overload
+    def __call__(self: Gives[T], /, *args: Any, device: str | None, **kwargs: Any) -> T: ...
+    @overload
+    def __call__(self: Gives[T], /, *args: Any, timeout: float | None, **kwargs: Any) -> T: ...
+    @overload
+    def __call__(self: Gives[T], /, *args: Any, retries: int, **kwargs: Any) -> T: ...
+    @overload
+    def __call__(self: Gives[T], /, *args: Any, priority: int, **kwargs: Any) -> T: ...
+    @overload
+    def __call__(self: Gives[T], /, *args: Any, when_full: Literal["wait", "raise"], **kwargs: Any) -> T: ...
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run on the device and return the list of the cores' values, or a handle if `async_`."""
@@ -71,14 +96,34 @@ class Kernel(Generic[P, R]):
             return _launch(here, self._body, args, kwargs, options)
         return _call(here, self._body, args, kwargs, options)
 
-    def launch(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    @overload
+    def launch(self: Starts[T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def launch(self, /, *args: Any, async_: bool, **kwargs: Any) -> Handle[R]: ...
+    @overload
+    def launch(self, /, *args: Any, auto: int | None, **kwargs: Any) -> Handle[R]: ...
+    @overload
+    def launch(self, /, *args: Any, target: Target, **kwargs: Any) -> Handle[R]: ...
+    @overload
+    def launch(self, /, *args: Any, all: bool, **kwargs: Any) -> Handle[R]: ...
+    @overload
+    def launch(self: Starts[T], /, *args: Any, device: str | None, **kwargs: Any) -> T: ...
+    @overload
+    def launch(self: Starts[T], /, *args: Any, timeout: float | None, **kwargs: Any) -> T: ...
+    @overload
+    def launch(self: Starts[T], /, *args: Any, retries: int, **kwargs: Any) -> T: ...
+    @overload
+    def launch(self: Starts[T], /, *args: Any, priority: int, **kwargs: Any) -> T: ...
+    @overload
+    def launch(self: Starts[T], /, *args: Any, when_full: Literal["wait", "raise"], **kwargs: Any) -> T: ...
+
+    def launch(self, /, *args: Any, **kwargs: Any) -> Any:
         """Start a launch and return its handle, whatever the option `async_` says."""
         here = session()
-        named: dict[str, Any] = kwargs
-        options = self._options(here, named)
+        options = self._options(here, kwargs)
         full = self._bound + args
-        self._body.signature.check(full, named)
-        return _launch(here, self._body, full, named, options)
+        self._body.signature.check(full, kwargs)
+        return _launch(here, self._body, full, kwargs, options)
 
     @overload
     def options(self, /, *, async_: Literal[True], **options: Unpack[OptionNames]) -> AsyncKernel[P, R]: ...
@@ -127,10 +172,15 @@ class Kernel(Generic[P, R]):
         """What travels when another kernel refers to this one: the function, and what it is bound to."""
         return self.fn
 
+    # Of a class method, which is bound to the class; of any other in its class; of a method; of a static one.
+    @overload
+    def __get__(self: Binds[S, T], instance: Any, owner: S) -> T: ...
     @overload
     def __get__(self, instance: None, owner: Any) -> Self: ...
     @overload
-    def __get__(self: Kernel[Concatenate[S, Q], R], instance: S, owner: Any) -> Kernel[Q, R]: ...
+    def __get__(self: Binds[S, T], instance: S, owner: Any) -> T: ...
+    @overload
+    def __get__(self, instance: Any, owner: Any) -> Self: ...
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Bind as a function in a class does; the instance then travels as the first argument."""
@@ -181,18 +231,12 @@ class AsyncKernel(Kernel[P, R]):
 
     if TYPE_CHECKING:
 
-        @overload  # type: ignore[override]
-        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
-        @overload
-        def __call__(
-            self, /, *args: Any, target: int | str | Sequence[int] | Sequence[str], **kwargs: Any
-        ) -> Handle[R]: ...
-        @overload
-        def __call__(self, /, *args: Any, auto: int, **kwargs: Any) -> Handle[R]: ...
-
-        def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-            self, /, *args: Any, **kwargs: Any
-        ) -> Any: ...
+        @property
+        def _gives(self) -> Handle[R]: ...  # type: ignore[override]
+        @property
+        def _gives_placed(self) -> Handle[R]: ...  # type: ignore[override]
+        @property
+        def _binds(self: Of[S, Q, T]) -> Callable[[S], AsyncKernel[Q, T]]: ...
 
 
 class SingleKernel(AsyncKernel[P, R]):
@@ -200,11 +244,12 @@ class SingleKernel(AsyncKernel[P, R]):
 
     if TYPE_CHECKING:
 
-        def __call__(  # type: ignore[override]
-            self, /, *args: P.args, **kwargs: P.kwargs
-        ) -> SingleHandle[R]: ...
-
-        def launch(self, /, *args: P.args, **kwargs: P.kwargs) -> SingleHandle[R]: ...
+        @property
+        def _gives(self) -> SingleHandle[R]: ...  # type: ignore[override]
+        @property
+        def _starts(self) -> SingleHandle[R]: ...
+        @property
+        def _binds(self: Of[S, Q, T]) -> Callable[[S], SingleKernel[Q, T]]: ...
 
         # With another placement it is a kernel for one core no more.
         @overload  # type: ignore[override]
