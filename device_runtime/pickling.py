@@ -115,11 +115,14 @@ def _by_value_pickler() -> Any:
         ) -> None:
             super().__init__(file, protocol=5, buffer_callback=buffer_callback)
             self._rules = rules
+            self._variables: set[int] = set()  # by id, those whose values come with functions
 
         def reducer_override(self, value: Any) -> Any:
             kind = type(value)
             if kind is FunctionType:
                 return self._reduce_function(value)
+            if kind is CellType and id(value) in self._variables:
+                return remaking.make_cell, ()
             if isinstance(value, type):
                 reduced = super().reducer_override(value)
                 if reduced is NotImplemented and not is_importable(value):
@@ -145,11 +148,16 @@ def _by_value_pickler() -> Any:
                 return reduce_generic(function)
             if rules and (module := rules.module_of(function)):
                 self.globals_ref[id(function.__globals__)] = _ModuleGlobals(__name__=module)
-            reduced = self._dynamic_function_reduce(function)
+            make, args, state, *_ = loaded_by_us(self._dynamic_function_reduce(function))
             # cloudpickle overlooks the globals that the body of a nested class uses.
             known = rules.globals_of(function) if rules else visible_globals(function)
-            reduced[2][1]["__globals__"] = known
-            return *loaded_by_us(reduced)[:5], remaking.fill_function
+            # It also gives each function variables of its own; but functions may share one. As the values of
+            # variables may lead back to the function, they come when it has been made.
+            closure = function.__closure__ or ()
+            self._variables.update(map(id, closure))
+            state[1].update(__globals__=known, __closure__=remaking.contents(closure))
+            args = *args[:-1], function.__closure__
+            return make, args, state, None, None, remaking.fill_function
 
     return ByValue
 

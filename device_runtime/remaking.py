@@ -22,11 +22,9 @@ def fill_function(function: types.FunctionType, state: tuple[dict[str, Any], dic
     function.__globals__.update(parts.pop("__globals__"))
     function.__globals__["__builtins__"] = builtins.__dict__
     parts.pop("_cloudpickle_submodules", None)  # that they were loaded is all that matters
-    for own, given in zip(function.__closure__ or (), parts.pop("__closure__") or ()):
-        try:
-            own.cell_contents = given.cell_contents
-        except ValueError:
-            pass  # a variable that has no value yet
+    cells = function.__closure__ or ()
+    for index, value in parts.pop("__closure__").items():
+        cells[index].cell_contents = value
     for name, value in parts.items():
         setattr(function, name, value)
 
@@ -42,6 +40,17 @@ def reduce_cell(cell: types.CellType) -> tuple[Callable[..., types.CellType], tu
         return make_cell, (cell.cell_contents,)
     except ValueError:
         return make_cell, ()
+
+
+def contents(cells: tuple[types.CellType, ...]) -> dict[int, Any]:
+    """Return the values of a closure's variables by their place, of those that have one."""
+    found = {}
+    for index, cell in enumerate(cells):
+        try:
+            found[index] = cell.cell_contents
+        except ValueError:
+            pass  # a variable that has no value yet
+    return found
 
 
 def builtin_type(name: str) -> Any:

@@ -148,6 +148,59 @@ def test_two_names_for_one_object_stay_two_names_for_one_object() -> None:
     assert run(Capture(names["kernel"]).image()) is True
 
 
+def test_functions_that_share_a_variable_share_it_where_they_arrive(far: Any) -> None:
+    total = 0
+    nothing: int
+
+    class Counter:
+        def __init__(self) -> None:
+            self.other = __class__  # type: ignore[name-defined]
+
+        def count(self) -> None:
+            nonlocal total
+            total += 1
+
+    def add(x: int) -> None:
+        nonlocal total, nothing
+        total += x
+        nothing = total
+
+    def kernel(xs: list[int]) -> Any:
+        for x in xs:
+            add(x)
+        made = Counter()
+        made.count()
+        return total, nothing, made.other is Counter, kernel.__closure__ is not None, even(4)
+
+    def even(n: int) -> bool:
+        return n == 0 or odd(n - 1)
+
+    def odd(n: int) -> bool:
+        return n != 0 and even(n - 1)
+
+    capture = Capture(kernel)
+    for _ in range(2):
+        assert far.run(capture.image(), [1, 2, 3]) == (7, 6, True, True, True)
+    assert total == 0
+    total = 10
+    assert far.run(capture.image(), [1, 2, 3]) == (17, 16, True, True, True)
+
+
+def test_a_function_in_its_own_closure_is_itself() -> None:
+    def outer() -> Any:
+        def kernel() -> Any:
+            return kernel, other, other()
+
+        def other() -> Any:
+            return kernel
+
+        return kernel
+
+    loaded = load_image(Capture(outer()).image().data)
+    itself, other, again = loaded()
+    assert itself is loaded and again is loaded and other.__closure__[0].cell_contents is loaded
+
+
 def test_captured_arrays_are_the_kernels_own_to_write_to() -> None:
     array = np.zeros(5000)
     objects = np.array([None, 1], object)

@@ -144,6 +144,36 @@ def _same(value: Any) -> Any:
     return value
 
 
+def test_functions_that_share_a_variable_share_it_when_they_arrive(far: Any) -> None:
+    names = main_names(
+        "def counter():\n"
+        "    n = 0\n"
+        "    def count():\n        nonlocal n\n        n += 1\n"
+        "    def told(): return n\n"
+        "    def recursive(k): return 0 if k == 0 else 1 + recursive(k - 1)\n"
+        "    return count, told, recursive\n"
+    )
+    back = far.run(Capture(_counted).image(), *names["counter"]())
+    count, told, recursive, cell, before = back
+    count()
+    assert (before, told(), recursive(3), cell.cell_contents) == (2, 3, 3, 3)
+
+
+def _counted(count: Any, told: Any, recursive: Any) -> Any:
+    count()
+    count()
+    return count, told, recursive, told.__closure__[0], told()
+
+
+def test_a_variable_that_comes_before_its_functions_is_theirs() -> None:
+    def told() -> Any:
+        return told
+
+    assert told.__closure__ is not None
+    cell = there(([told.__closure__[0]], told))[0][0]
+    assert cell.cell_contents.__closure__[0] is cell and cell.cell_contents() is cell.cell_contents
+
+
 def test_a_class_found_in_another_file_than_its_module_travels_by_value(tmp_path: Path) -> None:
     from device_runtime.origin import is_importable
 
