@@ -8,6 +8,7 @@ that depends on cloudpickle's insides is in `_by_value_pickler`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
@@ -162,9 +163,9 @@ def _by_value_pickler() -> Any:
     return ByValue
 
 
-# Classes that have left this process by value, and those that have come to it so.
+# Classes that left this process by value; those that came to it so, with the names that no state gave them.
 _ours: weakref.WeakSet[type] = weakref.WeakSet()
-_theirs: weakref.WeakSet[type] = weakref.WeakSet()
+_theirs: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
 
 
 def _reduced_class(kind: type, reduced: Any) -> Any:
@@ -179,11 +180,15 @@ def set_class_state(kind: type, state: tuple[bool, Callable[[type, Any], Any], A
 
     cloudpickle finds the class again where it has been before, and would then
     overwrite it: a script's class with what a core's copy of it looks like.
+    Nor would it take away what the class no longer has there.
     """
     original, set_state, content = state
     if kind not in _ours and (original or kind not in _theirs):
-        _theirs.add(kind)
         set_state(kind, content)
+        more = vars(kind).keys() - content[0].keys()
+        for name in more - _theirs.setdefault(kind, more):
+            with contextlib.suppress(AttributeError):  # another thread may have been here, too
+                type.__delattr__(kind, name)
     return kind
 
 

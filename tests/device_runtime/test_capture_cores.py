@@ -170,6 +170,29 @@ def test_classes_of_the_script_are_one_class_wherever_they_come_from(far: Any) -
         far.run(Capture(names["fails"]).image())
 
 
+def test_what_a_class_of_the_script_no_longer_has_is_gone_on_the_core(far: Any) -> None:
+    names = script(
+        "import abc, dataclasses, enum\n"
+        "class Base(abc.ABC):\n    limit = 1\n    def told(self): return 'base'\n"
+        "@dataclasses.dataclass\nclass Conf(Base):\n    x: int = 2\n"
+        "class Slotted(Base):\n    __slots__ = ('a',)\n"
+        "class Color(enum.Enum):\n    RED = 1\n"
+        "def kernel(*given):\n"
+        "    left = [name for name in ('limit', 'told', 'mark') if name in vars(Conf)]\n"
+        "    Conf.mark = Slotted.mark = Color.mark = Conf.__annotations__ = 1\n"
+        "    slotted = Slotted()\n    slotted.a = 3\n"
+        "    return left, Conf.limit, Conf().told(), Conf(5) == Conf(5), slotted.a, Color(1) is Color.RED\n"
+    )
+    capture, conf = Capture(names["kernel"]), names["Conf"]
+    plain = [[], 1, "base", True, 3, True]
+    assert list(far.run(capture.image())) == plain
+    assert list(far.run(capture.image(), conf(), names["Slotted"](), names["Color"].RED)) == plain
+    conf.limit, conf.told = 99, lambda self: "patched"
+    assert list(far.run(capture.image())) == [["limit", "told"], 99, "patched", *plain[3:]]
+    del conf.limit, conf.told
+    assert list(far.run(capture.image())) == plain
+
+
 def test_classes_of_the_script_are_not_touched_by_their_copies() -> None:
     names = script(
         "class Thing:\n    seen = []\n    def get(self): return self\ndef kernel(): return Thing()\n"
