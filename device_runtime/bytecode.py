@@ -11,6 +11,7 @@ _GLOBAL_STORES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 _FREE_LOADS = frozenset({"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"})
 _FREE_STORES = frozenset({"STORE_DEREF", "DELETE_DEREF"})
 _ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_ATTRIBUTE_STORES = frozenset({"STORE_ATTR", "DELETE_ATTR"})
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL"})
 _CALLS = frozenset({"CALL", "CALL_FUNCTION", "CALL_METHOD"})
 _LOADS = ("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_")
@@ -20,8 +21,8 @@ class Uses(NamedTuple):
     """The names outside itself that code uses, nested functions and classes included."""
 
     globals: tuple[str, ...]  # loaded, assigned or deleted as globals
-    stored: frozenset[str]  # globals it assigns or deletes
-    rebound: bool  # it assigns or deletes a variable of its closure
+    stored: frozenset[str]  # globals it assigns or deletes, or attributes of theirs
+    rebound: bool  # it assigns or deletes a variable of its closure, or an attribute of one
     attributes: tuple[tuple[str, ...], ...]  # (name, attribute, its attribute, …) it loads
 
 
@@ -33,6 +34,7 @@ def uses(code: CodeType) -> Uses:
     loaded: dict[str, None] = {}  # in order, so that one function gives one pickle
     stored: set[str] = set()
     freed: set[str] = set()
+    changed = stored  # which of the two the name at the chain's beginning belongs to
     chains: dict[tuple[str, ...], None] = {}
     chain: tuple[str, ...] = ()
     for step in dis.get_instructions(code):
@@ -43,11 +45,14 @@ def uses(code: CodeType) -> Uses:
             chain = (*chain, step.argval)
             chains[chain] = None
             continue
+        if name in _ATTRIBUTE_STORES and chain:
+            changed.add(chain[0])
         chain = ()
         if name in _GLOBAL_LOADS or name in _GLOBAL_STORES:
             loaded[step.argval] = None
         if name in _GLOBAL_LOADS or name in _FREE_LOADS:
             chain = (step.argval,)
+            changed = stored if name in _GLOBAL_LOADS else freed
         elif name in _GLOBAL_STORES:
             stored.add(step.argval)
         elif name in _FREE_STORES:

@@ -111,6 +111,55 @@ def test_function_attributes_are_current() -> None:
     assert run(capture.image()) == 6
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "h.n = getattr(h, 'n', 0) + 1; return h.n",
+        "count(); return h.n",
+        "side_k.h.n = getattr(side_k.h, 'n', 0) + 1; return side_k.h.n",
+        "kernel.n = getattr(kernel, 'n', 0) + 1; return kernel.n",
+    ],
+)
+def test_an_attribute_that_a_kernel_gives_a_function_is_not_there_in_the_next_launch(
+    lines: str, far: Any, module: Any
+) -> None:
+    module("side_k", "def h(): pass\n")
+    names = script(
+        "import side_k\ndef h(): pass\n"
+        "def count():\n    def inner(): h.n = getattr(h, 'n', 0) + 1\n    inner()\n"
+        f"def kernel(): {lines}\n"
+    )
+    image = Capture(names["kernel"]).image()
+    assert image.fresh and [far.run(image), far.run(image)] == [1, 1]
+
+
+def test_an_attribute_of_a_function_in_the_closure_is_not_there_in_the_next_launch() -> None:
+    def own() -> None:
+        pass
+
+    def sets() -> None:
+        own.n = 1  # type: ignore[attr-defined]
+
+    def deletes() -> None:
+        def inner() -> None:
+            del own.n  # type: ignore[attr-defined]
+
+        inner()
+
+    assert Capture(sets).image().fresh and Capture(deletes).image().fresh
+
+
+def test_attributes_of_functions_that_a_kernel_makes_are_no_reason_to_load_anew() -> None:
+    names = script(
+        "def h(): return 1\n"
+        "def kernel(thing):\n"
+        "    def made(): return made.n\n"
+        "    def other(): made.n = h()\n"
+        "    other()\n    made.m = thing.n = made()\n    return made.m\n"
+    )
+    assert not Capture(names["kernel"]).image().fresh
+
+
 def test_nothing_a_run_leaves_behind_is_reused() -> None:
     names = script("n = 0\ndef kernel():\n    global n\n    n += 1\n    return n")
     assert Capture(names["kernel"]).image().fresh
