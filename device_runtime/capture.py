@@ -13,6 +13,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from device_runtime.bytecode import assigned_names, visible_globals
+from device_runtime.classes import Absent
 from device_runtime.errors import KernelNotSerializable, KernelTypeError
 from device_runtime.launch import Image
 from device_runtime.origin import OUR_PACKAGES, is_importable
@@ -153,11 +154,19 @@ def load_image(data: bytes) -> Any:
 
 
 def _set(holder: Any, name: str, value: Any) -> None:
-    if not isinstance(holder, type):
+    if value is Absent:
+        _delete(holder, name)
+    elif not isinstance(holder, type):
         setattr(holder, name, value)
-        return
-    with contextlib.suppress(AttributeError, TypeError):  # it may refuse, as a ctypes structure does
-        type.__setattr__(holder, name, value)
+    else:
+        with contextlib.suppress(AttributeError, TypeError):  # it may refuse, as a ctypes structure does
+            type.__setattr__(holder, name, value)
+
+
+def _delete(holder: Any, name: str) -> None:
+    delete = type.__delattr__ if isinstance(holder, type) else delattr
+    with contextlib.suppress(AttributeError, TypeError):  # this core may never have been sent it
+        delete(holder, name)
 
 
 def _culprit(walk: Walk) -> str:

@@ -14,12 +14,22 @@ from device_runtime.origin import is_importable, is_user_module
 _MISSING: Any = object()
 
 
+# What images have carried of modules and classes, as (holder, name), whichever kernels they were of:
+# a core may have it still when the host no longer does.
+carried: dict[tuple[Any, str], None] = {}
+
+
+class Absent:
+    """Stand for the value of what the host no longer has."""
+
+
 class Classes:
     """Keep note of classes, as they are when first reached, and of the names that the kernel's code uses."""
 
     def __init__(self) -> None:
         self._contents: dict[type, dict[str, Any]] = {}
         self._named: set[str] = set()
+        self._looked = 0  # at how much of what was carried
 
     def name(self, code: CodeType) -> None:
         """Take note of the attributes that code may use."""
@@ -48,10 +58,21 @@ class Classes:
             if name in self._named and _is_data(name, value)
         ]
 
+    def gone(self) -> list[tuple[type, str, Any]]:
+        """Return what was carried of these classes, and is named, but no longer there."""
+        known = list(carried) if self._contents else []
+        self._looked = len(known)
+        return [
+            (kind, name, Absent)
+            for kind, name in known
+            if kind in self._contents and name in self._named and name not in self._contents[kind]
+        ]
+
     def unchanged(self) -> bool:
-        """Tell whether the classes still have the very same attributes."""
-        return not self._contents or all(
-            _same_items(vars(kind), content) for kind, content in self._contents.items()
+        """Tell whether the classes still have the very same attributes, and no more was carried of any."""
+        return not self._contents or (
+            self._looked == len(carried)
+            and all(_same_items(vars(kind), content) for kind, content in self._contents.items())
         )
 
 

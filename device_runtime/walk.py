@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import os
 import re
@@ -15,7 +16,7 @@ from types import (
 from typing import Any
 
 from device_runtime.bytecode import uses, visible_globals
-from device_runtime.classes import Classes
+from device_runtime.classes import Absent, Classes, carried
 from device_runtime.origin import (
     is_importable,
     is_importable_module,
@@ -73,7 +74,7 @@ class Walk:
     `wanted` are used by functions of the kernel's own module; `shared` what is
     used of what the core imports from user modules, as (holder, name, value):
     there, globals of the modules that the kernel reaches as modules, and data
-    attributes of classes, are set to these. Where `rewritten` is given, it
+    attributes of classes, are set to these, or deleted where `Absent`. Where `rewritten` is given, it
     stands for the function at the bottom of the kernel; `rewrote` says that
     this function was found to travel.
     """
@@ -106,18 +107,29 @@ class Walk:
         Call it again after pickling, which reaches classes that the walk does not.
         """
         before = len(self.shared)
-        for kind, name, value in self._classes.data():
+        for kind, name, value in (*self._classes.data(), *self._classes.gone()):
             if (id(kind), name) not in self.shared and pickles(value, self):
                 self._visit(f"{kind.__module__}.{kind.__qualname__}.{name}", value)
                 self.shared[id(kind), name] = kind, name, value
+                carried[kind, name] = None
                 self.fresh = True
         for names, name, value in self._names:
             module = self._modules.get(id(names))
-            if module is not None and value is not _MISSING and not _same_on_cores(value):
+            if module is not None and value is _MISSING:
+                self._share_absent(id(names), sys.modules[module], name)
+            elif module is not None and not _same_on_cores(value):
                 self.shared[id(names), name] = sys.modules[module], name, value
+                carried[sys.modules[module], name] = None
                 # What one kernel's image sets in a module, another's may have set again since.
                 self.fresh = self.fresh or not callable(value)
         return len(self.shared) > before
+
+    def _share_absent(self, names: int, module: ModuleType, name: str) -> None:
+        if (module, name) in carried:
+            self.shared[names, name] = module, name, Absent
+            self.fresh = True
+        elif not hasattr(builtins, name):
+            self.frozen = False  # another kernel's image may carry it
 
     def unchanged(self) -> bool:
         """Tell whether the kernel would still see the very same objects."""

@@ -90,6 +90,51 @@ def test_data_of_classes_of_modules_next_to_the_script(far: Any, module: Any) ->
     assert side.Config.names == ["new"]
 
 
+def test_what_a_module_or_class_next_to_the_script_no_longer_has_is_gone_on_the_core(
+    far: Any, module: Any
+) -> None:
+    side = module(
+        "side_l",
+        "extra = 1\nclass Base:\n    level = own = 1\nclass Sub(Base):\n    pass\n"
+        "def told(): return hidden\n",
+    )
+    names = script(
+        "import side_l\n"
+        "def of_class(): return side_l.Sub.level, getattr(side_l.Sub, 'own', 0) and side_l.Sub.own\n"
+        "def of_module(): return side_l.extra if hasattr(side_l, 'extra') else None\n"
+        "def of_function():\n"
+        "    try:\n        return side_l.told()\n    except NameError:\n        return None\n"
+    )
+    kernels = [names[name] for name in ("of_class", "of_module", "of_function")]
+    captured, others = [*map(Capture, kernels)], [*map(Capture, kernels)]
+
+    def seen(captured: list[Capture]) -> list[Any]:
+        return [far.run(capture.image()) for capture in captured]
+
+    assert seen(captured) == seen(others) == [(1, 1), 1, None]
+    side.Sub.level = side.extra = side.hidden = 2
+    assert seen(others) == [(2, 1), 2, 2]
+    del side.Sub.level, side.Base.own, side.extra, side.hidden
+    assert seen(captured) == [(1, 0), None, None]
+    images = [capture.image() for capture in captured]
+    assert all(image.fresh for image in images)  # as others may be sent what they shall not see
+    assert all(capture.image() is image for capture, image in zip(captured, images, strict=True))
+    side.Sub.level = side.Base.own = side.extra = side.hidden = 3
+    assert seen(captured) == seen(others) == [(3, 3), 3, 3]
+
+
+def test_what_a_core_has_of_its_own_in_a_module_stays(far: Any, module: Any) -> None:
+    module("side_m", "class Base:\n    level = None\nclass Sub(Base):\n    pass\n")
+    names = script(
+        "import side_m\n"
+        "def initializer(): side_m.model = side_m.Sub.level = 3\n"
+        "def kernel(): return side_m.model, side_m.Sub.level\n"
+    )
+    far.run(Capture(names["initializer"]).image())
+    for _ in range(2):
+        assert far.run(Capture(names["kernel"]).image()) == (3, 3)
+
+
 def test_a_kernel_whose_classes_have_no_data_it_names_keeps_its_image(module: Any) -> None:
     side = module("side_h", "class Thing:\n    table = [1]\n    def get(self): return 1\n")
     names = script("from side_h import Thing\ndef kernel(): return Thing().get()")
