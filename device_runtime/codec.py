@@ -24,7 +24,7 @@ from device_runtime.errors import (
 )
 from device_runtime.flat import OUT_OF_BAND, SCALARS, flatten, is_flat, unflatten
 from device_runtime.launch import Buffer, Encoded, Payload, Place, view_of
-from device_runtime.pickling import dumps, dumps_plain
+from device_runtime.pickling import Rules, dumps, dumps_plain
 from device_runtime.reducing import loading
 from device_runtime.traces import name_of, reason, text_of, traceback_text
 
@@ -46,13 +46,15 @@ def encode(
     *,
     memo: Memo | None = None,
     dependencies: list[Any] | None = None,
+    rules: Rules | None = None,
     error: type[SerializationError] = ArgsNotSerializable,
 ) -> Encoded:
     """Take a snapshot of a value.
 
     `place` copies what is large to where units can read it; `memo` is shared by
     the shards of one launch, so that what they all get is placed once. Handles
-    within the value are appended to `dependencies`, each once.
+    within the value are appended to `dependencies`, each once. `rules` are for
+    functions within it.
 
     Raises `error`, saying what does not pickle and why.
     """
@@ -70,7 +72,7 @@ def encode(
         return Payload(_placed_pickle(flat, place), tuple([_placed(view, place, memo) for view in views]))
     before, _encoding.handles = _encoding.handles, dependencies
     try:
-        data = _dump(value, views)
+        data = _dump(value, views, rules)
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
@@ -176,7 +178,7 @@ def decode_error(payload: Encoded) -> BaseException:
 # ---- insides ------------------------------------------------------------------
 
 
-def _dump(value: Any, views: list[memoryview] | None) -> bytes:
+def _dump(value: Any, views: list[memoryview] | None, rules: Rules | None = None) -> bytes:
     """Pickle a value, its large buffers to `views`; with None, all in one."""
 
     def keep(buffer: pickle.PickleBuffer) -> None:
@@ -185,11 +187,11 @@ def _dump(value: Any, views: list[memoryview] | None) -> bytes:
 
     callback = None if views is None else keep
     try:
-        return dumps_plain(value, callback)
+        return dumps_plain(value, callback, rules)
     except Exception:
         if views:
             views.clear()
-        return dumps(value, callback)
+        return dumps(value, callback, rules)
 
 
 def _placed_pickle(data: bytes, place: Place) -> Buffer:
