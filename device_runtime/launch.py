@@ -191,7 +191,10 @@ class Printed(NamedTuple):
 
 
 class Logged(NamedTuple):
-    """A log record of a kernel, as the mapping that `logging.makeLogRecord` takes."""
+    """A log record of a kernel, as the mapping that `logging.makeLogRecord` takes.
+
+    What a payload in it stands for is put in its place when the record is shown.
+    """
 
     unit: int
     record: Mapping[str, object]

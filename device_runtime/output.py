@@ -7,7 +7,9 @@ import os
 import sys
 from typing import TextIO
 
-from device_runtime.launch import Ended, Event, Logged, Lost, Printed
+from device_runtime import codec
+from device_runtime.errors import SerializationError
+from device_runtime.launch import Ended, Event, Logged, Lost, Payload, Printed
 
 # Where the cursor stands behind an unfinished line, and the core and stream it is of.
 _unfinished: tuple[TextIO, tuple[int, str]] | None = None
@@ -25,12 +27,22 @@ def show(event: Event) -> None:
         if out is not None:  # a program without a console has none
             write_marked(out, event.unit, event.stream, event.text)
     elif isinstance(event, Logged):
-        record = logging.makeLogRecord(event.record)
+        record = logging.makeLogRecord({name: _arrived(value) for name, value in event.record.items()})
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
     elif isinstance(event, (Ended, Lost)):
         end_line(event.unit)
+
+
+def _arrived(value: object) -> object:
+    """Return what a record carries; of what does not load, why."""
+    if not isinstance(value, Payload):
+        return value
+    try:
+        return codec.decode(value, writable=True, error=SerializationError)
+    except SerializationError as error:
+        return str(error)
 
 
 def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from device_runtime import codec
-from device_runtime.errors import DeviceMemoryError
+from device_runtime.errors import DeviceMemoryError, SerializationError
 from device_runtime.launch import Buffer, Encoded, Image, Outcome, Payload, Plan, ShardId, Work, make
 from device_runtime.process import wire
 from device_runtime.process.arena import Arena, Block
@@ -178,14 +178,27 @@ class LogForwarder(logging.Handler):
         self._post = send
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._post(wire.pack(("log", self._fields(record))))
+        except Exception:  # a sloppy call is told of, as by any handler, and is no fault of the kernel's
+            self.handleError(record)
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         fields = dict(record.__dict__)
         # The message is put together here: its arguments may mean nothing on the host.
         fields["msg"], fields["args"] = record.getMessage(), None
         if record.exc_info:
             fields["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
             fields["exc_info"] = None
-        self._post(wire.pack(("log", {k: v if _is_plain(v) else repr(v) for k, v in fields.items()})))
+        return {name: _travelling(value) for name, value in fields.items()}
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or type(value) in (bool, int, float, str)
+def _travelling(value: Any) -> Any:
+    """Return a scalar as it is, anything else encoded; what does not pickle as its text."""
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    try:
+        encoded = codec.encode(value, bytes, error=SerializationError)
+        return encoded if isinstance(encoded, Payload) else Payload(encoded)
+    except SerializationError:
+        return repr(value)

@@ -7,8 +7,12 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from datetime import date
+from typing import Any
 
+import numpy as np
 import pytest
 from gates import Gate
 from programs import Program
@@ -307,6 +311,67 @@ def test_a_record_that_the_host_does_not_want_costs_no_message(local: str) -> No
         return logging.getLogger("somebody").isEnabledFor(logging.DEBUG)
 
     assert enabled() == [False]
+
+
+def test_a_sloppy_log_call_is_told_and_does_not_fail_the_kernel(
+    device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise ValueError("it is shown to nobody")
+
+        def __reduce__(self) -> Any:
+            raise TypeError("it goes nowhere")
+
+    @offload(target=0)
+    def kernel() -> str:
+        log = logging.getLogger("sloppy")
+        log.warning("took %d s", None)
+        log.warning("one %s", "and", "another")
+        log.warning("%r", Shy())
+        log.warning("with more", extra={"shy": Shy()})
+        return "went on"
+
+    sloppy = logging.getLogger("sloppy")
+    monkeypatch.setattr(sloppy, "propagate", False)  # pytest's own handlers raise what others tell of
+    monkeypatch.setattr(sloppy, "handlers", [logging.StreamHandler()])
+    assert kernel() == ["went on"]
+    told = capsys.readouterr().err
+    assert told.count("--- Logging error ---") == (3 if "inline" in device else 4)
+    assert "took %d s" in told and 'log.warning("one %s", "and", "another")' in told
+
+
+def test_what_a_record_carries_arrives_as_it_is(device: str, caplog: pytest.LogCaptureFixture) -> None:
+    kept = {"list": [1, "a"], "day": date(2020, 1, 2), "bytes": b"x", "array": np.arange(3), "none": None}
+
+    @offload(target=0)
+    def kernel(kept: dict[str, Any]) -> None:
+        logging.getLogger("mine").warning("look", extra={**kept, "lock": threading.Lock()})
+
+    kernel(kept)
+    (record,) = caplog.records
+    arrived = vars(record)
+    assert np.array_equal(arrived["array"], kept.pop("array"))
+    assert {name: arrived[name] for name in kept} == kept
+    assert "lock" in repr(arrived["lock"])
+
+
+def test_what_a_record_carries_and_does_not_load_says_why(
+    local: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fragile:
+        def __setstate__(self, state: object) -> None:
+            raise ValueError("broken on the way")
+
+    @offload(target=0)
+    def kernel() -> None:
+        fragile = Fragile()
+        fragile.part = 1  # type: ignore[attr-defined]
+        logging.getLogger("mine").warning("look", extra={"fragile": fragile})
+
+    kernel()
+    (record,) = caplog.records
+    assert "broken on the way" in record.fragile  # type: ignore[attr-defined]
 
 
 def test_output_while_the_host_does_something_else(
