@@ -21,6 +21,7 @@ from device_runtime.errors import (
     KernelError,
     RemoteTraceback,
     SerializationError,
+    set_cause,
 )
 from device_runtime.flat import OUT_OF_BAND, SCALARS, flatten, is_flat, unflatten
 from device_runtime.launch import Buffer, Encoded, Payload, Place, view_of
@@ -171,7 +172,7 @@ def decode_error(payload: Encoded) -> BaseException:
         with contextlib.suppress(SerializationError):
             loaded = decode(Payload(data), writable=True)
     error = loaded if isinstance(loaded, BaseException) else KernelError(type_name, text, trace)
-    error.__cause__ = RemoteTraceback(trace)
+    set_cause(error, RemoteTraceback(trace))
     return error
 
 

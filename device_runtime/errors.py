@@ -40,6 +40,9 @@ A kernel's own exception is raised as it is; its cause is a RemoteTraceback.
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Any
+
 
 class OffloadError(Exception):
     """Be the root of everything this package raises of its own accord."""
@@ -212,7 +215,31 @@ class RemoteTraceback(Exception):
         return f"\n\n{self.text.rstrip()}\n"
 
 
+# What follows goes past an exception's class, which may refuse attributes, or raise where there is none.
+
+
 def add_note(error: BaseException, note: str) -> None:
     """Attach a note to `error`, as `BaseException.add_note` does from Python 3.11 on."""
-    notes: list[str] = getattr(error, "__notes__", [])
-    error.__notes__ = [*notes, note]  # type: ignore[attr-defined, unused-ignore]
+    _attributes(error)["__notes__"] = [*notes_of(error), note]
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """Return the notes that are attached to `error`."""
+    notes = _attributes(error).get("__notes__")
+    return list(notes) if isinstance(notes, (list, tuple)) else []
+
+
+def set_cause(error: BaseException, cause: BaseException | None) -> None:
+    """Make `cause` the cause of `error`."""
+    vars(BaseException)["__cause__"].__set__(error, cause)
+
+
+def trace_of(error: BaseException) -> TracebackType | None:
+    """Return the traceback of `error`."""
+    found: TracebackType | None = vars(BaseException)["__traceback__"].__get__(error)
+    return found
+
+
+def _attributes(error: BaseException) -> dict[str, Any]:
+    found: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    return found

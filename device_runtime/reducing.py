@@ -139,7 +139,10 @@ def _reduce_error(error: BaseException) -> Any:
     reduced = error.__reduce__()
     if not isinstance(reduced, tuple) or len(reduced) < 2:
         return NotImplemented
-    return rebuild_error, (kind, *reduced[1]), *reduced[2:]
+    made = rebuild_error, (kind, *reduced[1])
+    if len(reduced) == 3 and kind.__setstate__ is BaseException.__setstate__:
+        return *made, reduced[2], None, None, set_error_state
+    return *made, *reduced[2:]
 
 
 def rebuild_error(kind: type[BaseException], *args: Any) -> BaseException:
@@ -147,6 +150,12 @@ def rebuild_error(kind: type[BaseException], *args: Any) -> BaseException:
     error = kind.__new__(kind, *args)
     _layout(kind).__init__(error, *args)  # type: ignore[misc]
     return error
+
+
+def set_error_state(error: BaseException, state: dict[str, Any]) -> None:
+    """Give an exception its attributes, also where its class lets none be set."""
+    for name, value in state.items():
+        object.__setattr__(error, name, value)
 
 
 def reduce_cached(value: Any) -> Any:

@@ -212,7 +212,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _explain(error: BaseException) -> None:
     """Add to a kernel's own error what its author may not know."""
-    if isinstance(error, ValueError) and "read-only" in text_of(error):
+    if issubclass(type(error), ValueError) and "read-only" in text_of(error):
         add_note(error, "Arrays arrive in a kernel as read-only views; x = x.copy() makes one to write to.")
     elif type(error).__name__ in ("BdbQuit", "EOFError"):
         add_note(error, "A core has no terminal; run with OFFLOAD_DEVICE=inline to debug, or to type input.")

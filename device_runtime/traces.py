@@ -6,6 +6,7 @@ import os
 import traceback
 from types import TracebackType
 
+from device_runtime.errors import trace_of
 from device_runtime.origin import OUR_PACKAGES
 
 _HERE = os.path.dirname(os.path.dirname(__file__))
@@ -35,7 +36,7 @@ def reason(error: BaseException) -> str:
 
 def traceback_text(error: BaseException) -> str:
     """Format a traceback, with causes, without the frames of ours that called the kernel."""
-    trace = _below_us(error.__traceback__)
+    trace = _below_us(trace_of(error))
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception:  # an exception may break its own formatting

@@ -72,7 +72,7 @@ class Handle(Shards[R]):
         """
         error = self._error(self._wait_done(Deadline(timeout)))
         if isinstance(error, CancelledError):
-            raise error.with_traceback(None)
+            raise BaseException.with_traceback(error, None)
         return error
 
     def done(self) -> bool:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from device_runtime.errors import OptionError, add_note
+from device_runtime.errors import OptionError, add_note, notes_of
 from offload.deadline import Deadline
 from offload.progress import watch
 from scheduler.ticket import Feed, Ticket
@@ -54,7 +54,7 @@ class Shards(Generic[R]):
         if error is not None:
             try:
                 # Without the traceback of the last time it was raised, to which this one would be added.
-                raise error.with_traceback(None)
+                raise BaseException.with_traceback(error, None)
             finally:
                 del self, error, tickets  # which the traceback would hold, and they it
         return _values(tickets)
@@ -154,7 +154,7 @@ class Shards(Generic[R]):
         """Return what `result` gives, or raise what it raises, of launches that have ended."""
         error = self._error(tickets)
         if error is not None:
-            raise error.with_traceback(None)
+            raise BaseException.with_traceback(error, None)
         values = _values(tickets)
         return values[0] if self._bare else values
 
@@ -216,7 +216,7 @@ class Shards(Generic[R]):
         if not failed:
             return None
         first = failed[0][1]
-        known = list(getattr(first, "__notes__", ()))
+        known = notes_of(first)
         for core, error in failed[1:]:
             note = f"core {core} failed too: {_said(error)}"
             if error is not first and note not in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from device_runtime.errors import (
     RemoteTraceback,
     WorkerDied,
     add_note,
+    notes_of,
 )
 
 
@@ -73,6 +75,21 @@ class DoesNotLoad(Exception):
         return _raise, (SystemExit,)
 
 
+class Frozen(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} cannot be set")
+
+
+@dataclass(frozen=True)
+class FrozenFields(Exception):
+    code: int
+
+
+class Evasive(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"{name} is not for you")
+
+
 def raises(error: BaseException) -> None:
     raise error
 
@@ -104,6 +121,29 @@ def test_an_exception_keeps_type_arguments_and_attributes(error: BaseException) 
     assert vars(arrived) == vars(error)
     for name in ("errno", "filename", "code", "value", "name", "object"):
         assert getattr(arrived, name, None) == getattr(error, name, None)
+
+
+@pytest.mark.parametrize("error", [Frozen("x"), FrozenFields(3), Evasive("x")], ids=repr)
+def test_an_exception_that_resists_arrives_as_itself(error: BaseException) -> None:
+    arrived = kernel_error(raises, error)
+    assert type(arrived) is type(error) and arrived.args == error.args
+    assert vars(arrived) == vars(error)
+    assert isinstance(arrived.__cause__, RemoteTraceback)
+    assert "raise error" in str(arrived.__cause__)
+
+
+@pytest.mark.parametrize("error", [Frozen("x"), Evasive("x")], ids=repr)
+def test_notes_of_an_exception_that_resists_arrive(error: BaseException) -> None:
+    add_note(error, "a hint")
+    add_note(error, "another")
+    assert notes_of(kernel_error(raises, error)) == ["a hint", "another"]
+
+
+def test_what_is_no_list_of_notes_makes_way_for_one() -> None:
+    error = ValueError("x")
+    error.__notes__ = "none"  # type: ignore[attr-defined]
+    add_note(error, "a hint")
+    assert notes_of(error) == ["a hint"]
 
 
 def test_an_exception_that_rebuilds_itself_is_let() -> None:

@@ -166,6 +166,40 @@ def test_a_kernels_exception_is_raised_with_its_traceback_as_cause(device: str) 
         handle.result()
 
 
+class Frozen(ValueError):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} cannot be set")
+
+
+class Evasive(ValueError):
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"{name} is not for you")
+
+
+@pytest.mark.parametrize("kind", [Frozen, Evasive])
+def test_an_exception_that_resists_is_raised_like_any_other(device: str, kind: type[ValueError]) -> None:
+    @offload(target=[0, 1])
+    def resist() -> None:
+        raise kind("it is read-only")
+
+    handle = resist.launch()
+    for _ in range(2):
+        with pytest.raises(kind) as raised:
+            handle.wait()
+        assert isinstance(raised.value.__cause__, RemoteTraceback)
+        hint, other = vars(raised.value)["__notes__"]
+        assert "x = x.copy()" in hint and other == f"core 1 failed too: {kind.__name__}: it is read-only"
+    assert handle.exception() is raised.value
+    with pytest.raises(kind):
+        handle.wait_any()
+    assert isinstance(resist.launch().future().exception(), kind)
+    with pytest.raises(DependencyError) as refused:
+        where(handle).wait()
+    assert isinstance(refused.value.__cause__, kind)
+    with package.Executor(1, device=device) as executor:
+        assert isinstance(executor.submit(resist.fn).exception(), kind)
+
+
 def test_the_first_failed_core_is_raised_and_the_others_are_notes(device: str) -> None:
     handle = fail([3, 1])
     for _ in range(2):
