@@ -210,7 +210,8 @@ def migrate_files(
             failed = True
             continue
         for line in left:
-            typer.echo(f"{script}:{line}: `async` is a keyword now; give this name another by hand", err=True)
+            told = "`async` is a keyword now; change it by hand (the argument is async_)"
+            typer.echo(f"{script}:{line}: {told}", err=True)
         if write:
             typer.echo(f"{script}: {'changed' if new != old else 'nothing to change'}")
         else:

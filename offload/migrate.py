@@ -7,12 +7,16 @@ but the keyword is changed.
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from typing import NamedTuple
 
 # After these, `async` is the keyword that Python has today.
 _TODAY = {"def", "with", "for"}
+# Up to Python 3.11, a string with expressions in it is one token.
+_F_STRING = re.compile(r"[rR]?[fF][rR]?['\"]")
+_IN_F_STRING = re.compile(r"\{\{|[{}]|(?<!['\"])\basync\b(?!['\"]|\s+for\b)")
 _OPENING = {"(", "[", "{"}
 _CLOSING = {")", "]", "}"}
 
@@ -27,7 +31,10 @@ class MigrationError(Exception):
 
 
 class Migrated(NamedTuple):
-    """The new source, and the lines that use `async` as a name in a way that only their author can change."""
+    """The new source, and the lines that use `async` as a name in a way that only their author can change.
+
+    Up to Python 3.11 these are also the lines where an f-string calls something with `async=`.
+    """
 
     source: bytes
     left: list[int]
@@ -48,6 +55,8 @@ def migrate(source: bytes) -> Migrated:
     depth = 0
     for before, name, after in _in_threes(_tokens(lines)):
         depth += (name.string in _OPENING) - (name.string in _CLOSING)
+        if name.type == tokenize.STRING and _F_STRING.match(name.string):
+            left += [name.start[0] + row for row in _rows_of_names(name.string)]
         if name.type != tokenize.NAME or name.string != "async" or after.string in _TODAY:
             continue
         if depth and after.string == "=" and before.string in {"(", ","}:
@@ -58,6 +67,19 @@ def migrate(source: bytes) -> Migrated:
         line = lines[row - 1]
         lines[row - 1] = f"{line[:column]}_{line[column:]}"
     return Migrated("".join(lines).encode(encoding), sorted(set(left)))
+
+
+def _rows_of_names(text: str) -> Iterator[int]:
+    """Yield the rows, from 0, in which an expression of an f-string uses `async` as a name."""
+    depth = 0
+    for piece in _IN_F_STRING.finditer(text):
+        if piece[0] == "async":
+            if depth:
+                yield text.count("\n", 0, piece.start())
+        elif piece[0] == "}":
+            depth = max(0, depth - 1)
+        elif depth or piece[0] == "{":
+            depth += len(piece[0])
 
 
 def _encoding(source: bytes) -> str:

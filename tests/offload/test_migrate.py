@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from offload.migrate import MigrationError, migrate
@@ -68,6 +70,25 @@ def test_a_variable_of_that_name_is_pointed_out_and_kept() -> None:
     old = b"async = True\nk(1, async=async)\nx.async = 1\na, async = 1, 2\ny = async\ndef f(): pass\n"
     new = old.replace(b"k(1, async=async)", b"k(1, async_=async)")
     assert migrate(old) == (new, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lines"),
+    [
+        (b'x = f"{g(async=1)}"\n', b'x = f"{g(async_=1)}"\n', [1]),
+        (b"x = 1\ny = Rf'{g(a, async = 1)!r:>{w}}' 'async='\n", None, [2]),
+        (b'x = f"""{a}{{\n{g(async=1)}\n{async}"""\n', None, [2, 3]),
+        (b"x = f'{{{g(async=1)}}}'\n", None, [1]),
+        (b"x = f'{[y async for y in z]} async={1} {{async=}} {d[\"async\"]}'\n", None, []),
+    ],
+)
+def test_f_strings_are_rewritten_or_pointed_out(old: bytes, new: bytes | None, lines: list[int]) -> None:
+    """Up to Python 3.11 an f-string is one token."""
+    migrated = migrate(old)
+    if sys.version_info < (3, 12):
+        assert migrated == (old, lines)
+    elif new is not None:
+        assert migrated == (new, [])
 
 
 @pytest.mark.parametrize(
