@@ -77,6 +77,9 @@ def devices(
             reason = "not available" if isinstance(error, DeviceUnavailable) else "cannot be opened like this"
             status = f"{reason}: {error}"
             missing = True
+        except Exception as error:  # a bug of one that others have written; the rest is still shown
+            status = f"does not work: {type(error).__name__}: {error}"
+            missing = True
         # As Text, because rich would take the brackets of an extra, [fpga], for markup.
         table.add_row(*(Text(cell) for cell in (address, units, memory, status)))
     Console().print(table)

@@ -135,11 +135,16 @@ def open_absent(_rest: str) -> None:
     raise DeviceUnavailable("no board here; install the driver with: pip install 'offload[board]'")
 
 
+def open_broken(_rest: str) -> None:
+    raise TypeError("a bug of the board's own")
+
+
 @pytest.fixture
 def an_absent_board(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = dict(registry.known())
     kinds["board"] = EntryPoint("board", f"{__name__}:open_absent", registry.GROUP)
     kinds["uninstalled"] = EntryPoint("uninstalled", "no_such_module:open", registry.GROUP)
+    kinds["broken"] = EntryPoint("broken", f"{__name__}:open_broken", registry.GROUP)
     monkeypatch.setattr(registry, "known", lambda: kinds)
 
 
@@ -153,6 +158,14 @@ def test_devices_shows_what_is_there_and_why_the_rest_is_not() -> None:
     assert "available" in rows["inline"] and "GiB" in rows["inline"]
     assert "no board here; install the driver with: pip install 'offload[board]'" in rows["board"]
     assert "no_such_module" in rows["uninstalled"]
+    assert "TypeError: a bug of the board's own" in rows["broken"]
+
+
+@pytest.mark.usefixtures("an_absent_board")
+def test_devices_fails_if_a_device_that_was_asked_for_is_broken() -> None:
+    result = invoke("devices", "broken", "inline")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert "a bug of the board's own" in result.stdout and "available" in result.stdout
 
 
 def test_looking_at_the_devices_leaves_no_noise() -> None:
