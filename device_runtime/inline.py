@@ -263,6 +263,13 @@ class _MarkedStream(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override]
         return "utf-8"
 
+    @property
+    def name(self) -> str:
+        return f"<{self._name}>"
+
+    def reconfigure(self, **_: object) -> None:
+        """Stay as it is: the stream is the host's, and what is written goes there at once."""
+
     def write(self, text: str) -> int:
         context = current()
         if context is None:  # a thread of the host's

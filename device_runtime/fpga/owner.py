@@ -194,6 +194,13 @@ class _Streams(io.TextIOBase):
         here = context.current()
         return self._streams[0 if here is None else here.core]
 
+    @property
+    def name(self) -> Any:
+        return self._mine().name
+
+    def reconfigure(self, **settings: Any) -> None:
+        self._mine().reconfigure(**settings)
+
     def write(self, text: str) -> int:
         return self._mine().write(text)
 

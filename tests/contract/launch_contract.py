@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,6 +174,15 @@ class LaunchContract:
         assert resident == 0
         with pytest.raises(of.ResidentNameError, match="resident"):
             copy_from_device("residue")
+
+    def test_the_streams_have_what_pythons_have(self) -> None:
+        @offload(target=0)
+        def ask() -> Any:
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            sys.stderr.reconfigure(errors="replace")  # type: ignore[union-attr]
+            return all(hasattr(stream, "name") for stream in (sys.stdout, sys.stderr))
+
+        assert ask() == [True]
 
     def test_the_kernels_own_exception(self) -> None:
         @offload
