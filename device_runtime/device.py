@@ -75,8 +75,12 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def close(self) -> None:
-        """Stop the units and give back everything; nothing is left behind."""
+    def close(self) -> Sequence[Event] | None:
+        """Stop the units and give back everything; nothing is left behind.
+
+        Return what the units have said before and nobody has received, if anything: what they have printed
+        and logged is then shown.
+        """
 
     def place(self, view: memoryview) -> Buffer:
         """Copy bytes to where the units can read them; the copy is read-only to all.

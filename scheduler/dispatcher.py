@@ -39,7 +39,7 @@ from device_runtime.launch import (
     Outcome,
     Printed,
 )
-from device_runtime.output import line_is_open, show
+from device_runtime.output import end_line, line_is_open, show
 from device_runtime.registry import open_device
 from scheduler import events, room
 from scheduler.callbacks import Callbacks
@@ -426,6 +426,7 @@ class Dispatcher:
 
     def _close_devices(self) -> int:
         """Close all devices, and return how many launches that ended."""
+        said: list[Event] = []
         with self._guard:
             ended = len(self._launches) + sum(len(pool.line) for pool in self._ledger.pools)
             for pool in self._ledger.pools:
@@ -433,11 +434,22 @@ class Dispatcher:
                 pool.full = False
                 self._ledger.admit_all(pool)  # what stands in line ends as closed, and nothing more is sent
                 self._pump.forget(pool.device.fileno())
-                pool.device.close()
+                said += pool.device.close() or ()
             self._open.clear()
         self._pump.stop()
-        self._run_callbacks()
+        try:
+            self._show_last([event for event in said if isinstance(event, (Printed, Logged))])
+        finally:
+            self._run_callbacks()
         return ended
+
+    def _show_last(self, said: Sequence[Printed | Logged]) -> None:
+        """Show what cores have said that no launch was left to receive, and end their lines."""
+        for event in said:
+            self._show(partial(show, event))
+        for pool in self._ledger.pools:
+            for unit in range(pool.units):
+                self._show(partial(end_line, unit))
 
     def check(self) -> None:
         """Raise ForkedHandleError in a forked child."""
@@ -487,12 +499,15 @@ class Dispatcher:
 
     def work(self) -> None:
         while self._output:
-            with Window():
-                try:
-                    self._output.popleft()()
-                except Exception as error:  # a closed stream, or a log handler's: no launch's fault
-                    _log.warning("what a kernel wrote could not be shown: %r", error)
+            self._show(self._output.popleft())
         self._run_callbacks()
+
+    def _show(self, call: Callable[[], None]) -> None:
+        with Window():
+            try:
+                call()
+            except Exception as error:  # a closed stream, or a log handler's: no launch's fault
+                _log.warning("what a kernel wrote could not be shown: %r", error)
 
     def handle(self) -> None:
         while self._events:

@@ -292,12 +292,10 @@ class FpgaDevice(ChannelDevice, SharedDevice):
             self._cores[unit].doomed = True
             os.kill(process, signal.SIGKILL)
 
-    def close(self) -> None:
-        owner = self._owner
-        super().close()
-        if owner is not None:
-            owner.process.kill()
-            owner.process.wait()
+    def _stop(self) -> None:
+        if self._owner is not None:
+            self._owner.process.kill()
+            self._owner.process.wait()
 
     def _close_descriptors(self) -> None:
         if self._owner is not None:

@@ -249,11 +249,21 @@ class ChannelDevice(DirectDevice):
         self._arena.abandon()
         self._close_descriptors()
 
-    def close(self) -> None:
+    def close(self) -> list[Event]:
         opened.discard(self)
+        self._stop()
+        for core in self._cores:
+            if core.streams():  # else it was given up, and all it said taken in
+                self._bury(core)
         self._close_descriptors()
         if hasattr(self, "_arena"):
             self._arena.trim(0.0, 0)
+        events, self._events = self._events, []
+        return events
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """End what runs the units, if it was started, and wait for that."""
 
     def _close_descriptors(self) -> None:
         for core in self._cores:

@@ -122,9 +122,9 @@ class ProcessDevice(ChannelDevice):
         self._cores[unit].doomed = True
         self._order(("kill", unit, self._cores[unit].position(shard)))
 
-    def close(self) -> None:
-        super().close()
+    def _stop(self) -> None:
         if hasattr(self, "_zygote"):
+            self._control.close()
             self._zygote.wait()
 
     def _close_descriptors(self) -> None:

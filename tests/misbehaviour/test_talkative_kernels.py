@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 from gates import Gate
+from programs import Program
 
 from device_runtime.process.streams import KernelStream
-from offload import offload
+from offload import connect, offload
 from offload.core import coreid, recv, send
 
 MANY = 300  # records of a kilobyte: more than host and core keep for each other
@@ -107,6 +109,67 @@ def test_an_idle_core_is_heard_beside_a_call(
     offload(begin, target=0)(later)
     assert offload(call, target=1)() == [True]
     offload(end, target=0)()
+
+
+def test_what_an_idle_core_says_last_is_heard_when_its_device_is_closed(
+    gate: Gate, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def later() -> None:
+        gate.stay()
+        logging.getLogger("flood").warning("1 of an idle core")
+        print("the end of it all")
+        os.write(1, b"and half a line")
+        os.write(2, b"an error")
+        gate.come()
+
+    with connect("local:1"):
+        offload(begin, target=0)(later)
+        gate.let_on()
+        gate.wait()
+    said = capsys.readouterr()
+    assert said.out == "[core 0] the end of it all\n[core 0] and half a line\n"
+    assert said.err == "[core 0] an error\n"
+    assert numbers(caplog) == [1]
+
+
+def test_what_a_shard_said_that_is_ended_by_force_is_heard(
+    gate: Gate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kernel() -> None:
+        os.write(1, b"said in time")
+        gate.come()
+        signal.pause()
+
+    with connect("local:1") as session:
+        handle = offload(kernel).launch()
+        gate.wait()
+        session.shutdown(wait=False)
+    assert handle.exception() is not None
+    assert capsys.readouterr().out == "[core 0] said in time\n"
+
+
+def test_what_is_said_last_is_heard_at_the_end_of_the_program(program: Callable[..., Program]) -> None:
+    script = """
+        import os, threading
+        from offload import offload
+
+        for name in ("go", "said"):
+            os.mkfifo(name)
+
+        @offload(target=0)
+        def kernel(go, said):
+            def later():
+                open(go).read()
+                os.write(1, b"x" * 50_000 + b"\\n")
+                open(said, "w").close()
+            threading.Thread(target=later).start()
+
+        kernel(os.path.abspath("go"), os.path.abspath("said"))
+        open("go", "w").close()
+        open("said").read()
+    """
+    ended = program("script.py", files={"script.py": script}).end()
+    assert (ended.code, ended.out) == (0, f"[core 0] {'x' * 50_000}\n"), ended.err
 
 
 class Meanwhile(io.TextIOWrapper):
