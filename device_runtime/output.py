@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -58,7 +59,7 @@ def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:
         if last == (unit, stream) and other is out:
             start = ""
         else:
-            _write(other, "\n")
+            _finish_line()
     _write(out, start + text[:-1].replace("\n", "\n" + prefix) + text[-1])
     _unfinished = None if text.endswith("\n") else (out, (unit, stream))
 
@@ -80,8 +81,15 @@ def line_is_open() -> bool:
 def end_line(unit: int) -> None:
     """Finish the line that a core left unfinished when its shard ended."""
     if _unfinished is not None and _unfinished[1][0] == unit:
-        out, (_, stream) = _unfinished
-        write_marked(out, unit, stream, "\n")
+        _finish_line()
+
+
+def _finish_line() -> None:
+    global _unfinished
+    line, _unfinished = _unfinished, None
+    if line is not None:
+        with contextlib.suppress(Exception):  # a stream that is closed by now has no line to be finished
+            _write(line[0], "\n")
 
 
 _level = logging.WARNING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -256,6 +257,26 @@ def test_a_host_whose_output_is_closed_by_its_reader(program: Callable[..., Prog
     """
     ended = program("script.py", files={"script.py": script}, device=address).end()
     assert (ended.code, ended.out) == (0, "[3, 3]\n"), ended.err
+
+
+def test_a_stream_that_is_closed_in_the_midst_of_a_line_keeps_no_other_from_being_written(
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Closing(io.StringIO):
+        def write(self, text: str) -> int:
+            size = super().write(text)
+            self.close()  # a flush, or the end of the line, then raises
+            return size
+
+    def kernel(text: str) -> None:
+        with contextlib.suppress(ValueError):  # inline, it is the kernel that writes
+            print(text, end="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Closing())
+        offload(kernel, target=0)("half a line")
+    offload(kernel, target=1)("a whole one\n")
+    assert capsys.readouterr().out == "[core 1] a whole one\n"
 
 
 @pytest.mark.parametrize("address", ["local:2", "inline:2"])
