@@ -33,7 +33,7 @@ class Settings(NamedTuple):
 
     options: dict[str, Any]  # a layer for `Options.merged`
     devices: dict[str, str]  # addresses, by name
-    file: str  # where the names stand; it need not be there
+    file: str  # where the names stand; it need not be there; "" if it could only be in the current folder
 
     def address(self, device: str) -> str:
         """Return the address of a device that is given by its name, or by its address.
@@ -124,7 +124,9 @@ def _listed(names: Mapping[str, object]) -> str:
 
 
 def _user_file(environment: Mapping[str, str]) -> str:
-    # By the XDG specification a relative path here is to be ignored.
-    folder = environment.get("XDG_CONFIG_HOME", "")
-    base = folder if os.path.isabs(folder) else os.path.join(os.path.expanduser("~"), ".config")
-    return os.path.join(base, "offload", "config.toml")
+    """Return where the user's file is to be, "" where no folder is known to be the user's."""
+    # By the XDG specification a relative path is to be ignored; one from HOME is no better.
+    for base in (environment.get("XDG_CONFIG_HOME", ""), os.path.join(os.path.expanduser("~"), ".config")):
+        if os.path.isabs(base):
+            return os.path.join(base, "offload", "config.toml")
+    return ""

@@ -67,7 +67,8 @@ def examine_all() -> Iterator[Report]:
 def _told(users: settings.Settings) -> Finding:
     given = {**users.options, **({"devices": ", ".join(users.devices)} if users.devices else {})}
     told = "; ".join(f"{name} = {value}" for name, value in given.items()) or "nothing is set"
-    return Finding("settings", True, f"{told} (OFFLOAD_* variables, and {users.file})")
+    file = users.file or "no file, as HOME is not an absolute path"
+    return Finding("settings", True, f"{told} (OFFLOAD_* variables, and {file})")
 
 
 def _kind(kind: str, pynq: _Pynq) -> Report:

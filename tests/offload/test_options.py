@@ -10,7 +10,7 @@ import pytest
 
 from offload import OptionError, offload, offload_multiple, offload_single
 from offload.options import Options, check
-from offload.settings import read
+from offload.settings import Settings, read
 
 
 def merged(*layers: dict[str, object]) -> Options:
@@ -182,3 +182,15 @@ def test_options_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
     assert read({"XDG_CONFIG_HOME": "."}).options == {}
+
+
+@pytest.mark.parametrize("home", [".", "~", "elsewhere/.."])
+def test_a_relative_home_is_not_looked_at(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file would be in the current folder, and whose that is nobody knows."""
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / home / ".config" / "offload"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('device = "inline:2"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", home)
+    assert read({}) == Settings({}, {}, "")
