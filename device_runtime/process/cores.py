@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NOFILE_PER_CORE = 8  # channel, output, and memory with what is mapped of it
 _SPARE = 32  # descriptors of the device itself, and while cores are being made
 _RESERVE = 6  # descriptors that a core, or the page of all of them, takes before the old ones are given back
-_MOST_STILLBORN = 5  # times in a row that a core may die before it has done anything
+_MOST_STILLBORN = 5  # times in a row that a core, or the zygote, may die before it has done anything
 
 
 class ProcessDevice(ChannelDevice):
@@ -45,7 +45,7 @@ class ProcessDevice(ChannelDevice):
         self._unused = weakref.finalize(self, begun.give_up) if begun is not None else None
         self._units = units
         self._gone: set[int] = set()  # the units that will not come back
-        self._started = False  # the zygote has said so
+        self._stillborn = 0  # zygotes in a row that died before a core of theirs could do anything
         self._page = ExitStack()  # closes that of the status page
         self._reserve: list[int] = []  # descriptors to be closed when others are needed
 
@@ -156,9 +156,7 @@ class ProcessDevice(ChannelDevice):
     def _hear_zygote(self) -> None:
         reports, lives = self._control.hear()
         for report in reports:
-            if report[0] == "ready":
-                self._started = True
-            elif report[0] == "spared":
+            if report[0] == "spared":
                 self._core_spared(*report[1:])
             else:
                 self._core_ended(*report[1:])
@@ -181,6 +179,8 @@ class ProcessDevice(ChannelDevice):
         begun, arrived = core.shard(self._status.begun(unit)), self._status.arrived(unit)
         self._status.clear(unit)
         self._events.append(Lost(unit, begun, why, code, core.tail(), served=arrived))
+        if arrived:
+            self._stillborn = 0
         stillborn = 0 if arrived else core.stillborn + (not core.doomed)
         if stillborn >= _MOST_STILLBORN:
             self._give_up(core, f"its process ended {stillborn} times before it could do anything: {why}")
@@ -205,28 +205,32 @@ class ProcessDevice(ChannelDevice):
         self._events.append(Gone(core.unit, why))
 
     def _zygote_ended(self) -> None:
-        """Start again when the zygote died, or give up when it never lived."""
+        """Start another zygote, unless one after the other has died before it was of use."""
         self._epoll.unregister(self._control)
         self._control.close()
         code = self._zygote.wait()
         why = f"the process that starts cores ended ({describe(code)})"
         lost = [core for core in self._cores if core.unit not in self._gone]
+        self._stillborn += 1
         for core in lost:
             self._bury(core)
             begun, arrived = core.shard(self._status.begun(core.unit)), self._status.arrived(core.unit)
             self._status.clear(core.unit)
             self._events.append(Lost(core.unit, begun, why, code, core.tail(), own=False, served=arrived))
+            if arrived:
+                self._stillborn = 0
         self._free_reserve()
-        failed = "" if self._started else "before it could start one"
-        if self._started:
-            self._started = False
+        failed = ""
+        if self._stillborn >= _MOST_STILLBORN:
+            failed = f", {self._stillborn} times in a row before a core could do anything"
+        else:
             try:
                 self._start_zygote()
             except OSError as error:
-                failed = f"and could not be started again: {error}"
+                failed = f" and could not be started again: {error}"
         for core in lost:
             if failed:
-                self._give_up(core, f"{why} {failed}")
+                self._give_up(core, why + failed)
             else:
                 self._replace(core)
         self._keep_reserve()

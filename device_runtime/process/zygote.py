@@ -77,7 +77,6 @@ class Zygote:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(bell, select.POLLIN)
-        self._tell(("ready",))
         while True:
             for descriptor, _ in poll.poll(self._until_next_kill()):
                 if descriptor == bell:

@@ -10,6 +10,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ from device_runtime import codec
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceUnavailable
 from device_runtime.launch import Ended, Event, Gone, Logged, Lost, Plan, Ready, ShardId, Work
-from device_runtime.process.cores import ProcessDevice
+from device_runtime.process.control import Beginning, begin_zygote
+from device_runtime.process.cores import _MOST_STILLBORN, ProcessDevice
 from device_runtime.process.lines import Speaker
 from device_runtime.process.ring import are_sound
 from device_runtime.process.status import StatusPage
@@ -251,6 +253,52 @@ def test_cores_are_gone_if_what_starts_them_cannot_be_started_again(
     for unit in range(2):
         gone = used.next(Ready, Gone)
         assert isinstance(gone, Gone) and gone.unit == unit and "no process can be had" in gone.why
+
+
+def kill_beginning(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Have what starts cores die before it has done anything, so many times; note each that was begun."""
+    begun: list[int] = []
+
+    def begin(units: int) -> Beginning:
+        beginning = begin_zygote(units)
+        begun.append(beginning.process.pid)
+        if len(begun) <= most:
+            beginning.process.kill()
+            os.waitid(os.P_PID, beginning.process.pid, os.WEXITED | os.WNOWAIT)
+        return beginning
+
+    monkeypatch.setattr("device_runtime.process.cores.begin_zygote", begin)
+    return begun
+
+
+def test_what_starts_cores_may_die_before_it_has_started_any(
+    opened: Callable[[int], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many times as a core may; the one after that is as good as the first."""
+    used = opened(2)
+    for _ in range(2):  # what has started cores counts anew
+        used.send(0, os.getpid)
+        used.next(Ended)
+        with monkeypatch.context() as patch:
+            begun = kill_beginning(patch, _MOST_STILLBORN - 1)
+            os.kill(used.device._zygote.pid, signal.SIGKILL)
+            for _ in range(2 * _MOST_STILLBORN):
+                used.next(Lost)
+            assert len(begun) == _MOST_STILLBORN and begun[-1] == used.device._zygote.pid
+    used.send(1, os.getppid)
+    assert isinstance(used.next(Ended, Lost, Gone), Ended)
+
+
+def test_what_starts_cores_is_given_up_at_last(
+    opened: Callable[[int], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it always dies before a core could do anything; nothing waits for it then, and it says why."""
+    begun = kill_beginning(monkeypatch, sys.maxsize)
+    used = opened(2)
+    for unit in range(2):
+        gone = used.next(Gone)
+        assert gone.unit == unit and f"{_MOST_STILLBORN} times in a row" in gone.why
+    assert len(begun) == _MOST_STILLBORN
 
 
 def test_opening_with_too_few_descriptors_is_refused_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
