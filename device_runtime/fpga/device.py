@@ -316,8 +316,8 @@ class FpgaDevice(ChannelDevice, SharedDevice):
         self._epoll.unregister(owner.watch)
         os.close(owner.watch)
         code = owner.process.wait()
-        kills, self._oom_kills = self._oom_kills, count_oom_kills()
-        why = self._why or describe(code, out_of_memory=self._oom_kills > kills)
+        before, self._oom_kills = self._oom_kills, count_oom_kills()
+        why = self._why or describe(code, self._oom_kills - before)
         begun: dict[int, ShardId] = {}  # by unit
         for core in self._cores:
             self._bury(core)

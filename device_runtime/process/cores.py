@@ -174,8 +174,8 @@ class ProcessDevice(ChannelDevice):
         if core.epoch != epoch:
             return
         self._bury(core)
-        kills, self._oom_kills = self._oom_kills, count_oom_kills()
-        why = why or describe(code, out_of_memory=self._oom_kills > kills)
+        before, self._oom_kills = self._oom_kills, count_oom_kills()
+        why = why or describe(code, self._oom_kills - before)
         begun, arrived = core.shard(self._status.begun(unit)), self._status.arrived(unit)
         self._status.clear(unit)
         self._events.append(Lost(unit, begun, why, code, core.tail(), served=arrived))

@@ -91,6 +91,14 @@ def test_the_launch_fails_with_code_and_last_output(
     assert "[core 1] the last words" in capfd.readouterr().out
 
 
+def test_a_core_is_not_said_to_have_lacked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have, if the system has ended some process for that since the last death."""
+    for kills, said in (0, "cause unknown"), (1, "maybe this one"), (1, "cause unknown"):
+        monkeypatch.setattr("device_runtime.process.cores.count_oom_kills", lambda kills=kills: kills)
+        with pytest.raises(of.WorkerDied, match=f"signal 9, SIGKILL.*{said}"):
+            offload(os.kill, target=0)(offload(os.getpid, target=0)()[0], signal.SIGKILL)
+
+
 def last_output(*said: tuple[int, bytes]) -> str:
     """Return what is told of the output of a core that writes this to its descriptors, and dies."""
 
