@@ -21,7 +21,7 @@ OffloadError
 ├── LaunchError                       this launch failed, though its kernel did not raise
 │   ├── WorkerDied                    the core's process ended while it ran the kernel
 │   │   └── PoisonedKernel            the launch killed as many cores as it was allowed to
-│   ├── LaunchTimeout                 it ran longer than its option timeout=
+│   ├── LaunchTimeout                 it took longer than its option timeout=
 │   ├── DependencyError               a handle among its arguments had failed
 │   ├── ResidentDataLost              the core was restarted and lost its resident data
 │   └── KernelError                   stands for an exception that cannot be rebuilt here
@@ -149,7 +149,7 @@ class PoisonedKernel(WorkerDied):
 
 
 class LaunchTimeout(LaunchError):
-    """Report a launch that was ended because it ran longer than its option `timeout`."""
+    """Report a launch that was ended because it took longer than its option `timeout`."""
 
 
 class DependencyError(LaunchError):

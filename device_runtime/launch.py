@@ -140,7 +140,10 @@ class Ended(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A shard whose work asked for it begins to run."""
+    """A shard whose work asked for it begins to run, or would if its unit did not hang.
+
+    It may come twice: as soon as nothing is before it on a unit that is there, and when the unit takes it up.
+    """
 
     unit: int
     shard: ShardId

@@ -54,7 +54,7 @@ class Submit(NamedTuple):
 
 
 class ShardBegun(NamedTuple):
-    """A unit begins to run a shard (told only for launches with a timeout)."""
+    """A unit begins to run a shard, or is to (told only for launches with a timeout); the last one counts."""
 
     pool: int
     unit: int

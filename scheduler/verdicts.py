@@ -47,7 +47,7 @@ def verdict(ticket: Ticket, action: Settle, lost: Lost | None) -> BaseException:
         assert route.timeout is not None
         attempt = _attempt(route, action.deaths + 1)
         return LaunchTimeout(
-            f"{where} ran longer than its timeout, {route.timeout:g} s{attempt}, and was ended"
+            f"{where} took longer than its timeout, {route.timeout:g} s{attempt}, and was ended"
         )
     if how == "dependency":
         return dependency_error(ticket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from device_runtime.device import DirectDevice
 from device_runtime.errors import DeviceMemoryError
-from device_runtime.launch import Buffer, Encoded, Ended, Event, Message, Outcome, Plan, ShardId, Work
+from device_runtime.launch import Begun, Buffer, Encoded, Ended, Event, Message, Outcome, Plan, ShardId, Work
 from device_runtime.process import arena, wire
 from device_runtime.process.channel import NOT, NOW
 from device_runtime.process.janitor import Janitor
@@ -158,11 +159,14 @@ class ChannelDevice(DirectDevice):
         core = self._cores[unit]
         if not self._active:  # else they ring already, or have rung
             self._lines.sleeps.set(NOW)
+        now = time.monotonic()  # not later: the core may begin at once
         unsent = core.send(messages)
         if core.held:
             self._active[unit] = core
         if core.channel.blocked and core.channel.polled:
             self._epoll.modify(core.channel, select.EPOLLIN | select.EPOLLOUT)
+        if core.limited and self._count_first(core, now):
+            os.eventfd_write(self._again, 1)
         return unsent
 
     def fileno(self) -> int:
@@ -293,10 +297,23 @@ class ChannelDevice(DirectDevice):
             core.finish_output(self._events)
             self._lines.learn(ended[-1].ended - ended[-1].begun)
         self._events += events
+        if core.limited:
+            self._count_first(core, time.monotonic())
         if not core.held:
             self._active.pop(core.unit, None)
         if core.channel.ended and core.channel.fileno() in self._by_descriptor:
             self._forget(core.channel.fileno())
+
+    def _count_first(self, core: Core, now: float) -> bool:
+        """Let the time of what a core is to take up next count, if limited; return whether that is new.
+
+        The core says so, too, a moment later; but it may have hung since what it ran last has ended. A core
+        that is still being started has time.
+        """
+        shard = core.take_first_limited() if self._status.arrived(core.unit) else None
+        if shard is not None:
+            self._events.append(Begun(core.unit, shard, now))
+        return shard is not None
 
     def _forget(self, descriptor: int) -> None:
         self._epoll.unregister(descriptor)

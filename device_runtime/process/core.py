@@ -85,6 +85,8 @@ class Core:
         self.plans = Kept()
         self._path: list[str] = []
         self.held: deque[ShardId] = deque()  # what it was sent and has not reported ended
+        self.limited: set[ShardId] = set()  # those of them whose time is limited, and does not count yet
+        self._limits = False  # it was sent such a plan
         self._ended = 0
         self._alike = 0  # works until the last that came with others as one record
         self._slow = 0  # works until the last of those that are known to take long
@@ -137,7 +139,17 @@ class Core:
                 unsent.append(Ended(self.unit, message.shard, Outcome(error=DeviceMemoryError(told))))
         self._put_alike(alike, arguments)
         self.channel.flush()
+        if self._limits:
+            limited = {one.shard for one in messages if type(one) is Work and one.plan.report_begin}
+            self.limited |= limited.difference([end.shard for end in unsent])
         return unsent
+
+    def take_first_limited(self) -> ShardId | None:
+        """Return what it is to take up next, or has taken up, if its time is to count from now on."""
+        if not self.held or self.held[0] not in self.limited:
+            return None
+        self.limited.remove(self.held[0])
+        return self.held[0]
 
     def _put_alike(self, works: Sequence[Work], arguments: Sequence[bytes]) -> None:
         """Put plain works of one plan, numbered in a row, into the channel."""
@@ -164,7 +176,9 @@ class Core:
             entry = pickle.loads(record)
             word: str = entry[0]
             if word == "begun":
-                events.append(Begun(self.unit, ShardId(*entry[1]), entry[2]))
+                shard = ShardId(*entry[1])
+                self.limited.discard(shard)
+                events.append(Begun(self.unit, shard, entry[2]))
             elif word == "waiting":
                 events.append(Waiting(self.unit, ShardId(*entry[1]), entry[2]))
             else:
@@ -227,6 +241,7 @@ class Core:
             self._put(wire.pack(wire.image_out(image)))
             self._images.use(image.number, True)
         self._put(wire.pack(wire.plan_out(plan)))
+        self._limits = self._limits or plan.report_begin
         self.plans.keep(plan.number, True)
 
     def put_work(self, work: Work) -> None:

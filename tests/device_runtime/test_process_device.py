@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from gates import Gate
 from device_runtime import codec
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceUnavailable
-from device_runtime.launch import Ended, Event, Gone, Logged, Lost, Plan, Ready, ShardId, Work
+from device_runtime.launch import Begun, Ended, Event, Gone, Logged, Lost, Plan, Ready, ShardId, Work
 from device_runtime.process.control import Beginning, begin_zygote
 from device_runtime.process.cores import _MOST_STILLBORN, ProcessDevice
 from device_runtime.process.lines import Speaker
@@ -43,12 +44,16 @@ class Opened:
         self._events: list[Event] = []
         self._sent = 0
 
-    def send(self, unit: int, function: Callable[..., object], *args: object) -> ShardId:
+    def send(
+        self, unit: int, function: Callable[..., object], *args: object, report_begin: bool = False
+    ) -> ShardId:
         """Send a unit a function to run."""
         self._sent += 1
         shard = ShardId(self._sent, 0)
         payload = codec.encode((args, {}), self.device.place)
-        self.device.send(unit, [Work(shard, Plan(self._sent, Capture(function).image(), (unit,)), payload)])
+        image = Capture(function).image()
+        plan = Plan(self._sent, image, (unit,), report_begin=report_begin)
+        self.device.send(unit, [Work(shard, plan, payload)])
         return shard
 
     def next(self, *kinds: type[Kind]) -> Kind:
@@ -75,6 +80,45 @@ def opened() -> Iterator[Callable[[int], Opened]]:
     yield open_device
     while made:
         made.pop().device.close()
+
+
+class HangsWhenFreed:
+    """What a core cannot let go of."""
+
+    def __del__(self) -> None:
+        threading.Event().wait()
+
+
+def hang_afterwards() -> None:
+    """Have the core hang once the value has been told."""
+    sys.stdout = HangsWhenFreed()  # type: ignore[assignment]  # a core takes its own back
+
+
+def test_what_comes_first_on_a_core_that_hangs_counts_as_begun(opened: Callable[[int], Opened]) -> None:
+    """From the moment in which nothing is before it; what is behind it does not."""
+    used = opened(1)
+    first = used.send(0, hang_afterwards)
+    second = used.send(0, os.getpid, report_begin=True)
+    used.send(0, os.getpid, report_begin=True)
+    assert used.next(Ended, Begun).shard == first
+    assert used.next(Begun).shard == second
+    used.device.kill(0, second)
+    assert used.next(Lost, Begun) == Lost(0, None, "signal 15, SIGTERM", -signal.SIGTERM, "")
+
+
+def test_what_is_sent_to_a_core_that_is_still_being_started_does_not(
+    opened: Callable[[int], Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes: its time is not the kernel's."""
+    used = opened(1)
+    used.send(0, hang_afterwards)
+    used.next(Ended)
+    with monkeypatch.context() as patch:
+        patch.setattr(StatusPage, "arrived", lambda page, unit: False)
+        used.send(0, os.getpid, report_begin=True)
+        assert used.device.receive() == []
+    used.send(0, os.getpid)
+    assert [type(event) for event in used.device.receive()] == [Begun]
 
 
 def test_closing_closes_nothing_twice(

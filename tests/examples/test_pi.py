@@ -102,7 +102,7 @@ def test_when_things_go_wrong(program: Start) -> None:
     assert "return 4 * round(darts * math.pi / 4) / darts" in said, "the line on the core is shown"
     assert "WorkerDied: kernel __main__.crash on core 1" in said
     assert "exit code 3" in said
-    assert "LaunchTimeout: kernel __main__.hang on core 0 ran longer than its timeout, 0.3 s" in said
+    assert "LaunchTimeout: kernel __main__.hang on core 0 took longer than its timeout, 0.3 s" in said
     assert "ArgsNotSerializable: kernel __main__.find_pi: argument 1" in said
     assert "OptionError" in said
     assert "auto=5" in said

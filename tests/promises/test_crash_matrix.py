@@ -212,12 +212,53 @@ def test_one_core_of_several(place: Any, way: str, expected: Any) -> None:
     both_cores_answer()
 
 
-def test_a_core_that_hangs_after_the_result() -> None:
-    """The launch has ended; what is queued behind waits until somebody ends it, and the core is back."""
+def hang_after_the_result() -> None:
+    """Have a core hang whose launch has its value."""
     function, argument = after_the_result("hang")
     assert offload(function, target=1)(argument) == [1]
+
+
+def test_a_core_that_hangs_after_the_result() -> None:
+    """The launch has ended; what is queued behind waits until somebody ends it, and the core is back."""
+    hang_after_the_result()
     behind = double(1, target=1)
     neighbours = [double(n, target=0) for n in range(NEIGHBOURS)]
     assert [one.result() for one in neighbours] == [2 * n for n in range(NEIGHBOURS)]
     assert behind.cancel(kill=True)
+    both_cores_answer()
+
+
+def a_blocking_call() -> Any:
+    return offload(coreid, target=1, timeout=TIMEOUT)()
+
+
+def an_asynchronous_launch() -> Any:
+    return offload(coreid, target=1, timeout=TIMEOUT).launch().result()
+
+
+def a_map() -> Any:
+    return list(offload(lambda number: 2 * number, timeout=TIMEOUT).map(range(NEIGHBOURS), chunksize=1))
+
+
+def all_cores() -> Any:
+    return offload(coreid, timeout=TIMEOUT)()
+
+
+@pytest.mark.parametrize("launch", [a_blocking_call, an_asynchronous_launch, a_map, all_cores])
+def test_what_is_sent_to_a_core_that_hangs_after_the_result(launch: Callable[[], Any]) -> None:
+    """Its timeout ends it, though the core has not taken it up; the core is back for what is behind."""
+    hang_after_the_result()
+    assert outcome(launch) == LATE
+    both_cores_answer()
+
+
+def test_a_result_after_which_its_core_hangs_while_others_wait() -> None:
+    """The first of them that has a timeout ends with it, and all the others run."""
+    function, argument = after_the_result("hang")
+    first = offload(function, target=1).launch(argument)
+    late = offload(coreid, target=1, timeout=TIMEOUT).launch()
+    behind = [double(n, target=1) for n in range(NEIGHBOURS)]
+    assert first.result() == 1
+    assert outcome(late.result) == LATE
+    assert [one.result() for one in behind] == [2 * n for n in range(NEIGHBOURS)]
     both_cores_answer()

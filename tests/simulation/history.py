@@ -52,6 +52,7 @@ def _weather(random: Random) -> Weather:
         early=random.choice((0.0, 0.0, 0.1)),
         idle=random.choice((0.0, 0.0, 0.8)),
         cut=random.choice((0.0, 0.5)),
+        stuck=random.choice((0.0, 0.0, 0.1)),
         gather=random.choice((0.0, 1e-4, 0.05)),
     )
 

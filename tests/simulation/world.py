@@ -38,6 +38,7 @@ class Weather:
     early: float = 0.0  # the share of shards that are the death of their core before they begin
     idle: float = 0.0  # the share of restarts after which a core that idles dies again
     cut: float = 0.0  # the share of deaths that are heard of before the value that came last
+    stuck: float = 0.0  # the share of ends after which a core takes up nothing more
     gather: float = 0.0  # seconds until the host takes in the ends that have come, if nothing else comes
 
 
@@ -65,6 +66,7 @@ class Core:
     held: deque[ShardId] = field(default_factory=deque)
     begun: bool = False  # it runs the first shard that it holds
     alive: bool = True
+    stuck: bool = False  # it begins nothing more
     gone: bool = False
     down: float = 0.0  # when the last message to it arrives
     up: float = 0.0  # when the last one from it does
@@ -103,6 +105,7 @@ class World:
         self.ends: Counter[tuple[int, int]] = Counter()
         self._asked: dict[int, tuple[int, int]] = {}  # of every launch: shards, and retries
         self._heard: list[events.ShardEnded] = []  # come, and not taken in
+        self._counted: set[ShardId] = set()  # whose time counts, though it may not have begun
         self._gangs: dict[int, set[int]] = {}  # by launch: ranks that wait for the others
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._entries = 0
@@ -229,10 +232,21 @@ class World:
             elif isinstance(action, Advance):
                 for number in range(action.launch, action.launch + action.launches):
                     self._note_end(Settle(number, 0, "ended"))
+        self._count_first()
         due = self.state.next_deadline()
         if due is not None and (self._alarm is None or due < self._alarm):
             self._alarm = due
             self.at(due, self._tick)
+
+    def _count_first(self) -> None:
+        """Say of what comes first on a core that is there that it has begun: the core may be stuck."""
+        for cores in self.cores.values():
+            for core in cores:
+                held = self.model.pools[core.pool][core.unit].held
+                asked = self.model.launches[held[0].launch].asked if held and core.alive else None
+                if asked is not None and asked.timeout is not None and held[0] not in self._counted:
+                    self._counted.add(held[0])
+                    self._tell(events.ShardBegun(core.pool, core.unit, held[0], self.now))
 
     def _note_end(self, action: Settle) -> None:
         shard = action.launch, action.rank
@@ -292,7 +306,7 @@ class World:
             self._start(core)
 
     def _start(self, core: Core) -> None:
-        if core.begun or not core.held:
+        if core.begun or core.stuck or not core.held:
             return
         core.begun = True
         shard = core.held[0]
@@ -334,6 +348,7 @@ class World:
         core.unheard.append(shard)
         self._report(core, events.ShardEnded(core.pool, core.unit, shard, kind.ok, kind.seconds))
         self.at(core.up, partial(core.unheard.remove, shard))
+        core.stuck = bool(self.weather.stuck) and self.random.random() < self.weather.stuck
         self._start(core)
 
     def _nest(self, kind: Kind) -> None:
@@ -415,18 +430,22 @@ class World:
         while self.model.launches:
             if self.advance():
                 continue
-            cores = [core for cores in self.cores.values() for core in cores if core.begun and core.alive]
-            running = {core.held[0].launch for core in cores}
-            hanging = [number for number in sorted(running) if self.kinds[number].hangs]
+            cores = [core for cores in self.cores.values() for core in cores if core.held and core.alive]
+            first = sorted({(core.held[0].launch, core.stuck) for core in cores})
+            hanging = [number for number, stuck in first if self._hangs(number, stuck)]
             assert hanging, f"launches wait for each other for ever: {sorted(self.model.launches)}"
             self.cancel(hanging[0], kill=True)
             assert self._agenda, f"launch {hanging[0]} hangs, and cannot be ended"
 
+    def _hangs(self, number: int, stuck: bool) -> bool:
+        """Tell whether only the user can end a launch that comes first on a core, that may be stuck."""
+        return self.kinds[number].hangs or (stuck and self.model.launches[number].asked.timeout is None)
+
     def finish(self) -> None:
         """Let all launches end, close the pools, and check that nothing is left or was forgotten."""
         self.drain()
-        while self.advance():
-            pass  # what comes late
+        while self.advance():  # what comes late, launches among it
+            self.drain()
         while self.cores:
             self.close(next(iter(self.cores)))
         self.model.check_empty()
