@@ -88,6 +88,13 @@ MUTANTS = (
         "return extra.deaths[rank] < extra.retries",
     ),
     Mutant(
+        "a unit's death ends what it holds behind the launch that brought it down",
+        _STATE,
+        "elif begun and not _may_retry(extra, rank):",
+        "elif (begun or held[0] == event.begun) and not _may_retry(extra, rank):",
+        ("tests/promises/test_crash_matrix.py",),
+    ),
+    Mutant(
         "a launch is to blame for a unit that ends before it serves",
         _STATE,
         "suspect = begun or (crashed and event.served and place == 0)",

@@ -5,22 +5,26 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+from resting import rest
 
 import offload as of
 from offload import offload, offload_single
-from offload.core import coreid
+from offload.core import coreid, recv, send
 
 pytestmark = pytest.mark.usefixtures("local")
 
-NEIGHBOURS = 10
-TIMEOUT = 0.2  # seconds, for what hangs
+NEIGHBOURS = 10  # launches behind the one that fails, sent to its core before it does
+TIMEOUT = 1.0  # seconds, for what hangs; else it may be what a busy machine takes to begin
+PATIENCE = 10  # seconds, for a core to be about to fail
 
 
 def raise_it() -> None:
@@ -59,68 +63,82 @@ WAYS: dict[str, Callable[[], Any]] = {
 }
 
 
+DEADLY = ("os._exit", "segfault", "SIGKILL", "hang")  # the others leave the core as it is
+
+
+class Trouble(NamedTuple):
+    """What goes wrong on a core, once the test has queued the neighbours behind it.
+
+    Nobody waits at these pipes for the other side to open them: the core may come never, or again and again.
+    """
+
+    way: str
+    here: str
+    on: str
+
+    def strike(self) -> None:
+        """Tell the test that it is about to fail, wait for it, and fail; called on a core."""
+        with open(self.here, "wb", 0) as here, open(self.on, "rb", 0) as on:
+            here.write(b".")
+            on.read(1)
+        WAYS[self.way]()
+
+
 class OnLoad:
     """Fail when it is loaded on a core."""
 
-    def __init__(self, way: str) -> None:
-        self.way = way
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
 
     def __reduce__(self) -> Any:
-        return act, (self.way,)
+        return Trouble.strike, (self.trouble,)
 
 
 class OnDump(OnLoad):
     """Fail when it is encoded."""
 
     def __reduce__(self) -> Any:
-        act(self.way)
+        self.trouble.strike()
         raise AssertionError("it did not fail")
 
 
-class OnFree:
+class OnFree(OnLoad):
     """Fail when it is freed."""
 
-    def __init__(self, way: str) -> None:
-        self.way = way
-
     def __del__(self) -> None:
-        act(self.way)
+        self.trouble.strike()
 
 
-def act(way: str) -> None:
-    WAYS[way]()
+def on_loading_arguments(trouble: Trouble) -> tuple[Callable[..., Any], Any]:
+    return (lambda argument: 1), OnLoad(trouble)
 
 
-def on_loading_arguments(way: str) -> tuple[Callable[..., Any], Any]:
-    return (lambda argument: 1), OnLoad(way)
-
-
-def before_it_begins(way: str) -> tuple[Callable[..., Any], Any]:
-    captured = OnLoad(way)
+def before_it_begins(trouble: Trouble) -> tuple[Callable[..., Any], Any]:
+    captured = OnLoad(trouble)
     return (lambda argument: captured), None
 
 
-def in_the_kernel(way: str) -> tuple[Callable[..., Any], Any]:
-    return (lambda argument: act(argument)), way
+def in_the_kernel(trouble: Trouble) -> tuple[Callable[..., Any], Any]:
+    return (lambda argument: argument.strike()), trouble
 
 
-def on_encoding_the_result(way: str) -> tuple[Callable[..., Any], Any]:
-    return (lambda argument: OnDump(argument)), way
+def on_encoding_the_result(trouble: Trouble) -> tuple[Callable[..., Any], Any]:
+    return (lambda argument: OnDump(argument)), trouble
 
 
-def after_the_result(way: str) -> tuple[Callable[..., Any], Any]:
-    def kernel(argument: str) -> int:
+def after_the_result(trouble: Trouble) -> tuple[Callable[..., Any], Any]:
+    def kernel(argument: Trouble) -> int:
         sys.stdout = OnFree(argument)  # type: ignore[assignment]  # a core takes its own back when all is told
         return 1
 
-    return kernel, way
+    return kernel, trouble
 
 
 UNDECODABLE, POISON, DEATH = of.ArgsDecodeError, of.PoisonedKernel, of.WorkerDied
 UNENCODABLE, LATE = of.ResultNotSerializable, of.LaunchTimeout
 
 # What a launch ends in, by place and, in the order of WAYS, by way; 1 is its value.
-MATRIX: dict[Callable[[str], tuple[Callable[..., Any], Any]], tuple[Any, ...]] = {
+MATRIX: dict[Callable[[Trouble], tuple[Callable[..., Any], Any]], tuple[Any, ...]] = {
     on_loading_arguments: (UNDECODABLE, POISON, POISON, POISON, UNDECODABLE, LATE),
     before_it_begins: (UNDECODABLE, POISON, POISON, POISON, UNDECODABLE, LATE),
     in_the_kernel: (ArithmeticError, DEATH, DEATH, DEATH, MemoryError, LATE),
@@ -152,80 +170,138 @@ def limits(way: str) -> dict[str, Any]:
     return {"timeout": TIMEOUT} if way == "hang" else {}
 
 
-def both_cores_answer() -> None:
-    assert offload(lambda: coreid())() == [0, 1]
+@pytest.fixture(autouse=True, scope="module")
+def all_is_sent_ahead() -> Iterator[None]:
+    """Send a core at once what is queued for it: no kernel is known to take any time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scheduler.placing.inf", 0.0)
+        patch.setattr("scheduler.pace.Pace.learn", lambda *_: None)
+        yield
+
+
+class Neighbours:
+    """The launches behind one that is about to fail, and what they find of the cores."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pipes = [str(folder / name) for name in ("here", "on")]
+        for pipe in self._pipes:
+            os.mkfifo(pipe)
+        self._here, self._on = (os.open(pipe, os.O_RDWR) for pipe in self._pipes)
+        self._processes = processes()
+        self._behind: list[of.Handle[int]] = []
+
+    def trouble(self, way: str) -> Trouble:
+        return Trouble(way, *self._pipes)
+
+    def queue(self) -> None:
+        """Wait until a core is about to fail, queue launches on both behind that, and let it go wrong."""
+        select.select([self._here], [], [], PATIENCE)  # a slow core's time may be over before it says so
+        self._behind = [double(n, target=n % 2) for n in range(NEIGHBOURS)]
+        self.let_go_wrong()
+
+    def let_go_wrong(self) -> None:
+        os.write(self._on, bytes(100))  # also for the attempts that follow
+
+    def replaced(self) -> list[int]:
+        """Wait until all have had their values; return the cores that now are other processes."""
+        assert [one.result() for one in self._behind] == [2 * n for n in range(NEIGHBOURS)]
+        now = processes()
+        return [core for core in range(2) if now[core] != self._processes[core]]
+
+    def close(self) -> None:
+        self._behind.clear()  # a handle keeps what its session holds
+        os.close(self._here)
+        os.close(self._on)
+
+
+def processes() -> list[int]:
+    return offload(lambda: os.getpid())()
+
+
+@pytest.fixture
+def neighbours(tmp_path: Path) -> Iterator[Neighbours]:
+    found = Neighbours(tmp_path)
+    yield found
+    found.close()
 
 
 @pytest.mark.parametrize(("place", "way", "expected"), CELLS)
-def test_a_blocking_call(place: Any, way: str, expected: Any) -> None:
-    function, argument = place(way)
-    before = [double(n, target=n % 2) for n in range(NEIGHBOURS)]
-    assert outcome(lambda: offload(function, target=1, **limits(way))(argument)[0]) == expected
-    assert [one.result() for one in before] == [2 * n for n in range(NEIGHBOURS)]
-    both_cores_answer()
+def test_a_blocking_call(neighbours: Neighbours, place: Any, way: str, expected: Any) -> None:
+    function, argument = place(neighbours.trouble(way))
+    kernel = offload(function, target=1, **limits(way))
+    rest()  # so that it goes the short way, unless it has a timeout
+    thread = threading.Thread(target=neighbours.queue)
+    thread.start()
+    assert outcome(lambda: kernel(argument)[0]) == expected
+    thread.join()
+    assert neighbours.replaced() == [1] * (way in DEADLY)
 
 
 @pytest.mark.parametrize(("place", "way", "expected"), CELLS)
-def test_an_asynchronous_launch(place: Any, way: str, expected: Any) -> None:
-    function, argument = place(way)
-    before = [double(n) for n in range(NEIGHBOURS // 2)]
+def test_an_asynchronous_launch(neighbours: Neighbours, place: Any, way: str, expected: Any) -> None:
+    function, argument = place(neighbours.trouble(way))
     launch = offload_single(function, **limits(way)).launch(argument)
-    behind = [double(n) for n in range(NEIGHBOURS // 2)]
+    neighbours.queue()
     assert outcome(launch.result) == expected
-    assert [one.result() for one in before + behind] == [2 * n for n in range(NEIGHBOURS // 2)] * 2
-    both_cores_answer()
+    assert len(neighbours.replaced()) == (way in DEADLY)
 
 
 @pytest.mark.parametrize(("place", "way", "expected"), CELLS)
-def test_a_map(place: Any, way: str, expected: Any) -> None:
-    function, argument = place(way)
+def test_a_map(neighbours: Neighbours, place: Any, way: str, expected: Any) -> None:
+    function, argument = place(neighbours.trouble(way))
 
-    def each(number: int, argument: Any) -> Any:
-        return 2 * number if number < NEIGHBOURS else function(argument)
+    def each(argument: Any, number: int) -> Any:
+        return 2 * number if argument is None else function(argument)
 
+    def elements() -> Iterator[Any]:
+        # Where the kernel does not load no element of it can run.
+        yield from [None] * before + [argument] + [None] * behind
+        neighbours.queue()  # all have been launched
+
+    before, behind = (0, 0) if place is before_it_begins else (NEIGHBOURS // 2, NEIGHBOURS // 2)
     kernel = offload(each, **limits(way))
-    if place is before_it_begins:  # no element of it can run
-        assert outcome(lambda: list(kernel.map([NEIGHBOURS], [argument], chunksize=1))) == expected
-    else:
-        arguments = [None] * NEIGHBOURS + [argument]
-        values = kernel.map(range(NEIGHBOURS + 1), arguments, chunksize=1)
-        assert [next(values) for _ in range(NEIGHBOURS)] == [2 * n for n in range(NEIGHBOURS)]
-        assert outcome(lambda: next(values)) == expected
-    both_cores_answer()
+    values = kernel.map(elements(), range(NEIGHBOURS + 1), chunksize=1, window=NEIGHBOURS + 2)
+    assert [next(values) for _ in range(before)] == [2 * n for n in range(before)]
+    assert outcome(lambda: next(values)) == expected
+    if expected == 1:
+        assert list(values) == [2 * n for n in range(before + 1, before + 1 + behind)]
+    assert len(neighbours.replaced()) == (way in DEADLY)
 
 
 @pytest.mark.parametrize(("place", "way", "expected"), CELLS)
-def test_one_core_of_several(place: Any, way: str, expected: Any) -> None:
-    function, argument = place(way)
+def test_one_core_of_several(neighbours: Neighbours, place: Any, way: str, expected: Any) -> None:
+    """The other core waits for a message of the one that fails: it gets it, or hears that none will come."""
+    function, argument = place(neighbours.trouble(way))
+    waits = way != "hang"  # else its own time would be over as well
 
     def each(arguments: list[Any]) -> Any:
-        return function(arguments[0]) if coreid() == 1 else 2
+        if coreid() == 0:
+            return recv(1) if waits else 2
+        found = function(arguments[0])
+        send(2, 0)
+        return found
 
-    before = [double(n, target=n % 2) for n in range(NEIGHBOURS)]
     launch = offload(each, **limits(way)).launch(of.scatter([None, argument]))
+    neighbours.queue()
     found = [outcome(launch.wait_any) for _ in range(2)]
     if place is before_it_begins:  # on both of them
         assert found == [expected, expected]
     else:
-        assert {0: 2} in found and ({1: expected} in found or expected in found)
-    assert [one.result() for one in before] == [2 * n for n in range(NEIGHBOURS)]
-    both_cores_answer()
+        sent = place in (on_encoding_the_result, after_the_result)
+        assert ({0: 2} if sent or not waits else of.PeerEnded) in found
+        assert {1: expected} in found or expected in found
+    lost = [0, 1] if place is before_it_begins else [1]
+    assert neighbours.replaced() == lost * (way in DEADLY)
 
 
-def hang_after_the_result() -> None:
-    """Have a core hang whose launch has its value."""
-    function, argument = after_the_result("hang")
-    assert offload(function, target=1)(argument) == [1]
-
-
-def test_a_core_that_hangs_after_the_result() -> None:
+def test_a_core_that_hangs_after_the_result(neighbours: Neighbours) -> None:
     """The launch has ended; what is queued behind waits until somebody ends it, and the core is back."""
-    hang_after_the_result()
-    behind = double(1, target=1)
-    neighbours = [double(n, target=0) for n in range(NEIGHBOURS)]
-    assert [one.result() for one in neighbours] == [2 * n for n in range(NEIGHBOURS)]
-    assert behind.cancel(kill=True)
-    both_cores_answer()
+    function, argument = after_the_result(neighbours.trouble("hang"))
+    assert offload(function, target=1)(argument) == [1]
+    first = double(1, target=1)
+    neighbours.queue()
+    assert first.cancel(kill=True)
+    assert neighbours.replaced() == [1]
 
 
 def a_blocking_call() -> Any:
@@ -245,20 +321,23 @@ def all_cores() -> Any:
 
 
 @pytest.mark.parametrize("launch", [a_blocking_call, an_asynchronous_launch, a_map, all_cores])
-def test_what_is_sent_to_a_core_that_hangs_after_the_result(launch: Callable[[], Any]) -> None:
+def test_what_is_sent_to_a_core_that_hangs_after_the_result(
+    neighbours: Neighbours, launch: Callable[[], Any]
+) -> None:
     """Its timeout ends it, though the core has not taken it up; the core is back for what is behind."""
-    hang_after_the_result()
+    function, argument = after_the_result(neighbours.trouble("hang"))
+    assert offload(function, target=1)(argument) == [1]
+    neighbours.let_go_wrong()
     assert outcome(launch) == LATE
-    both_cores_answer()
+    assert neighbours.replaced() == [1]
 
 
-def test_a_result_after_which_its_core_hangs_while_others_wait() -> None:
+def test_a_result_after_which_its_core_hangs_while_others_wait(neighbours: Neighbours) -> None:
     """The first of them that has a timeout ends with it, and all the others run."""
-    function, argument = after_the_result("hang")
+    function, argument = after_the_result(neighbours.trouble("hang"))
     first = offload(function, target=1).launch(argument)
     late = offload(coreid, target=1, timeout=TIMEOUT).launch()
-    behind = [double(n, target=1) for n in range(NEIGHBOURS)]
+    neighbours.queue()
     assert first.result() == 1
     assert outcome(late.result) == LATE
-    assert [one.result() for one in behind] == [2 * n for n in range(NEIGHBOURS)]
-    both_cores_answer()
+    assert neighbours.replaced() == [1]
