@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import threading
 import time
@@ -22,14 +23,19 @@ from offload import offload_single
 
 EVERY = 0.08  # seconds between two kills, on average
 SLOW = 0.004  # seconds that a kernel takes
+NOTICED = 50  # milliseconds, after which a death is known
 
 
 class Killer(threading.Thread):
-    """Kill a random core again and again; `killed` says when, by process."""
+    """Kill a random core again and again.
+
+    By process, `killed` says when, and `gone` when this thread, which waits for just that, knew of its end.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__(name="killer")
         self.killed: dict[int, float] = {}
+        self.gone: dict[int, float] = {}
         self._random = random.Random(seed)
         self._over = threading.Event()
 
@@ -37,12 +43,18 @@ class Killer(threading.Thread):
         while not self._over.wait(self._random.expovariate(1 / EVERY)):
             there = [core for core in cores() if core not in self.killed]
             if there:
-                core = self._random.choice(there)
-                self.killed[core] = time.monotonic()
-                try:
-                    os.kill(core, signal.SIGKILL)
-                except ProcessLookupError:
-                    del self.killed[core]
+                self._kill(self._random.choice(there))
+
+    def _kill(self, core: int) -> None:
+        try:
+            descriptor = os.pidfd_open(core)
+        except ProcessLookupError:
+            return
+        with open(descriptor, "rb", 0, closefd=True):
+            self.killed[core] = time.monotonic()
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [])
+            self.gone[core] = time.monotonic()
 
     def stop(self) -> None:
         self._over.set()
@@ -95,7 +107,9 @@ def test_cores_are_killed_at_random(tmp_path: Path, launches: int, kills: int) -
 
     lines = [line.split() for line in path.read_text().splitlines()]
     runs = Counter(int(number) for number, _ in lines)
-    noticed = []
+    # How long after the kill, and after this process could know of it: the rest is due to what else the
+    # machine does, and would be anybody's.
+    noticed, late = [], []
     for number, (error, value) in enumerate(zip(found, values, strict=True)):
         if error is None:
             assert np.array_equal(value, np.full(100, 2 * number))
@@ -106,13 +120,20 @@ def test_cores_are_killed_at_random(tmp_path: Path, launches: int, kills: int) -
         else:
             assert type(error) is of.WorkerDied and error.begun and not number % 2
             assert runs[number] <= 1
-            noticed += [ended[number] - killer.killed[int(core)] for ran, core in lines if int(ran) == number]
+            died = [int(core) for ran, core in lines if int(ran) == number]
+            noticed += [1000 * (ended[number] - killer.killed[core]) for core in died]
+            late += [1000 * (ended[number] - killer.gone[core]) for core in died]
     assert len(killer.killed) >= kills
-    times = sorted(1000 * each for each in noticed) or [0.0]
-    print(
-        f"\nchaos: {launches} launches, {len(killer.killed)} kills, {len(noticed)} launches died of them; "
-        f"noticed after {median(times):.1f} ms (median), {times[len(times) * 99 // 100]:.1f} ms (p99)"
-    )
+    print(f"\nchaos: {launches} launches, {len(killer.killed)} kills, {len(late)} launches died of them")
+    if kills >= 100:  # fewer show nothing
+        print(f"noticed after {median(noticed):.1f} ms (median), {p99(noticed):.1f} ms (p99)", end="; ")
+        print(f"{p99(late):.1f} ms (p99) after a thread that waits for just that")
+        assert median(noticed) <= NOTICED
+        assert p99(late) <= NOTICED
+
+
+def p99(times: list[float]) -> float:
+    return sorted(times)[len(times) * 99 // 100]
 
 
 @pytest.mark.parametrize(
