@@ -13,7 +13,7 @@ from typing import NamedTuple
 class Mutant(NamedTuple):
     """A bug: what goes wrong with it, where it is, and the tests that are to find it.
 
-    Without `tests`, the simulation is.
+    Without `tests`, the simulation is. `hangs`: it makes them hang, and their time-out finds it.
     """
 
     name: str
@@ -21,6 +21,7 @@ class Mutant(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...] = ()
+    hangs: bool = False
 
     def plant(self, root: Path) -> None:
         """Write the bug into a copy of the project.
@@ -273,6 +274,7 @@ MUTANTS = (
         "            self._alarm.set(patient)\n",
         "",
         ("tests/device_runtime/test_process_device.py",),
+        hangs=True,
     ),
     Mutant(
         "only one of the units that idle is given what waits for any",
@@ -298,6 +300,7 @@ MUTANTS = (
         "            if pool.line or pool.full:",
         "            if pool.full:",
         ("tests/offload/test_line.py", "tests/offload/test_threads.py"),
+        hangs=True,
     ),
     Mutant(
         "what was decided for a core that has died reaches the one in its place",
@@ -340,6 +343,7 @@ MUTANTS = (
         "                if core == ended:",
         "                if core == ended and outcome.error is not None:",
         ("tests/misbehaviour/test_crashes.py",),
+        hangs=True,
     ),
     Mutant(
         "a core that was asked for an answer late is told nothing",
@@ -347,6 +351,7 @@ MUTANTS = (
         "        elif ticket.outcomes[units.index(event.core)] is not None:",
         "        elif ticket.done:",
         ("tests/misbehaviour/test_crashes.py",),
+        hangs=True,
     ),
     Mutant(
         "what could not be sent has no end",
@@ -354,6 +359,7 @@ MUTANTS = (
         "            self._events.extend(unsent)\n            self._pump.ring()",
         "            self._pump.ring()",
         ("tests/misbehaviour/test_crashes.py", "tests/device_runtime"),
+        hangs=True,
     ),
     Mutant(
         "callbacks of what was cancelled are not called",
@@ -372,6 +378,7 @@ MUTANTS = (
         "            self._waiters[0].rouse()",
         "            pass",
         ("tests/offload/test_threads.py", "tests/offload/test_handle.py"),
+        hangs=True,
     ),
     Mutant(
         "a launch of another thread does not see the one that goes the short way",
@@ -379,5 +386,6 @@ MUTANTS = (
         "            guard.visitor = self._visitor\n",
         "",
         ("tests/offload/test_direct_sleep.py",),
+        hangs=True,
     ),
 )
