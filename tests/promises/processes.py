@@ -9,7 +9,7 @@ from pathlib import Path
 from programs import children
 
 
-def _parent(process: int) -> int:
+def parent(process: int) -> int:
     # The name, in brackets, may hold anything; the parent is the second field behind it.
     return int(Path("/proc", str(process), "stat").read_text().rpartition(")")[2].split()[1])
 
@@ -23,7 +23,7 @@ def _grandchildren() -> Iterator[int]:
     ours = children()
     for entry in os.listdir("/proc"):
         try:
-            if entry.isdigit() and _parent(int(entry)) in ours:
+            if entry.isdigit() and parent(int(entry)) in ours:
                 yield int(entry)
         except OSError:
             pass  # it has ended meanwhile
