@@ -329,6 +329,7 @@ def test_what_is_sent_to_a_core_that_hangs_after_the_result(
     assert offload(function, target=1)(argument) == [1]
     neighbours.let_go_wrong()
     assert outcome(launch) == LATE
+    neighbours.queue()
     assert neighbours.replaced() == [1]
 
 
