@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from bitstreams import stand_in_for_xrt
 from gates import Gate
-from programs import Program, children
+from programs import Program, children, descriptors
 
 import offload
 from device_runtime import claims
@@ -120,15 +120,8 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 def _open_files() -> dict[str, str]:
     """Return sockets, pipes, shared memory and the like that are open, by descriptor."""
-    found = {}
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{entry}")
-        except FileNotFoundError:
-            continue  # that of the listing itself
-        if target.startswith(("socket:", "pipe:", "anon_inode:", "/memfd:", "/dev/shm/")):
-            found[entry] = target
-    return found
+    kinds = ("socket:", "pipe:", "anon_inode:", "/memfd:", "/dev/shm/")
+    return {entry: target for entry, target in descriptors(os.getpid()).items() if target.startswith(kinds)}
 
 
 def _end_default_sessions() -> None:

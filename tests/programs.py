@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -14,6 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 PATIENCE = 30  # seconds, for what takes a fraction of one unless it is broken
+
+
+def descriptors(process: int) -> dict[str, str]:
+    """Return what a process has open, but for what it closes meanwhile; nothing of one that has ended."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(f"/proc/{process}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found[entry] = os.readlink(f"/proc/{process}/fd/{entry}")
+    return found
 
 
 class Ended(NamedTuple):

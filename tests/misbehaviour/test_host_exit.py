@@ -6,13 +6,12 @@ could see is looked for among what the processes have open.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import Program
+from programs import Program, descriptors
 
 Start = Callable[..., Program]
 
@@ -58,8 +57,7 @@ def visible_memory(program: Program) -> set[str]:
     """Return what the program's processes have open or mapped in places that others can look into."""
     found = set()
     for process in program.processes():
-        for entry in Path(f"/proc/{process}/fd").iterdir():
-            found.add(os.readlink(entry))
+        found.update(descriptors(process).values())
         for line in Path(f"/proc/{process}/maps").read_text().splitlines():
             found.add(line.partition("/")[1] + line.partition("/")[2])
     return {name for name in found if name.startswith(("/dev/shm", "/tmp", "/run"))}

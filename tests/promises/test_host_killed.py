@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import Program
+from programs import Program, descriptors
 
 SCRIPT = """
     import numpy as np
@@ -54,11 +55,9 @@ def names(program: Program) -> set[str]:
     """Return the names of what a program's processes hold: sockets, and files in shared memory."""
     sockets, found = socket_names(), set[str]()
     for process in program.processes():
-        try:
-            held = [os.readlink(entry) for entry in Path(f"/proc/{process}/fd").iterdir()]
+        held = list(descriptors(process).values())
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             held += re.findall("/dev/shm/.*", Path(f"/proc/{process}/maps").read_text())
-        except OSError:
-            continue  # it has ended meanwhile
         found |= {one for one in held if one.startswith("/dev/shm/")}
         found |= {sockets[one[8:-1]] for one in held if one.startswith("socket:") and one[8:-1] in sockets}
     return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from programs import Program
+from programs import Program, descriptors
 
 import offload as of
 from offload import offload
@@ -49,9 +48,8 @@ def test_nothing_has_a_name(program: Callable[..., Program], umask: str) -> None
     assert len(processes) == 4  # host, zygote and cores
     sockets, seen = unix_sockets(), set()
     for process in processes:
-        for descriptor in os.listdir(f"/proc/{process}/fd"):
-            kind = os.readlink(f"/proc/{process}/fd/{descriptor}").partition(":")[0]
-            target = os.readlink(f"/proc/{process}/fd/{descriptor}")
+        for target in descriptors(process).values():
+            kind = target.partition(":")[0]
             seen.add(kind)
             if kind == "socket":
                 assert sockets[target[8:-1]] == "", "a socket has a name"
