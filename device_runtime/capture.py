@@ -12,12 +12,12 @@ from itertools import count
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from device_runtime.bytecode import assigned_names, uses, visible_globals
+from device_runtime.bytecode import assigned_names, visible_globals
 from device_runtime.classes import Absent
 from device_runtime.errors import KernelNotSerializable, KernelTypeError
 from device_runtime.launch import Image
 from device_runtime.origin import OUR_PACKAGES, is_importable
-from device_runtime.pickling import GlobalsThere, Rules, dumps, kernel_globals, pickles
+from device_runtime.pickling import dumps, pickles
 from device_runtime.reducing import loading
 from device_runtime.traces import reason
 from device_runtime.walk import Walk, plain_function
@@ -88,10 +88,6 @@ class Capture:
             self._warn(walk)
         return image
 
-    def rules(self, resident: frozenset[str]) -> Rules | None:
-        """Return how functions among the kernel's arguments travel, where there is more to say of that."""
-        return _Arguments(self.plain.__globals__, resident) if resident and self.plain is not None else None
-
     def _with_resident(self, resident: frozenset[str]) -> FunctionType | None:
         """Return the plain function with resident names it assigns to made global, None if it has none."""
         plain = self.plain
@@ -136,38 +132,6 @@ class Capture:
                     UserWarning,
                     stacklevel=_users_level(),
                 )
-
-
-class _Arguments:
-    """Have functions of the kernel's module see on the core what it sees: the names that are resident."""
-
-    def __init__(self, home: dict[str, Any], resident: frozenset[str]) -> None:
-        self._home = home
-        self._resident = resident
-
-    def as_sent(self, function: FunctionType) -> FunctionType:
-        return function
-
-    def by_value(self, function: FunctionType) -> bool:
-        return bool(self._used(function))
-
-    def globals_of(self, function: FunctionType) -> dict[str, Any]:
-        used = self._used(function)
-        return {name: value for name, value in visible_globals(function).items() if name not in used}
-
-    def globals_there(self, function: FunctionType) -> GlobalsThere | None:
-        if function.__globals__ is not self._home:
-            return None
-        return GlobalsThere(kernel_globals, self._used(function))
-
-    def reached(self, kind: type) -> None:
-        """Take no note of classes."""
-
-    def _used(self, function: FunctionType) -> frozenset[str]:
-        """Return the resident names that a function uses."""
-        if function.__globals__ is not self._home:
-            return frozenset()
-        return self._resident.intersection(uses(function.__code__).globals)
 
 
 def load_image(data: bytes) -> Any:

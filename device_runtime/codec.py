@@ -25,7 +25,7 @@ from device_runtime.errors import (
 )
 from device_runtime.flat import OUT_OF_BAND, SCALARS, flatten, is_flat, unflatten
 from device_runtime.launch import Buffer, Encoded, Payload, Place, view_of
-from device_runtime.pickling import Rules, dumps, dumps_plain
+from device_runtime.pickling import dumps, dumps_plain
 from device_runtime.reducing import loading
 from device_runtime.traces import name_of, reason, text_of, traceback_text
 
@@ -47,15 +47,13 @@ def encode(
     *,
     memo: Memo | None = None,
     dependencies: list[Any] | None = None,
-    rules: Rules | None = None,
     error: type[SerializationError] = ArgsNotSerializable,
 ) -> Encoded:
     """Take a snapshot of a value.
 
     `place` copies what is large to where units can read it; `memo` is shared by
     the shards of one launch, so that what they all get is placed once. Handles
-    within the value are appended to `dependencies`, each once. `rules` are for
-    functions within it.
+    within the value are appended to `dependencies`, each once.
 
     Raises `error`, saying what does not pickle and why.
     """
@@ -73,7 +71,7 @@ def encode(
         return Payload(_placed_pickle(flat, place), tuple([_placed(view, place, memo) for view in views]))
     before, _encoding.handles = _encoding.handles, dependencies
     try:
-        data = _dump(value, views, rules)
+        data = _dump(value, views)
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
@@ -179,7 +177,7 @@ def decode_error(payload: Encoded) -> BaseException:
 # ---- insides ------------------------------------------------------------------
 
 
-def _dump(value: Any, views: list[memoryview] | None, rules: Rules | None = None) -> bytes:
+def _dump(value: Any, views: list[memoryview] | None) -> bytes:
     """Pickle a value, its large buffers to `views`; with None, all in one."""
 
     def keep(buffer: pickle.PickleBuffer) -> None:
@@ -188,11 +186,11 @@ def _dump(value: Any, views: list[memoryview] | None, rules: Rules | None = None
 
     callback = None if views is None else keep
     try:
-        return dumps_plain(value, callback, rules)
+        return dumps_plain(value, callback)
     except Exception:
         if views:
             views.clear()
-        return dumps(value, callback, rules)
+        return dumps(value, callback)
 
 
 def _placed_pickle(data: bytes, place: Place) -> Buffer:

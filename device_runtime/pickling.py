@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol
 from device_runtime import remaking
 from device_runtime.bytecode import visible_globals
 from device_runtime.origin import is_importable
-from device_runtime.reducing import LruCached, is_generic, loading, reduce, reduce_cached, reduce_generic
+from device_runtime.reducing import LruCached, is_generic, reduce, reduce_cached, reduce_generic
 
 _SINGLETONS = (type(None), type(...), type(NotImplemented))
 
@@ -33,7 +33,7 @@ class Rules(Protocol):
     def as_sent(self, function: FunctionType) -> FunctionType: ...
     def by_value(self, function: FunctionType) -> bool: ...
     def globals_of(self, function: FunctionType) -> dict[str, Any]: ...
-    def globals_there(self, function: FunctionType) -> GlobalsThere | None: ...
+    def module_of(self, function: FunctionType) -> str | None: ...
     def reached(self, kind: type) -> None: ...
 
 
@@ -52,16 +52,10 @@ def dumps(
     return file.getvalue()
 
 
-def dumps_plain(
-    value: Any,
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
-    rules: Rules | None = None,
-) -> bytes:
+def dumps_plain(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
     """Pickle a value of which nothing travels by value; anything else raises."""
     file = io.BytesIO()
-    pickler = Plain(file, 5, buffer_callback=buffer_callback)
-    pickler.rules = rules
-    pickler.dump(value)
+    Plain(file, 5, buffer_callback=buffer_callback).dump(value)
     return file.getvalue()
 
 
@@ -77,12 +71,8 @@ def pickles(value: Any, rules: Rules) -> bool:
 class Plain(pickle.Pickler):
     """Pickle by reference what cores can import; refuse the rest."""
 
-    rules: Rules | None = None
-
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, (type, FunctionType)):
-            if self.rules and type(value) is FunctionType and self.rules.by_value(value):
-                raise NotPlain
             if is_importable(value) or any(value is kind for kind in _SINGLETONS):
                 return NotImplemented
             raise NotPlain
@@ -143,8 +133,8 @@ def _by_value_pickler() -> Any:
                 if by_name and self._rules:
                     self._rules.reached(value)
                 return reduced if by_name else _reduced_class(value, reduced)
-            if kind is GlobalsThere:
-                return value.found_by
+            if kind is _ModuleGlobals:
+                return module_globals, (value["__name__"],)
             if kind is LruCached and self._rules and self._rules.by_value(value.__wrapped__):
                 return reduce_cached(value)
             return reduce(value)
@@ -157,8 +147,8 @@ def _by_value_pickler() -> Any:
                 return NotImplemented
             if is_generic(function):
                 return reduce_generic(function)
-            if rules and (there := rules.globals_there(function)) is not None:
-                self.globals_ref[id(function.__globals__)] = there
+            if rules and (module := rules.module_of(function)):
+                self.globals_ref[id(function.__globals__)] = _ModuleGlobals(__name__=module)
             make, args, state, *_ = loaded_by_us(self._dynamic_function_reduce(function))
             # cloudpickle overlooks the globals that the body of a nested class uses.
             known = rules.globals_of(function) if rules else visible_globals(function)
@@ -182,6 +172,8 @@ def _reduced_class(kind: type, reduced: Any) -> Any:
     if kind not in _theirs:
         _ours.add(kind)
     make, args, state, items, pairs, set_state = reduced
+    if "__slots__" in vars(kind) and isinstance(args[0], type):  # else an enum; cloudpickle leaves slots out
+        args = *args[:3], {**args[3], "__slots__": vars(kind)["__slots__"]}, *args[4:]
     return make, args, (kind in _ours, set_state, state), items, pairs, set_class_state
 
 
@@ -202,20 +194,10 @@ def set_class_state(kind: type, state: tuple[bool, Callable[[type, Any], Any], A
     return kind
 
 
-class GlobalsThere(dict[str, Any]):
-    """Stand for globals that are on the core already, where a function and its arguments find them."""
-
-    def __init__(self, find: Callable[..., dict[str, Any]], *args: Any) -> None:
-        super().__init__()
-        self.found_by = find, args
+class _ModuleGlobals(dict[str, Any]):
+    """Stand for the globals of a module as it is on the core."""
 
 
 def module_globals(name: str) -> dict[str, Any]:
     """Return the globals of a module here."""
     return vars(importlib.import_module(name))
-
-
-def kernel_globals(resident: frozenset[str]) -> dict[str, Any]:
-    """Return the globals of the kernel whose arguments are loaded; a function among them uses these names."""
-    loading.resident.update(resident)
-    return {} if loading.globals is None else loading.globals

@@ -24,11 +24,8 @@ _HEAP_TYPE = 1 << 9
 class Loading(threading.local):
     """What the reconstructors below need to know of the load they are part of."""
 
-    def __init__(self) -> None:
-        self.writable = False
-        self.values: Any = ()
-        self.globals: dict[str, Any] | None = None  # the kernel's, whose arguments these are
-        self.resident: set[str] = set()  # what functions among them use of what is resident
+    writable: bool = False
+    values: Any = ()
 
 
 loading = Loading()

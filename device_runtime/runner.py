@@ -6,7 +6,7 @@ import os
 import pickle
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from device_runtime import capture, codec, walk
 from device_runtime.context import Context, Mesh
 from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
 from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, ShardId, Work, make
-from device_runtime.reducing import loading
 from device_runtime.resident import Resident
 from device_runtime.traces import text_of
 
@@ -88,8 +87,8 @@ class Runner:
         image = plan.image
         try:
             function, shared = self._functions.get(image.number) or self._load(image)
-            calls, resident = self._arguments(work, shared)
-            for name in resident:
+            calls = self._arguments(work)
+            for name in image.resident:
                 shared[name] = self.resident[image.module, name]
             context = Context(
                 self.core, self.numcores, shard, plan.cores, self.mesh, self.resident, self._depth
@@ -100,8 +99,8 @@ class Runner:
                     self._begin(shard, begun)
                     value = _run_columns(function, *calls) if plan.mapped else function(*calls[0], **calls[1])
             finally:
-                if resident:
-                    self._take_resident(image.module, resident, shared)
+                if image.resident:
+                    self._take_resident(image, shared)
                 if context.nested is not None:
                     context.nested.shutdown()
             ended = time.monotonic()
@@ -131,27 +130,19 @@ class Runner:
                 self._functions.popitem(last=False)
         return loaded
 
-    def _arguments(self, work: Work, shared: dict[str, Any]) -> tuple[Any, Set[str]]:
-        """Return the arguments, and the resident names that the kernel uses, or functions among them do."""
-        image = work.plan.image
+    def _arguments(self, work: Work) -> Any:
         if type(work.args) is bytes:
-            return pickle.loads(work.args), image.resident
+            return pickle.loads(work.args)
         values = []
         for need in work.dependencies:
             found = [codec.decode(payload) for payload in need.payloads]
             values.append(found[0] if need.bare else found)
-        before = loading.globals, loading.resident
-        loading.globals, loading.resident = shared, set()
         try:
-            calls = codec.decode(work.args, dependencies=values, error=ArgsDecodeError)
-            if not loading.resident:
-                return calls, image.resident
-            self._functions.pop(image.number, None)  # with the globals to which these have added theirs
-            return calls, image.resident | loading.resident
+            return codec.decode(work.args, dependencies=values, error=ArgsDecodeError)
         except ArgsDecodeError as error:
-            raise ArgsDecodeError(f"kernel {image.name} on core {self.core}: {error}") from error.__cause__
-        finally:
-            loading.globals, loading.resident = before
+            raise ArgsDecodeError(
+                f"kernel {work.plan.image.name} on core {self.core}: {error}"
+            ) from error.__cause__
 
     def _encoded(self, image: Image, value: Any) -> Encoded:
         try:
@@ -160,13 +151,13 @@ class Runner:
             told = f"the value of kernel {image.name} on core {self.core}: {error}"
             raise ResultNotSerializable(told) from error.__cause__
 
-    def _take_resident(self, module: str, names: Set[str], shared: dict[str, Any]) -> None:
+    def _take_resident(self, image: Image, shared: dict[str, Any]) -> None:
         """Keep what a kernel made of resident values."""
-        for name in names:
+        for name in image.resident:
             if name in shared:
-                self.resident[module, name] = shared[name]
+                self.resident[image.module, name] = shared[name]
             else:
-                self.resident.delete((module, name))
+                self.resident.delete((image.module, name))
 
 
 def run_calls(

@@ -24,7 +24,7 @@ from device_runtime.origin import (
     is_user_module,
     travels_by_value,
 )
-from device_runtime.pickling import GlobalsThere, module_globals, pickles
+from device_runtime.pickling import pickles
 from device_runtime.reducing import LruCached, is_generic
 
 _ATOMS = frozenset(
@@ -186,7 +186,7 @@ class Walk:
     def globals_of(self, function: FunctionType) -> dict[str, Any]:
         """Return the globals that travel with a function."""
         self._classes.name(function.__code__)
-        if id(function.__globals__) in self._modules:
+        if self.module_of(function) is not None:
             return {}
         found = visible_globals(function)
         if function.__globals__ is self._home:
@@ -195,10 +195,9 @@ class Walk:
             return {name: value for name, value in found.items() if name not in self._wanted}
         return found
 
-    def globals_there(self, function: FunctionType) -> GlobalsThere | None:
-        """Return what stands for the globals of a module there, if a function shall have these."""
-        module = self._modules.get(id(function.__globals__))
-        return None if module is None else GlobalsThere(module_globals, module)
+    def module_of(self, function: FunctionType) -> str | None:
+        """Name the module whose own globals a function shall have on the core, None for a set of its own."""
+        return self._modules.get(id(function.__globals__))
 
     def reached(self, kind: type) -> None:
         """Take note of a class that is imported on the core, where it may have been changed here since."""

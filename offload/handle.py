@@ -63,7 +63,7 @@ class Handle(Shards[R]):
         Raises what `wait` raises.
         """
         values = self.wait(timeout)
-        return values[0] if self._bare else values
+        return values[0] if self._single and len(values) == 1 else values
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait, and return the exception that `wait` would raise, None if it would raise none.

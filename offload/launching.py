@@ -169,9 +169,8 @@ def _encoded(
     value: Any, session: Session, pool: Pool, body: Body, handles: list[Handle[Any]], memo: Any = None
 ) -> Encoded:
     place = partial(session.dispatcher.place, pool.device)
-    rules = body.capture.rules(session.resident(pool, body.module))
     try:
-        return codec.encode(value, place, memo=memo, dependencies=handles, rules=rules)
+        return codec.encode(value, place, memo=memo, dependencies=handles)
     except ArgsNotSerializable as error:
         raise ArgsNotSerializable(f"kernel {body.name}: {error}") from error.__cause__
 

@@ -26,12 +26,12 @@ class Shards(Generic[R]):
     its remote traceback as the cause.
     """
 
-    __slots__ = ("__weakref__", "_bare", "_dispatcher", "_failure", "_given", "_tickets")
+    __slots__ = ("__weakref__", "_dispatcher", "_failure", "_given", "_single", "_tickets")
 
     def __init__(self, dispatcher: Dispatcher, ticket: Ticket, bare: bool = False) -> None:
         self._dispatcher = dispatcher
         self._tickets: tuple[Ticket, ...] = (ticket,)
-        self._bare = bare
+        self._single = bare  # and it stays so, whatever is appended
         self._given: Feed | None = None  # what wait_any gives away; made when it is needed
         # The first error, and the launches among which it is the first.
         self._failure: tuple[tuple[Ticket, ...], BaseException] | None = None
@@ -77,7 +77,7 @@ class Shards(Generic[R]):
         deadline = Deadline(timeout)
 
         def iterate() -> Iterator[tuple[int, R]]:
-            feed = self._new_feed()
+            feed = self._new_feed(self._tickets)
             while not feed.empty():
                 core, ticket, rank = self._take(feed, deadline)
                 yield core, ticket.value(rank)
@@ -104,8 +104,10 @@ class Shards(Generic[R]):
         """Add the launches of another handle to this one, which then waits for all of them.
 
         `wait` gives the values of the launches one after another, and `result`
-        a list. The other handle stays as it is. Whoever waits for this one at
-        the time, in whatever way, waits for what is appended, too.
+        a list. The other handle stays as it is. A wait for this one that is
+        under way, an `await`, a future and callbacks wait for what is appended,
+        too, and its `wait_any` hands it out; `as_completed` gives what there
+        was when it was called.
 
         Raises TypeError for what is no handle, and OptionError for a handle of another session.
         """
@@ -114,11 +116,14 @@ class Shards(Generic[R]):
         self._check_process()
         if other._dispatcher is not self._dispatcher:
             raise OptionError("append takes a handle of the same session")
-        self._bare = False
-        self._tickets = (*self._tickets, *other._tickets)
-        if self._given is not None:
-            for ticket in other._tickets:
-                self._given.add(ticket)
+        with self._tickets[0].pool.guard:  # other threads may append, and wait_any, too
+            more, given = other._tickets, self._given
+            self._tickets = (*self._tickets, *more)
+            if given is not None:
+                given.expect(more)
+        if given is not None:
+            given.follow(more)
+            self._dispatcher.look_up()  # what is appended may have ended already
         return self
 
     # ---- shared with Handle and the functions over several handles -----------------
@@ -156,7 +161,12 @@ class Shards(Generic[R]):
         if error is not None:
             raise BaseException.with_traceback(error, None)
         values = _values(tickets)
-        return values[0] if self._bare else values
+        return values[0] if self._single and len(tickets) == 1 else values
+
+    @property
+    def _bare(self) -> bool:
+        """Tell whether this is one launch that was asked for one unit: its result is its value."""
+        return self._single and len(self._tickets) == 1
 
     def _timed_out(self, deadline: Deadline) -> TimeoutError:
         cores = [
@@ -174,18 +184,19 @@ class Shards(Generic[R]):
 
     def _feed(self) -> Feed:
         """Return what gives away the cores for `wait_any`."""
-        if self._given is None:
-            feed = self._new_feed()
-            with self._tickets[0].pool.guard:  # another thread may make one, too
-                if self._given is None:
+        while (given := self._given) is None:
+            tickets = self._tickets
+            feed = self._new_feed(tickets)
+            with tickets[0].pool.guard:  # another thread may make one, too, or append
+                if self._given is None and self._tickets is tickets:
                     self._given = feed
-        return self._given
+        return given
 
-    def _new_feed(self) -> Feed:
+    def _new_feed(self, tickets: tuple[Ticket, ...]) -> Feed:
         self._check_process()
         feed = Feed()
-        for ticket in self._tickets:
-            feed.add(ticket)
+        feed.expect(tickets)
+        feed.follow(tickets)
         return feed
 
     def _take(self, feed: Feed, deadline: Deadline) -> tuple[int, Ticket, int]:

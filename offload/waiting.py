@@ -88,8 +88,8 @@ def as_completed(*handles: Handle[R], timeout: float | None = None) -> Iterator[
             owners.setdefault(ticket, []).append(handle)
     dispatchers = {handle._dispatcher for handle in launches}
     feed = Feed()
-    for ticket in owners:
-        feed.add(ticket)
+    feed.expect(tuple(owners))
+    feed.follow(tuple(owners))
     told = _told_of(dispatchers, owners)
 
     def iterate() -> Iterator[Handle[R]]:

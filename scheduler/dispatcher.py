@@ -438,6 +438,7 @@ class Dispatcher:
             self._open.clear()
         self._pump.stop()
         try:
+            self.work()  # what was taken in, and nobody was left to show
             self._show_last([event for event in said if isinstance(event, (Printed, Logged))])
         finally:
             self._run_callbacks()
@@ -499,7 +500,11 @@ class Dispatcher:
 
     def work(self) -> None:
         while self._output:
-            self._show(self._output.popleft())
+            try:
+                call = self._output.popleft()
+            except IndexError:  # another thread shows it, as when one closes the session while one waits
+                break
+            self._show(call)
         self._run_callbacks()
 
     def _show(self, call: Callable[[], None]) -> None:

@@ -91,10 +91,14 @@ class Feed:
         self._given: deque[None] = deque()  # one for each shard given away: appending needs no lock
         self._total = 0
 
-    def add(self, ticket: Ticket) -> None:
-        """Give away the shards of this launch, too."""
-        self._total += ticket.count
-        ticket.feed(self._ended)
+    def expect(self, tickets: Sequence[Ticket]) -> None:
+        """Count on the shards of these launches; called under the guard once others know the feed."""
+        self._total += sum([ticket.count for ticket in tickets])
+
+    def follow(self, tickets: Sequence[Ticket]) -> None:
+        """Give away the shards of these launches, on which it counts."""
+        for ticket in tickets:
+            ticket.feed(self._ended)
 
     def ready(self) -> bool:
         """Tell whether a shard has ended that was not given away."""

@@ -114,7 +114,13 @@ class ProcessMesh:
 
     def end(self) -> None:
         """Drop what was sent to this shard and not taken."""
-        self._shard, self._cores, self._peers, self._met = _IDLE, (), {}, {}
+        self._shard = _IDLE
+        if self._waiter.locked():
+            # By a thread that the kernel left behind: it goes, before it takes what is for the next one.
+            self._call(self._core)
+            with self._waiter:
+                pass
+        self._cores, self._peers, self._met = (), {}, {}
 
     def notice(self, shard: ShardId, core: int, why: str) -> None:
         """Take down the host's word that a core will send and take nothing more."""
@@ -236,7 +242,7 @@ class ProcessMesh:
         stirs: Callable[[], bool] | None,
         poll: select.poll | None,
     ) -> None:
-        peer, links, patience = self._peers[core], self._links, self._patience
+        shard, peer, links, patience = self._shard, self._peers[core], self._links, self._patience
         stirs, poll = stirs or links.stirs, poll or self._receiving
         by_memory = links.sound and poll is self._receiving
         look = self._either(stirs) if by_memory else partial(poll.poll, 0)
@@ -246,6 +252,8 @@ class ProcessMesh:
             self._drain()
             if ready():
                 return
+            if self._shard is not shard or shard is _IDLE:
+                raise self._in_vain(core, "the kernel that this thread is of has ended")
             if core == self._core:
                 raise PeerEnded(f"core {core} waits for itself, and has sent itself nothing")
             for other in self._met:

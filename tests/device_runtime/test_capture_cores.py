@@ -238,6 +238,25 @@ def test_what_a_class_of_the_script_no_longer_has_is_gone_on_the_core(far: Any) 
     assert list(far.run(capture.image())) == plain
 
 
+def test_classes_of_the_script_keep_their_slots(far: Any) -> None:
+    names = script(
+        "import dataclasses, typing\n"
+        "T = typing.TypeVar('T')\n"
+        "@dataclasses.dataclass(slots=True)\nclass Point:\n    x: int\n    y: int = 2\n"
+        "class One:\n    __slots__ = 'a'\n"
+        "class Two(One, typing.Generic[T]):\n    __slots__ = ('__b', '__dict__')\n"
+        "    def __init__(self):\n        self.a, self.__b, self.c = 1, 2, 3\n"
+        "    def all(self): return self.a, self.__b, self.c\n"
+        "def kernel(point):\n"
+        "    return Point(point.y, point.x), hasattr(point, '__dict__'), Two()\n"
+    )
+    capture, point = Capture(names["kernel"]), names["Point"]
+    for _ in range(2):
+        made, loose, two = far.run(capture.image(), point(3, 4))
+        assert made == point(4, 3) and not loose
+        assert type(two) is names["Two"] and two.all() == (1, 2, 3)
+
+
 def test_classes_of_the_script_are_not_touched_by_their_copies() -> None:
     names = script(
         "class Thing:\n    seen = []\n    def get(self): return self\ndef kernel(): return Thing()\n"

@@ -40,6 +40,11 @@ def places() -> Any:
 
 
 @offload
+def coreid_there() -> int:
+    return coreid()
+
+
+@offload
 def ring(value: Any, cores: list[int]) -> Any:
     """Send to the next core of the launch and return what came from the one before."""
     send((coreid(), value), cores[(rank() + 1) % size()])
@@ -336,6 +341,45 @@ def test_a_second_thread_of_a_kernel_that_would_wait_is_told(local: str, gates: 
     (told,), nothing = both(gates[0])
     assert "two threads of a kernel on core 0 wait at once" in told
     assert not nothing
+
+
+def test_a_thread_that_a_kernel_leaves_behind_takes_nothing_of_the_next_one(
+    local: str, gates: list[Gate]
+) -> None:
+    @offload
+    def leave_behind(gate: Gate) -> None:
+        import threading
+        import time
+
+        from device_runtime.context import current
+
+        def wait_for_ever() -> None:
+            try:
+                recv(1)
+            except PeerEnded as error:
+                assert "has ended" in str(error)
+
+        sync()
+        if coreid() == 0:
+            here: Any = current()
+            threading.Thread(target=wait_for_ever).start()
+            while not here.mesh._waiter.locked():
+                time.sleep(0)  # nothing else tells that it waits
+        else:
+            gate.pass_through()  # its end would end the wait, too
+
+    @offload
+    def exchange() -> int:
+        return sendrecv(coreid(), 1 - coreid())
+
+    for _ in range(3):
+        handle = leave_behind.launch(gates[0])
+        gates[0].wait()
+        assert handle.wait_any(20) == {0: None}
+        gates[0].let_on()
+        handle.wait()
+        assert coreid_there(timeout=20) == [0, 1]
+        assert exchange(timeout=20) == [1, 0]
 
 
 def test_the_bytes_of_an_array_are_no_part_of_the_pickle(local: str) -> None:

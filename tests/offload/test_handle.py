@@ -149,6 +149,18 @@ def test_a_future_has_the_first_error_of_what_was_appended_too(local: str, gates
     assert isinstance(future.exception(30), KeyError)
 
 
+def test_wait_any_is_told_of_what_is_appended_and_has_ended(local: str, gates: list[Gate]) -> None:
+    handle = through_one(gates[0], 1, target=0)
+    gates[0].wait()
+    ended = one(2, target=1)
+    ended.wait()
+    found = _in_thread(handle.wait_any)
+    handle.append(ended)
+    assert found(30) == {1: 2}
+    gates[0].let_on()
+    assert handle.wait_any() == {0: 1}
+
+
 def _in_thread(call: Any) -> Any:
     """Begin a call in a thread of its own; return what waits for its value."""
     return concurrent.futures.ThreadPoolExecutor(1).submit(call).result

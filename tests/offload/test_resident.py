@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from gates import Gate
-from programs import Program
 
 from offload import (
     LaunchTimeout,
@@ -143,69 +141,6 @@ def test_the_forms_of_a_definition(device: str) -> None:
         for call in (lambda name: define_on_device(name, 1), lambda name: define_on_device(**{name: 1})):
             with pytest.raises(OptionError, match=f"^define_on_device: '{name}' cannot be the name of a var"):
                 call(name)
-
-
-def use_a() -> Any:
-    return a
-
-
-@offload
-def through(function: Callable[..., Any], *args: Any) -> Any:
-    return function(*args), a
-
-
-@offload
-def only_through(function: Callable[[], Any]) -> Any:
-    return function()
-
-
-def test_functions_among_the_arguments_see_it(device: str) -> None:
-    define_on_device(a=1)
-    copy_to_device("a", 123)
-    lambda_ = lambda: a  # noqa: E731
-    for function in (use_a, lambda_, functools.partial(lambda x: (x, a)[1], 3)):
-        assert through(function, target=1) == [(123, 123)]
-        assert only_through(function, target=[0, 1]) == [123, 123]
-        assert list(only_through.map([function] * 3)) == [123] * 3
-    assert read(target=0) == [123]
-    assert a == 10
-
-
-def test_methods_among_the_arguments_see_it_and_assign_it(tmp_path: Path) -> None:
-    # In a script, since a module's classes are imported on cores.
-    script = """
-        import offload
-
-        a = 1
-
-        class Reader:
-            def helper(self):
-                return a
-
-            def rebind(self, value):
-                global a
-                a = value
-                return self.helper()
-
-            @offload.offload(target=0)
-            def both(self):
-                return a, self.helper()
-
-        @offload.offload(target=0)
-        def through(function, *args):
-            return function(*args), a
-
-        offload.connect("local:2")
-        offload.define_on_device(a)
-        offload.copy_to_device("a", 123)
-        assert Reader().both() == [(123, 123)]
-        assert through(Reader().helper) == [(123, 123)]
-        assert through(Reader().rebind, 6) == [(6, 6)]
-        assert Reader().both() == [(6, 6)]
-        assert offload.copy_from_device("a") == [6, 123] and a == 1
-    """
-    ended = Program(tmp_path / "here", ["script.py"], files={"script.py": script}).end()
-    assert ended.code == 0, ended.err
 
 
 def test_code_without_a_module_has_no_resident_data(device: str) -> None:
