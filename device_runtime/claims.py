@@ -26,10 +26,15 @@ _MOMENT = 1.0  # seconds that may pass between the two steps of a claim
 
 
 class Claim:
-    """Hold a card for this program, and processes that are given the descriptor, until all close it."""
+    """Hold a card for this program, and processes that are given the descriptor, until all close it.
 
-    def __init__(self, held: socket.socket) -> None:
+    `others` are the program's other claims to the same card.
+    """
+
+    def __init__(self, held: socket.socket, others: weakref.WeakSet[Claim] | None = None) -> None:
         self._socket = held
+        self._all: weakref.WeakSet[Claim] = weakref.WeakSet() if others is None else others
+        self._all.add(self)
         _claims.add(self)
 
     def fileno(self) -> int:
@@ -38,10 +43,18 @@ class Claim:
 
     def share(self) -> Claim:
         """Return another one for the same card; it is free when both are closed."""
-        return Claim(self._socket.dup())
+        return Claim(self._socket.dup(), self._all)
 
     def close(self) -> None:
         """Let go of the card."""
+        self._all.discard(self)
+        if not self._all and self._socket.fileno() != -1:
+            # A child that was just forked may have it for a moment yet: who asks meanwhile tries again.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def leave(self) -> None:
+        """Let go of it in this process only, which was forked from the one that has it."""
         self._socket.close()
 
 
@@ -77,7 +90,7 @@ def _wait_for_end(name: str, deadline: float) -> tuple[int, bool]:
         try:
             end.connect(name)
         except ConnectionRefusedError:
-            os.sched_yield()  # it has just let go, or is about to listen
+            os.sched_yield()  # it lets go just now, or is about to listen
             return 0, True
         except BlockingIOError:
             return 0, False  # too many wait
@@ -115,7 +128,7 @@ _claims: weakref.WeakSet[Claim] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for held in list(_claims):
-        held.close()  # the parent has it
+        held.leave()  # the parent has it
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import signal
@@ -270,6 +271,31 @@ def test_a_child_that_was_forked_does_not_keep_the_card() -> None:
     of.connect("emu:scale.xclbin?device=0")
     os.close(theirs)
     os.waitpid(child, 0)
+
+
+def test_a_child_that_was_just_forked_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    of.connect("emu:add.xclbin?device=0")
+    ours, theirs = os.pipe()
+    child = ctypes.PyDLL(None).fork()  # unknown to Python, as if it had come to nothing yet
+    if not child:
+        os.close(theirs)
+        os.read(ours, 1)
+        os._exit(0)
+    os.close(ours)
+    left = iter([theirs])
+
+    def give_way() -> None:
+        for descriptor in left:
+            os.close(descriptor)
+            os.waitpid(child, 0)
+
+    monkeypatch.setattr(claims.os, "sched_yield", give_way)
+    try:
+        of.shutdown()
+        of.connect("emu:scale.xclbin?device=0")
+        assert not list(left)
+    finally:
+        give_way()
 
 
 def test_what_a_kernel_has_started_does_not_keep_the_card() -> None:
