@@ -35,6 +35,7 @@ class Claim:
         self._socket = held
         self._all: weakref.WeakSet[Claim] = weakref.WeakSet() if others is None else others
         self._all.add(self)
+        self._process = os.getpid()
         _claims.add(self)
 
     def fileno(self) -> int:
@@ -46,15 +47,11 @@ class Claim:
         return Claim(self._socket.dup(), self._all)
 
     def close(self) -> None:
-        """Let go of the card."""
+        """Let go of the card; in a forked process, leave it to the one that has it."""
         self._all.discard(self)
-        if not self._all and self._socket.fileno() != -1:
+        if not self._all and self._process == os.getpid() and self._socket.fileno() != -1:
             # A child that was just forked may have it for a moment yet: who asks meanwhile tries again.
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-    def leave(self) -> None:
-        """Let go of it in this process only, which was forked from the one that has it."""
         self._socket.close()
 
 
@@ -128,7 +125,7 @@ _claims: weakref.WeakSet[Claim] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for held in list(_claims):
-        held.leave()  # the parent has it
+        held.close()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -298,6 +298,20 @@ def test_a_child_that_was_just_forked_is_waited_for(monkeypatch: pytest.MonkeyPa
         give_way()
 
 
+def test_a_child_that_was_forked_leaves_the_card_to_its_parent() -> None:
+    claim = claims.claim("a card", "emu:add.xclbin", 0.0)
+    try:
+        child = os.fork()
+        if not child:
+            claim.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        with pytest.raises(of.DeviceUnavailable, match="this program has a card"):
+            claims.claim("a card", "emu:add.xclbin", 0.0)
+    finally:
+        claim.close()
+
+
 def test_what_a_kernel_has_started_does_not_keep_the_card() -> None:
     @offload(auto=1)
     def start() -> int:
