@@ -127,6 +127,38 @@ def test_no_disk(program: Callable[..., Program]) -> None:
     assert ended == (0, "[200000.0, 200000.0]\n", "")
 
 
+def test_a_full_disk(program: Callable[..., Program]) -> None:
+    """What a kernel prints to a file that cannot grow is lost, with a word of it; a launch is not."""
+    script = """
+        import errno
+        import os
+        from offload import offload
+
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+        @offload(target=0)
+        def say(word):
+            print(word)
+            return word
+
+        @offload(target=0)
+        def keep(word):
+            with open("/dev/full", "w") as file:
+                file.write(word)
+
+        assert say("one") == ["one"]
+        try:
+            keep("two")
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+        else:
+            raise AssertionError
+        assert say.launch("three").wait() == ["three"]
+    """
+    lost = "what a kernel wrote could not be shown: OSError(28, 'No space left on device')\n"
+    assert program("script.py", files={"script.py": script}).end() == (0, "", 2 * lost)
+
+
 @pytest.mark.promises
 @pytest.mark.timeout(900)
 def test_a_million_launches_are_queued(gate: Gate) -> None:
