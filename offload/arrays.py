@@ -82,6 +82,23 @@ class DeviceArray(ABC):
     def __iter__(self) -> NoReturn:
         raise TypeError("the elements are on the device; numpy.asarray(array) fetches them")
 
+    def _compute(self, other: Any) -> NoReturn:
+        raise TypeError(
+            "kernels compute with an array on a device; numpy.asarray(array) fetches it, to compute with here"
+        )
+
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __matmul__ = _compute
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = __rmatmul__ = (
+        _compute
+    )
+    __and__ = __or__ = __xor__ = __lshift__ = __rshift__ = __lt__ = __le__ = __gt__ = __ge__ = _compute
+    __rand__ = __ror__ = __rxor__ = __rlshift__ = __rrshift__ = _compute
+
+    def __neg__(self) -> NoReturn:
+        self._compute(None)
+
+    __pos__ = __abs__ = __invert__ = __neg__
+
     def __enter__(self) -> DeviceArray:
         return self
 

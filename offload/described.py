@@ -13,7 +13,7 @@ from typing import Any
 from device_runtime import toml
 from device_runtime.errors import OptionError
 from device_runtime.fpga.circuit import Fault
-from device_runtime.fpga.timing import Timing
+from device_runtime.fpga.timing import TimingModel
 
 _KINDS = {list: "a list", dict: "a table", int: "a whole number", str: "a text"}
 _KEYS: dict[str, tuple[type, ...]] = {
@@ -53,7 +53,7 @@ def arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
             unit: _made(Fault, table, f"{file}: faults.{unit}") for unit, table in given["faults"].items()
         }
     if "timing" in given:
-        given["timing"] = _made(Timing, given["timing"], f"{file}: timing")
+        given["timing"] = _made(TimingModel, given["timing"], f"{file}: timing")
     if "kernels" not in given:
         raise OptionError(f"{file}: kernels is not said: a list such as ['kernels:vadd', 'vadd.py:vadd']")
     ran: dict[Path, dict[str, Any]] = {}

@@ -26,12 +26,12 @@ from device_runtime.fpga.bitstream import DATA_CLOCK, Argument, Bank, Bitstream,
 from device_runtime.fpga.circuit import Fault
 from device_runtime.fpga.interface import INOUT, OUT, Parameter
 from device_runtime.fpga.rtl import Rtl
-from device_runtime.fpga.timing import Timing
+from device_runtime.fpga.timing import TimingModel
 from device_runtime.fpga.writing import pack
 from offload import described
 from offload.hardware import HardwareKernel
 
-__all__ = ["Fault", "Rtl", "Timing", "Xclbin"]
+__all__ = ["Fault", "Rtl", "TimingModel", "Xclbin"]
 
 _FIRST, _SPAN = 0x800000, 0x10000  # address of the first unit's registers, and how much a unit has
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -81,7 +81,7 @@ class Xclbin:
         clock: int = 300,
         faults: Mapping[str, Fault] | None = None,
         platform: str = "emulated",
-        timing: Timing | None = None,
+        timing: TimingModel | None = None,
         models: Mapping[str, Callable[..., object] | Rtl] | None = None,
     ) -> None:
         for kernel in kernels:
@@ -145,7 +145,7 @@ class Xclbin:
                 )
             if fault.kind == "flip" and not {OUT, INOUT} & set(self._directions[name.rpartition("_")[0]]):
                 raise OptionError(f"Xclbin: faults={faults!r}: no array comes out of {name}, to be wrong")
-        self._timing = self._checked(Timing() if timing is None else timing, names)
+        self._timing = self._checked(TimingModel() if timing is None else timing, names)
         self.bitstream = self._identified(
             Bitstream(b"", platform, self._banks, tuple(specs), ((DATA_CLOCK, clock),))
         )
@@ -179,9 +179,9 @@ class Xclbin:
                 return self._wiring[name]
         return (self._banks[0].name,)
 
-    def _checked(self, timing: Timing, kernels: Sequence[str]) -> Timing:
-        if not isinstance(timing, Timing):
-            raise OptionError(f"Xclbin: timing={timing!r} must be a Timing")
+    def _checked(self, timing: TimingModel, kernels: Sequence[str]) -> TimingModel:
+        if not isinstance(timing, TimingModel):
+            raise OptionError(f"Xclbin: timing={timing!r} must be a TimingModel")
         banks = [bank.name for bank in self._banks]
         for names, known in zip(timing.names(), (kernels, banks)):
             for name in sorted(names - set(known)):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from device_runtime.capture import load_image
 from device_runtime.errors import BitstreamError, OptionError
 from device_runtime.fpga.rtl import Rtl
-from device_runtime.fpga.timing import Timing
+from device_runtime.fpga.timing import TimingModel
 
 Model = Callable[..., object]
 Directions = Sequence[str | None]  # of a kernel's arguments: "In", "Out", "InOut", None for a scalar
@@ -47,7 +47,7 @@ class Circuit(NamedTuple):
     models: Mapping[str, Model | Rtl] = {}
     faults: Mapping[str, Fault] = {}
     directions: Mapping[str, Directions] = {}
-    timing: Timing = Timing()
+    timing: TimingModel = TimingModel()
 
 
 def load(circuit: bytes) -> Circuit:

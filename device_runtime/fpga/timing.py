@@ -23,7 +23,7 @@ _DDR4 = 19.2e9  # of a DIMM at 2,400 MT/s, 8 bytes each
 
 
 @dataclass(frozen=True)
-class Timing:
+class TimingModel:
     """What a prediction stands on, besides the clock.
 
     A kernel makes as many passes as its largest array has elements. `interval`
@@ -51,11 +51,13 @@ class Timing:
                 continue
             values = given.values() if isinstance(given, Mapping) else [given]
             if not all(_is_number(value) and value > 0 for value in values):
-                raise OptionError(f"Timing: {name}={given!r} must be a number above 0, or a dict of such")
+                raise OptionError(
+                    f"TimingModel: {name}={given!r} must be a number above 0, or a dict of such"
+                )
         if not (_is_number(self.link) and self.link > 0):
-            raise OptionError(f"Timing: link={self.link!r} must be a number of bytes/s")
+            raise OptionError(f"TimingModel: link={self.link!r} must be a number of bytes/s")
         if not (_is_number(self.launch) and self.launch >= 0):
-            raise OptionError(f"Timing: launch={self.launch!r} must be a number of seconds")
+            raise OptionError(f"TimingModel: launch={self.launch!r} must be a number of seconds")
 
     def names(self) -> tuple[set[str], set[str]]:
         """Return which kernels, and which banks, it says something of."""
@@ -82,7 +84,7 @@ class Prediction(NamedTuple):
 class Predictor:
     """Predict what a bitstream's kernels would take. Any thread may use it."""
 
-    def __init__(self, timing: Timing, bitstream: Bitstream) -> None:
+    def __init__(self, timing: TimingModel, bitstream: Bitstream) -> None:
         self._timing = timing
         clocks = dict(bitstream.clocks)
         mhz = clocks.get(DATA_CLOCK) or next(iter(clocks.values()), 0) or _CLOCK

@@ -231,6 +231,18 @@ def test_what_an_array_cannot_be(device: of.Session) -> None:
         vadd(floats(), floats(), device.empty(N), N)
 
 
+def test_it_is_not_computed_with_on_the_host(device: of.Session) -> None:
+    with device.array(np.ones(3)) as array:
+        for compute in (lambda: array + 1, lambda: 1 - array, lambda: array @ array, lambda: array > 0):
+            with pytest.raises(TypeError, match=r"numpy.asarray\(array\) fetches it"):
+                compute()
+        with pytest.raises(TypeError, match="kernels compute"):
+            _ = -array
+        with pytest.raises(TypeError, match="kernels compute"):
+            array += 1
+        assert (np.ones(3) + array).tolist() == [2.0, 2.0, 2.0]  # NumPy fetches it
+
+
 def test_arrays_of_which_one_is_written_share_no_memory(device: of.Session) -> None:
     x, other = device.array(floats()), device.array(floats())
     with pytest.raises(ValueError, match="arguments a and out share memory on the device"):

@@ -18,7 +18,7 @@ import offload as of
 from device_runtime.fpga.writing import with_units
 from offload import In, InOut, Out, offload
 from offload.core import instance
-from offload.testing import Fault, Timing, Xclbin
+from offload.testing import Fault, TimingModel, Xclbin
 
 pytest.importorskip("pynq")
 pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
@@ -249,7 +249,7 @@ def spoil(a: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignor
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[None]:
     """Have a device whose bitstream says which way arguments go, and what its times are."""
-    timing = Timing(interval=2, depth=10, bandwidth={"DDR0": 1e6}, launch=0.5)
+    timing = TimingModel(interval=2, depth=10, bandwidth={"DDR0": 1e6}, launch=0.5)
     made = Xclbin([spoil], banks=["DDR0", "DDR1"], wiring={"spoil.out": "DDR1"}, timing=timing, clock=100)
     with of.connect(f"emu:{made.write(tmp_path / 'spoil.xclbin')}"):
         yield

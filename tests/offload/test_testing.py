@@ -16,7 +16,7 @@ import offload as of
 from device_runtime.fpga.circuit import load
 from device_runtime.fpga.xclbin import read
 from offload import In, Out, offload
-from offload.testing import Fault, Timing, Xclbin
+from offload.testing import Fault, TimingModel, Xclbin
 
 
 @offload(kernel="fill")
@@ -94,9 +94,9 @@ def test_another_body_is_another_bitstream() -> None:
         ({"wiring": {"vadd.n": "DDR0"}}, "wiring names 'vadd.n', which is no pointer"),
         ({"wiring": {"vadd_7.a": "DDR0"}}, "wiring names 'vadd_7.a'"),
         ({"kernels": [judge], "faults": {"judge_1": Fault("flip")}}, "no array comes out of judge_1"),
-        ({"timing": 0}, "timing=0 must be a Timing"),
-        ({"timing": Timing(depth={"vmul": 3})}, "timing names 'vmul'; there is vadd"),
-        ({"timing": Timing(bandwidth={"HBM9": 3})}, "timing names 'HBM9'; there is DDR0"),
+        ({"timing": 0}, "timing=0 must be a TimingModel"),
+        ({"timing": TimingModel(depth={"vmul": 3})}, "timing names 'vmul'; there is vadd"),
+        ({"timing": TimingModel(bandwidth={"HBM9": 3})}, "timing names 'HBM9'; there is DDR0"),
     ],
 )
 def test_what_does_not_fit_together(given: dict[str, Any], told: str) -> None:
@@ -105,7 +105,7 @@ def test_what_does_not_fit_together(given: dict[str, Any], told: str) -> None:
 
 
 def test_what_the_emulated_device_gets() -> None:
-    timing, fault = Timing(interval=3), Fault("flip")
+    timing, fault = TimingModel(interval=3), Fault("flip")
     found = load(Xclbin([add, scale], faults={"vadd_1": fault}, timing=timing).bitstream.circuit)
     assert found.models.keys() == {"vadd", "scale"}
     assert found.directions == {"vadd": ["In", "In", "Out", None], "scale": ["InOut", None]}
@@ -174,7 +174,7 @@ def test_a_bitstream_from_a_file(described: Callable[[str], Xclbin]) -> None:
     assert (made.platform, made.clocks) == ("mine", (("DATA_CLK", 250),))
     found = load(made.circuit)
     assert found.faults == {"vmul_2": Fault("flip", after=10)}
-    assert found.timing == Timing(interval={"vmul": 2}, link=1e9)
+    assert found.timing == TimingModel(interval={"vmul": 2}, link=1e9)
     out = np.zeros(2)
     found.models["vmul"](np.array([1.0, 2]), out, 2)
     assert out.tolist() == [3, 6]
@@ -223,7 +223,7 @@ def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
         ),
         ('faults.vadd_1.kind = "fire"', "faults.vadd_1: Fault: kind='fire' must be"),
         ("timing.speed = 3", "timing: there is no 'speed' to be set; there is interval, depth"),
-        ("timing.link = 0", "timing: Timing: link=0 must be"),
+        ("timing.link = 0", "timing: TimingModel: link=0 must be"),
         ('kernels = ["multiply"]', "names 'multiply': it is written 'module:function'"),
         ('kernels = ["other.py:multiply"]', "there is no file .*other.py"),
         ('kernels = ["no_such.module:vadd"]', "there is no module 'no_such'"),

@@ -24,7 +24,7 @@ from device_runtime.fpga.emulation import (
     pointed,
 )
 from device_runtime.fpga.scalars import pack_argument
-from device_runtime.fpga.timing import Predictor, Timing
+from device_runtime.fpga.timing import Predictor, TimingModel
 
 FLOATS = np.dtype("float32")
 WAYS = ("In", "In", "Out", None)
@@ -172,7 +172,7 @@ def test_a_bus_that_fails() -> None:
 
 
 def test_what_runs_would_have_taken() -> None:
-    predictor = Predictor(Timing(bandwidth=1e6), Bitstream(b"", "", (BANK_A, BANK_B), ()))
+    predictor = Predictor(TimingModel(bandwidth=1e6), Bitstream(b"", "", (BANK_A, BANK_B), ()))
     memory = banks()
     made = three(memory)
     for ways, seconds in ((WAYS, 32e-6), (("InOut", *WAYS[1:]), 48e-6)):

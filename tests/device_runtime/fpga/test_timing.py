@@ -8,13 +8,13 @@ import pytest
 
 from device_runtime.errors import OptionError
 from device_runtime.fpga.bitstream import Bank, Bitstream
-from device_runtime.fpga.timing import Predictor, Timing
+from device_runtime.fpga.timing import Predictor, TimingModel
 
 BANKS = (Bank("HBM0", "HBM", 0, 1 << 20), Bank("DDR0", "DDR4", 1 << 20, 1 << 20))
 
 
 def predictor(clocks: Any = (("DATA_CLK", 200),), **timing: Any) -> Predictor:
-    return Predictor(Timing(**timing), Bitstream(b"", "", BANKS, (), clocks))
+    return Predictor(TimingModel(**timing), Bitstream(b"", "", BANKS, (), clocks))
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_which_clock_it_is() -> None:
 )
 def test_what_is_no_number_of_such(given: dict[str, Any], told: str) -> None:
     with pytest.raises(OptionError, match=told):
-        Timing(**given)
+        TimingModel(**given)
