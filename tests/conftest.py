@@ -79,7 +79,9 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         thread.join(5)
     assert not [thread for thread in left if thread.is_alive()], "threads are left"
     assert children() == processes, "child processes are left"
-    assert _open_files() == files, "open files are left"
+    assert not _open_files().items() - files.items(), (
+        "open files are left"
+    )  # one that failed may have had some
 
 
 @pytest.fixture(scope="module", params=DEVICES)
