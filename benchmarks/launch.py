@@ -20,10 +20,15 @@ NO_SPIN = {"OFFLOAD_SPIN": "0"}
 POOLS = ("pool", "processpool", "loky", "mpire", "pebble")
 
 
+def calls_of(system: System, setting: Setting) -> int:
+    """Return how many calls a round makes: enough that waking up from the pause before it counts little."""
+    return setting.pick(300 if system.heavy else 1_000, 3)
+
+
 def blocking(system: System, setting: Setting) -> Measure:
     """Call a function that does nothing."""
     call = system.blocking(kernels.noop)
-    return lambda: seconds_per_call(call, setting.pick(300, 3))
+    return lambda: seconds_per_call(call, calls_of(system, setting))
 
 
 def closure(system: System, setting: Setting) -> Measure:
@@ -35,13 +40,13 @@ def closure(system: System, setting: Setting) -> Measure:
 
     call = system.blocking(add)
     assert call(10, 20) == 35
-    return lambda: seconds_per_call(lambda: call(10, 20), setting.pick(300, 3))
+    return lambda: seconds_per_call(lambda: call(10, 20), calls_of(system, setting))
 
 
 def all_cores(system: System, setting: Setting) -> Measure:
     """Call a function that does nothing on every core."""
     call = system.everywhere(kernels.noop)
-    return lambda: seconds_per_call(call, setting.pick(300, 3))
+    return lambda: seconds_per_call(call, calls_of(system, setting))
 
 
 def flood(system: System, setting: Setting) -> Measure:

@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Callable[..., Any])
+R = TypeVar("R")
 
 _main = threading.main_thread().ident
 _depth = 0  # shields that the main thread is inside of; no other thread touches it
@@ -188,17 +189,21 @@ class Guard(Shield):
         if visitor is not None:
             visitor()
 
-    def pause(self) -> None:
-        """Give the lock back for a while, inside of the block, which stays shielded."""
-        self._lock.release()
-        if get_ident() == _main:
-            self._inside = False
+    def aside(self, act: Callable[..., R], *given: Any) -> R:
+        """Call something with the lock given back, inside of the block, which stays shielded.
 
-    def resume(self) -> None:
-        """Have the lock again. The visitor is not called: that is for those who enter."""
-        if get_ident() == _main:
-            self._inside = True
-        self._lock.acquire()
+        The visitor is not called when the lock is had again: that is for those who enter.
+        """
+        is_main = get_ident() == _main
+        self._lock.release()
+        if is_main:
+            self._inside = False
+        try:
+            return act(*given)
+        finally:
+            if is_main:
+                self._inside = True
+            self._lock.acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

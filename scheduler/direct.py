@@ -10,10 +10,9 @@ first to come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from threading import get_ident
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from device_runtime.device import DirectDevice
 from device_runtime.interrupts import Guard
@@ -21,8 +20,6 @@ from device_runtime.launch import Encoded, Image, Outcome, Plan, make
 from scheduler.plans import Plans
 from scheduler.pump import Pump
 from scheduler.ticket import Finish, Route, Ticket, Turn
-
-_T = TypeVar("_T")
 
 
 class Lone(NamedTuple):
@@ -93,10 +90,10 @@ class Direct:
             self._pump.pumper = get_ident()
             left = True  # by an exception: nobody waits for it
             try:
-                while not self._unguarded(partial(device.look, plan)):
+                while not guard.aside(device.look, plan):
                     if guard.visitor is None or not device.rest(plan):
                         break
-                    self._unguarded(self._pump.sleep)
+                    guard.aside(self._pump.sleep)
                     self._pump.hear()
                 outcomes = device.collect(plan) if guard.visitor is not None else None
                 left = False
@@ -113,13 +110,6 @@ class Direct:
                     self._pump.attend()  # else whoever called waits for the ticket at once
             ticket, self._ticket = self._ticket, None  # it keeps what the launch gives
             return ticket
-
-    def _unguarded(self, act: Callable[[], _T]) -> _T:
-        self._guard.pause()
-        try:
-            return act()
-        finally:
-            self._guard.resume()
 
     def _make_ordinary(self) -> None:
         """Have the owner take in the launch; called under the guard."""

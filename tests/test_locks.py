@@ -84,7 +84,7 @@ class Lone:
 
 def strike(handler: Callable[[], object], within: Callable[[], object]) -> None:
     """Call a function; at every line that a guard's methods come to in it, call a signal handler first."""
-    codes = {vars(Guard)[name].__code__ for name in ("__enter__", "pause", "resume", "__exit__")}
+    codes = {vars(Guard)[name].__code__ for name in ("__enter__", "aside", "__exit__")}
 
     def trace(frame: FrameType, event: str, what: Any) -> Any:
         if frame.f_code not in codes:
@@ -115,8 +115,7 @@ def test_a_signal_handler_anywhere_in_a_guard_enters_it_or_is_refused(
 
     def within() -> None:
         with guard:
-            guard.pause()
-            guard.resume()
+            guard.aside(lambda: None)
 
     strike(handler, within)
     assert set(found) == {"entered", "a signal handler"}
@@ -160,9 +159,9 @@ class Struck:
     (
         pytest.param(1, True, id="waiting in enter"),
         pytest.param(1, False, id="enter"),
-        pytest.param(2, False, id="pause"),
-        pytest.param(3, True, id="waiting in resume"),
-        pytest.param(3, False, id="resume"),
+        pytest.param(2, False, id="aside"),
+        pytest.param(3, True, id="waiting to be back"),
+        pytest.param(3, False, id="back"),
         pytest.param(4, False, id="exit"),
     ),
 )
@@ -171,8 +170,7 @@ def test_a_handler_that_raises_in_a_guard_leaves_it_free(
 ) -> None:
     monkeypatch.setattr(guard := Guard(), "_lock", struck := Struck(at, before))
     with pytest.raises(Interrupted), guard:
-        guard.pause()
-        guard.resume()
+        guard.aside(lambda: None)
 
     assert not interrupts._depth
     entered = threading.Event()

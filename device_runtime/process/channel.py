@@ -58,16 +58,11 @@ class Channel(ABC):
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._backlog: deque[bytes] = deque()  # records there was no room for
+        self.backlog: deque[bytes] = deque()  # records there was no room for
         self.ended = False  # the other side is no more
 
     def fileno(self) -> int:
         return self._end.fileno()
-
-    @property
-    def blocked(self) -> bool:
-        """Tell whether records wait for room."""
-        return bool(self._backlog)
 
     @abstractmethod
     def put(self, record: bytes) -> None:
@@ -82,6 +77,10 @@ class Channel(ABC):
         self.flush()
         return False
 
+    def post_words(self, first: int, second: int, rest: bytes) -> bool | None:
+        """Post a record of two words and what follows; None, with nothing done, if `post` is to be asked."""
+        return None
+
     @abstractmethod
     def flush(self) -> bool:
         """Send what can be sent, and wake the other side; return whether all is sent."""
@@ -92,6 +91,13 @@ class Channel(ABC):
     @abstractmethod
     def take(self) -> bytes | None:
         """Return the next record that came, None if there is none."""
+
+    def take_behind(self, first: int, skipped: int) -> bytes | None:
+        """Return the next record without so many bytes, if it begins with a word of eight.
+
+        None, with nothing done, where it does not, or that cannot be told.
+        """
+        return None
 
     @abstractmethod
     def ready(self) -> bool:
@@ -120,7 +126,7 @@ class Channel(ABC):
         """Wait for a record, or for the end of the other side."""
 
     def close(self) -> None:
-        self._backlog.clear()
+        self.backlog.clear()
         self._end.close()
 
 
@@ -157,14 +163,16 @@ class RingChannel(Channel):
         self.fence = threading.Lock()
         self.take = into.get  # type: ignore[method-assign]
         self.ready = into.ready  # type: ignore[method-assign]
+        self.kind = into.kind  # type: ignore[method-assign]
+        self.take_behind = into.get_behind  # type: ignore[method-assign]
 
     def put(self, record: bytes) -> None:
-        if self._backlog or not self.out.put(record):
-            self._backlog.append(record)
+        if self.backlog or not self.out.put(record):
+            self.backlog.append(record)
 
     def post(self, record: bytes, followed: bool = False) -> bool:
-        if self._backlog or not self.out.put(record):
-            self._backlog.append(record)
+        if self.backlog or not self.out.put(record):
+            self.backlog.append(record)
             self.flush()
             return False
         with self.fence:
@@ -177,8 +185,20 @@ class RingChannel(Channel):
         ring_bell(self._end)
         return True
 
+    def post_words(self, first: int, second: int, rest: bytes) -> bool | None:
+        if self.backlog or not self.out.put_words(first, second, rest):
+            return None
+        with self.fence:
+            pass
+        asleep = self.asleep
+        if asleep.words[asleep.index] == NOT:
+            return False
+        asleep.words[asleep.index] = NOT
+        ring_bell(self._end)
+        return True
+
     def flush(self) -> bool:
-        backlog = self._backlog
+        backlog = self.backlog
         while backlog:
             if self.out.put(backlog[0]):
                 backlog.popleft()
@@ -216,10 +236,6 @@ class RingChannel(Channel):
     def ready(self) -> bool:
         return self.into.ready()
 
-    def kind(self) -> int:
-        into = self.into
-        return into.kind() if into.words[into.tail] != into.at else -1
-
     def give_room(self) -> None:
         if not self._wanted.taken():
             return
@@ -255,10 +271,10 @@ class SocketChannel(Channel):
         self._came: deque[bytes] = deque()
 
     def put(self, record: bytes) -> None:
-        self._backlog.append(record)
+        self.backlog.append(record)
 
     def flush(self) -> bool:
-        backlog = self._backlog
+        backlog = self.backlog
         while backlog:
             pieces, size, count = [], 0, 0
             for record in backlog:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from device_runtime.device import DirectDevice
 from device_runtime.errors import DeviceMemoryError
-from device_runtime.launch import Begun, Buffer, Encoded, Ended, Event, Message, Outcome, Plan, ShardId, Work
+from device_runtime.launch import Begun, Buffer, Encoded, Ended, Event, Message, Outcome, Plan, ShardId, make
 from device_runtime.process import arena, wire
 from device_runtime.process.channel import NOT, NOW
 from device_runtime.process.janitor import Janitor
@@ -88,40 +88,35 @@ class ChannelDevice(DirectDevice):
         return descriptor
 
     def post(self, plan: Plan, launch: int, args: Encoded) -> bool:
-        number, units = plan.number, plan.cores
-        if not self._settled.rings:
+        if not (self._settled.rings and wire.is_short(args)):
             return False
-        record = wire.plain_work(plan, launch, args)
-        if record is None and not wire.is_short(args):
-            return False
-        cores = [self._cores[unit] for unit in units]
+        number, units, cores, lines = plan.number, plan.cores, self._cores, self._lines
+        for unit in units:
+            core = cores[unit]
+            if core.channel.backlog or not (number in core.plans or self._has_prepared(core, plan)):
+                return False
+        lines.sleeps.set(NOT)
+        lines.woken = self._rested = False
+        for rank, unit in enumerate(units):
+            self._active[unit] = core = cores[unit]
+            if core.post(make(ShardId, (launch, rank, 0)), plan, args):
+                lines.woken = True
+        return True
+
+    def _has_prepared(self, core: Core, plan: Plan) -> bool:
+        """Tell a core of a plan; return False where memory is short: the ordinary way will say so."""
         try:
-            for core in cores:
-                if core.channel.blocked:
-                    return False
-                if number not in core.plans:
-                    core.prepare(plan)
+            core.prepare(plan)
         except DeviceMemoryError:
-            return False  # the ordinary way will say so
-        self._lines.sleeps.set(NOT)
-        self._lines.woken = self._rested = False
-        for rank, core in enumerate(cores):
-            self._active[core.unit] = core
-            if record is None or core.owes:
-                core.put_work(Work(ShardId(launch, rank), plan, args))
-                core.channel.flush()
-            else:
-                core.held.append(ShardId(launch, rank))
-                if core.channel.post(record):
-                    self._lines.woken = True
+            return False
         return True
 
     def look(self, plan: Plan) -> bool:
-        return self._lines.look([self._cores[unit].channel for unit in plan.cores])
+        return self._lines.look(self._cores, plan.cores)
 
     def rest(self, plan: Plan) -> bool:
         self._rested = True
-        return self._only_bells(plan) and self._lines.rest([self._cores[unit].channel for unit in plan.cores])
+        return self._only_bells(plan) and self._lines.rest(self._cores, plan.cores)
 
     def _only_bells(self, plan: Plan) -> bool:
         """Hear the bells of a launch's cores; tell whether there was nothing else to report."""
@@ -141,18 +136,24 @@ class ChannelDevice(DirectDevice):
     def collect(self, plan: Plan) -> Sequence[bytes | Outcome] | None:
         if self._watch.stirs() and not (self._rested and self._only_bells(plan)):
             return None
-        cores = [self._cores[unit] for unit in plan.cores]
-        for core in cores:
-            if core.channel.kind() != wire.ENDED:
+        cores, units = self._cores, plan.cores
+        if len(units) == 1 and not self._rested:  # and most of the time it has given a plain value
+            value = cores[units[0]].take_plain()
+            if value is not None:
+                del self._active[units[0]]
+                return [value]
+        for unit in units:
+            if cores[unit].channel.kind() != wire.ENDED:
                 return None
-        records = [core.channel.take() for core in cores]
         outcomes: list[bytes | Outcome] = []
-        for core, record in zip(cores, records, strict=True):
+        for unit in units:
+            core = cores[unit]
+            record = core.channel.take()
             assert record is not None
             if self._rested:
                 self._lines.learn(wire.duration(record))
             outcomes.append(core.end(record))
-            del self._active[core.unit]
+            del self._active[unit]
         return outcomes
 
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
@@ -163,7 +164,7 @@ class ChannelDevice(DirectDevice):
         unsent = core.send(messages)
         if core.held:
             self._active[unit] = core
-        if core.channel.blocked and core.channel.polled:
+        if core.channel.backlog and core.channel.polled:
             self._epoll.modify(core.channel, select.EPOLLIN | select.EPOLLOUT)
         if core.limited and self._count_first(core, now):
             os.eventfd_write(self._again, 1)
@@ -236,7 +237,7 @@ class ChannelDevice(DirectDevice):
                 continue
             core.channel.hear()
             room = mask & select.EPOLLOUT
-            if (room or core.channel.blocked) and core.channel.flush() and room:
+            if (room or core.channel.backlog) and core.channel.flush() and room:
                 self._epoll.modify(core.channel, select.EPOLLIN)
             rung.append(core)
         return rung

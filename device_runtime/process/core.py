@@ -16,6 +16,7 @@ from device_runtime.errors import DeviceMemoryError
 from device_runtime.launch import (
     Begun,
     Buffer,
+    Encoded,
     Ended,
     Event,
     Logged,
@@ -80,6 +81,7 @@ class Core:
         self._decoders = {d: codecs.getincrementaldecoder("utf-8")("backslashreplace") for d in self._streams}
         self._text = dict.fromkeys(self._streams, "")  # text read, not told yet
         self._reader = Reader(self._arena_descriptor, writable=True, janitor=arena.janitor)
+        self.returned = self._reader.returned  # blocks that nobody looks at any more: the core is to be told
         self._lent: dict[int, list[Block]] = {}  # by offset: blocks the core looks at, once for each look
         self._images = Remembered()
         self.plans = Kept()
@@ -117,7 +119,7 @@ class Core:
                 if (
                     type(args) is bytes
                     and message.plan.number in self.plans
-                    and not (message.dependencies or self._reader.returned)
+                    and not (message.dependencies or self.returned)
                 ):
                     size += len(args)
                     if alike and (size > _TOGETHER or not _follows(message, alike[-1])):
@@ -184,6 +186,15 @@ class Core:
             else:
                 events.append(Logged(self.unit, entry[1]))
 
+    def take_plain(self) -> bytes | None:
+        """Take an outcome, if that is what comes next and a plain value; return its pickle."""
+        value = self.channel.take_behind(wire.PLAIN_END, wire.ENDED_HEAD.size)
+        if value is not None:
+            self._tail = ""
+            self.held.popleft()
+            self._ended += 1
+        return value
+
     def end(self, record: bytes) -> bytes | Outcome:
         """Take note of an outcome; return the pickle of a plain value, else the outcome."""
         if record[1] != wire.PLAIN:
@@ -220,11 +231,6 @@ class Core:
         """Note that the works it has, as far as they came together, take long."""
         self._slow = self._alike
 
-    @property
-    def owes(self) -> bool:
-        """Whether the core is to be told of blocks that nobody looks at any more."""
-        return bool(self._reader.returned)
-
     def prepare(self, plan: Plan) -> None:
         """See to it that the core knows a plan.
 
@@ -252,11 +258,28 @@ class Core:
             self.prepare(work.plan)
             self._put(wire.work_out(work, partial(self._reach, reached), returned))
         except DeviceMemoryError:
-            self._reader.returned.extendleft(reversed(returned))
+            self.returned.extendleft(reversed(returned))
             raise
         self.held.append(work.shard)
         for block in reached:
             self._lend(block)
+
+    def post(self, shard: ShardId, plan: Plan, args: Encoded) -> bool:
+        """Send a first attempt, of a plan that it knows; tell whether it is known to have been asleep."""
+        if not self.returned:
+            if type(args) is bytes:
+                self.held.append(shard)
+                woken = self.channel.post_words(wire.PLAIN_WORK | plan.number << 32, shard.launch, args)
+                if woken is not None:
+                    return woken
+                return self.channel.post(wire.plain_record(shard, plan.number, args))
+            record = wire.short_work(plan, shard.launch, args)
+            if record is not None:
+                self.held.append(shard)
+                return self.channel.post(record)
+        self.put_work(Work(shard, plan, args))
+        self.channel.flush()
+        return False
 
     def _put(self, record: bytes) -> None:
         if len(record) > LARGEST:
@@ -278,8 +301,8 @@ class Core:
     def _returned(self) -> list[int]:
         """Take out the offsets of the core's blocks that nobody looks at any more."""
         found: list[int] = []
-        while self._reader.returned and len(found) < _RETURNED:
-            found.append(self._reader.returned.popleft())
+        while self.returned and len(found) < _RETURNED:
+            found.append(self.returned.popleft())
         return found
 
     def read_output(self, descriptor: int, events: list[Event]) -> bool:

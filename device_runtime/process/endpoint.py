@@ -125,6 +125,10 @@ class Endpoint:
 
     def end(self, outcome: Outcome, followed: bool = False) -> None:
         """Say how a work has ended, and what of the host's memory is not looked at any more."""
+        payload, failed, _, begun, ended, costs = outcome
+        if type(payload) is bytes and not (failed or costs or self._reader.returned):
+            self.post(wire.ENDED_HEAD.pack(wire.ENDED, wire.PLAIN, begun, ended) + payload, followed)
+            return
         returned: list[int] = []
         while self._reader.returned:
             returned.append(self._reader.returned.popleft())
@@ -136,12 +140,13 @@ class Endpoint:
             record, block = wire.fit(record, self.arena)
             assert block is not None
             self._lend(block)
-        self._out.append((record, followed))
-        while self._out and self._sending.acquire(blocking=False):  # else who holds it sends this one, too
+        out, sending = self._out, self._sending
+        out.append((record, followed))
+        while out and sending.acquire(False):  # else who holds it sends this one, too
             try:
                 self._send()
             finally:
-                self._sending.release()
+                sending.release()
 
     def say(self, record: bytes) -> None:
         """Send a record that may come when no shard runs; the host does not look for what idle cores say."""
@@ -158,7 +163,7 @@ class Endpoint:
         channel, out = self.channel, self._out
         while out:
             channel.post(*out.popleft())
-        while channel.blocked and not channel.flush():
+        while channel.backlog and not channel.flush():
             channel.wake()  # whatever it has looked for
             channel.wait_for_room()
         if channel.ended:

@@ -61,30 +61,33 @@ class Lines:
         if not self._patience.pays():
             self._patience.learn(int(seconds * 1e9))
 
-    def look(self, channels: Sequence[Channel]) -> bool:
-        """Look for a short while, if that pays, until every channel has a record; return whether it has.
+    def look(self, speakers: Sequence[Speaker], units: Sequence[int]) -> bool:
+        """Look for a short while, if that pays, until each of some speakers has said something; tell if so.
 
         The interpreter lock is kept: with a busy thread beside this one, it
         would take a whole turn of that thread to have it back.
         """
-        if len(channels) > self.settled.cpus or not self._patience.pays():
-            return all([channel.ready() for channel in channels])
+        patience, cpus = self._patience, self.settled.cpus
+        if len(units) > cpus or not patience.pays():
+            return all([speakers[unit].channel.ready() for unit in units])
         self._looks += 1
         if not self._looks % _OFTEN:
             self._status.host_runs_on(this_cpu())
-        alone = len(channels) < self.settled.cpus
-        for channel in channels:
-            if not channel.ready() and not self._patience.until(channel.ready, give_way, alone, self.woken):
+        alone = len(units) < cpus
+        for unit in units:
+            ready = speakers[unit].channel.ready
+            if not (ready() or patience.until(ready, give_way, alone, self.woken)):
                 return False
         return True
 
-    def rest(self, channels: Sequence[Channel]) -> bool:
-        """Have the cores ring when they say something; return False if all of them have said it."""
+    def rest(self, speakers: Sequence[Speaker], units: Sequence[int]) -> bool:
+        """Have some cores ring when they say something; return False if all of them have said it."""
         self.sleeps.set(NOW)
         with self.fence:
             pass
         missing = False
-        for channel in channels:
+        for unit in units:
+            channel = speakers[unit].channel
             channel.give_room()
             missing = missing or not channel.ready()
         return missing

@@ -67,14 +67,51 @@ class Ring:
         self.words[self.tail] = after
         return True
 
+    def put_words(self, first: int, second: int, rest: bytes) -> bool:
+        """Write a record of two words and what follows them; return False if `put` has to be asked."""
+        at, sizes = self.at, self._sizes
+        size = 16 + len(rest)
+        place = at & self._mask
+        end = place + 8 + size
+        after = at + (size + 15 & -8)
+        if end > self._size or after > self._room:
+            return False
+        index = place >> 3
+        sizes[index] = size
+        sizes[index + 1] = first
+        sizes[index + 2] = second
+        self._data[place + 24 : end] = rest
+        self.at = self.words[self.tail] = after
+        return True
+
     def ready(self) -> bool:
         """Tell whether there is a record to read."""
         return bool(self.words[self.tail] != self.at)
 
     def kind(self) -> int:
-        """Return the first byte of the next record, which must be there."""
-        place = self.at & self._mask
+        """Return the first byte of the next record, -1 if there is none."""
+        at = self.at
+        if self.words[self.tail] == at:
+            return -1
+        place = at & self._mask
         return self._data[8 if self._sizes[place >> 3] == _SKIP else place + 8]
+
+    def get_behind(self, first: int, skipped: int) -> bytes | None:
+        """Take out the next record if it begins with this word; return it without so many bytes of it.
+
+        Return None, with nothing done, for any other one, and for one at the ring's start.
+        """
+        at, sizes = self.at, self._sizes
+        if self.words[self.tail] == at:
+            return None
+        place = at & self._mask
+        index = place >> 3
+        size = sizes[index]
+        if not 8 <= size < _SKIP or sizes[index + 1] != first:
+            return None
+        rest = bytes(self._data[place + 8 + skipped : place + 8 + size])
+        self.at = self.words[self.head] = at + (size + 15 & -8)
+        return rest
 
     def get(self) -> bytes | None:
         """Take out the next record, None if there is none."""

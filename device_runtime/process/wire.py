@@ -39,6 +39,8 @@ FAILED = 4  # the payload is an exception
 WORK_HEAD = struct.Struct("<BBHIQ")  # first byte, flags, attempt, plan, launch
 WORKS_HEAD = struct.Struct("<BxHIQ")  # first byte, how many, plan, first launch; sizes and arguments follow
 ENDED_HEAD = struct.Struct("<BBxxxxxxdd")  # first byte, flags, begun, ended
+# The first words of a first attempt with plain arguments, but for its plan, and of an end with a plain value.
+PLAIN_WORK, PLAIN_END = WORK | PLAIN << 8, ENDED | PLAIN << 8
 _SHORT = LARGEST - 10_000  # bytes of arguments with which a work is no large record, whatever else it tells
 _LARGE = struct.Struct("<BxxxxxxxQQ")  # first byte, offset and size of the block
 
@@ -154,7 +156,7 @@ def is_short(args: Encoded) -> bool:
     return sum([len(part) + 64 if isinstance(part, bytes) else 64 for part in parts]) <= _SHORT
 
 
-def plain_work(plan: Plan, launch: int, args: Encoded) -> bytes | None:
+def short_work(plan: Plan, launch: int, args: Encoded) -> bytes | None:
     """Return the record of the first attempt at any shard of a launch; None if there is more to tell."""
     flags, data = _in_one(args)
     if data is None or len(data) > _SHORT:

@@ -94,7 +94,7 @@ def test_what_has_no_room_goes_when_there_is_some(ends: Ends) -> None:
     records = [bytes([number]) * 10_000 for number in range(60)]
     for record in records:
         host.put(record)
-    assert not host.flush() and host.blocked
+    assert not host.flush() and host.backlog
     found: list[bytes] = []
     thread = aside(lambda: found.extend(receive(core, 60)))
     while not host.flush():

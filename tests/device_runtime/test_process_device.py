@@ -176,7 +176,7 @@ def test_a_channel_with_nothing_to_send_is_not_watched_for_room(
     gate.wait()
     core = used.device._cores[0]
     sent = 1
-    while not core.channel.blocked:
+    while not core.channel.backlog:
         used.send(0, os.getpid)
         sent += 1
     gate.let_on()
@@ -184,7 +184,7 @@ def test_a_channel_with_nothing_to_send_is_not_watched_for_room(
     room.register(core.channel, select.POLLOUT)
     assert room.poll(PATIENCE * 1000)
     used.send(0, os.getpid)
-    assert not core.channel.blocked
+    assert not core.channel.backlog
     for _ in range(sent + 1):
         used.next(Ended)
     used.device.receive()  # that there is room may be reported only now: once

@@ -51,6 +51,20 @@ def test_the_largest_record_fits_wherever_an_empty_ring_stands(pair: tuple[Ring,
         assert writer.put(largest) and reader.kind() == 0 and reader.get() == largest
 
 
+def test_a_record_of_words_is_one_like_any_other(pair: tuple[Ring, Ring]) -> None:
+    writer, reader = pair
+    assert reader.get_behind(1, 8) is None
+    assert (
+        writer.put_words(1, 2, b"three") and writer.put_words(1, 2, b"") and writer.put_words(5, 6, b"seven")
+    )
+    assert reader.kind() == 1
+    assert reader.get_behind(2, 8) is None
+    assert reader.get_behind(1, 16) == b"three"
+    assert reader.get_behind(1, 8) == (2).to_bytes(8, "little")
+    assert reader.get() == b"\5" + bytes(7) + b"\6" + bytes(7) + b"seven"
+    assert reader.kind() == -1
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_order_of_writing_and_reading(pair: tuple[Ring, Ring], seed: int) -> None:
     writer, reader = pair
@@ -58,10 +72,16 @@ def test_any_order_of_writing_and_reading(pair: tuple[Ring, Ring], seed: int) ->
     for turn in range(3000):
         if random.random() < 0.55:
             record = random.randbytes(random.choice([0, 3, 8, 40, 500, 9000]))
-            if writer.put(record):
+            first, second = (int.from_bytes(record[at : at + 8], "little") for at in (0, 8))
+            words = len(record) >= 16 and random.random() < 0.5
+            if (words and writer.put_words(first, second, record[16:])) or writer.put(record):
                 inside.append(record)
             else:
                 assert inside, turn
+        elif inside and random.random() < 0.5:
+            assert reader.get_behind(int.from_bytes(inside[0][:8], "little") ^ 1, 8) is None
+            found = reader.get_behind(int.from_bytes(inside[0][:8], "little"), 8)
+            assert found is None or (len(inside[0]) >= 8 and found == inside.popleft()[8:])
         else:
             assert reader.get() == (inside.popleft() if inside else None)
         assert reader.ready() == bool(inside)
