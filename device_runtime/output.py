@@ -14,6 +14,8 @@ from device_runtime.launch import Ended, Event, Logged, Lost, Payload, Printed
 
 # Where the cursor stands behind an unfinished line, and the core and stream it is of.
 _unfinished: tuple[TextIO, tuple[int, str]] | None = None
+# The cores and streams whose line was ended here, for another core's to begin: theirs is still to come.
+_cut: set[tuple[int, str]] = set()
 # Its cache is emptied whenever any logger's level changes; see wanted_log_level.
 _sentinel = logging.getLogger("offload.kernel")
 
@@ -59,7 +61,13 @@ def write_marked(out: TextIO, unit: int, stream: str, text: str) -> None:
         if last == (unit, stream) and other is out:
             start = ""
         else:
+            _cut.add(last)
             _finish_line()
+    if (unit, stream) in _cut:
+        _cut.remove((unit, stream))
+        text = text.removeprefix("\n")
+        if not text:
+            return
     _write(out, start + text[:-1].replace("\n", "\n" + prefix) + text[-1])
     _unfinished = None if text.endswith("\n") else (out, (unit, stream))
 
@@ -74,12 +82,13 @@ def _write(out: TextIO, text: str) -> None:
 
 
 def line_is_open() -> bool:
-    """Tell whether the end of a shard may have to finish a line."""
-    return _unfinished is not None
+    """Tell whether the end of a shard may have to finish a line, or ends one that was cut off."""
+    return _unfinished is not None or bool(_cut)
 
 
 def end_line(unit: int) -> None:
     """Finish the line that a core left unfinished when its shard ended."""
+    _cut.difference_update([(unit, "stdout"), (unit, "stderr")])
     if _unfinished is not None and _unfinished[1][0] == unit:
         _finish_line()
 
