@@ -6,6 +6,8 @@ python -m examples.fwi CONFIG.json MODEL.txt --device emu --instances 2 --out RE
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 import tempfile
 import time
@@ -19,7 +21,7 @@ from offload.session import session
 
 from . import configuration, forward, kernels
 from .configuration import Configuration, ConfigurationError
-from .inversion import InversionError, Result, reconstruct
+from .inversion import InversionError, Result, recover
 from .split import Part, join, split
 
 
@@ -48,9 +50,7 @@ def in_numpy(part: Part, model: forward.Real) -> Result:
     """Invert one part here, in double precision."""
     matrix = forward.matrix(part.asked, np.complex128)
     begin = time.perf_counter()
-    found = reconstruct(
-        part.asked, matrix @ model, lambda chi: matrix @ chi, lambda rest: np.conj(np.conj(rest) @ matrix)
-    )
+    found = recover(part.asked, model, lambda chi: matrix @ chi, lambda rest: np.conj(np.conj(rest) @ matrix))
     print(f"NumPy: {time.perf_counter() - begin:.3f} s")
     return found
 
@@ -75,18 +75,43 @@ def on_device(address: str, parts: list[Part], model: forward.Real) -> list[Resu
     return [one.result for one in found]
 
 
+def check_writable(path: str) -> None:
+    """Raise ConfigurationError where no file can be written; leave there what is there, and nothing else."""
+    there = Path(os.path.realpath(path))  # a link may lead to a file that is yet to be made
+    try:
+        if not there.parent.is_dir():
+            raise ConfigurationError(f"{path} cannot be written: its folder is not there")
+        if not there.exists():
+            there.open("xb").close()
+            there.unlink()
+        elif not there.is_fifo():  # whoever reads that would take it for the end
+            there.open("ab").close()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def save(path: str, parts: list[Part], results: list[Result]) -> None:
-    """Write `chi` (float64, N), `residuals` (one row for each part if there are several) and `converged`."""
-    longest = max(len(result.residuals) for result in results)
-    rows = [
-        result.residuals + result.residuals[-1:] * (longest - len(result.residuals)) for result in results
-    ]
+    """Write the file that is named, an .npz with
+
+    chi: float64 (N,), the contrasts that were found;
+    residuals: float64, the misfit at every evaluation of the first part, then of the second, and so on;
+    evaluations: int64 (parts,), how many of them each part took;
+    converged: bool, whether all parts did.
+
+    Raises ConfigurationError.
+    """
+    held = io.BytesIO()  # given a name, NumPy would write to another
     np.savez(
-        path,
+        held,
         chi=join(parts, [result.chi for result in results]),
-        residuals=np.array(rows[0] if len(rows) == 1 else rows),
+        residuals=np.concatenate([result.residuals for result in results]),
+        evaluations=np.array([len(result.residuals) for result in results], np.int64),
         converged=all(result.converged for result in results),
     )
+    try:
+        Path(path).write_bytes(held.getvalue())
+    except OSError as error:
+        raise ConfigurationError(f"{path} could not be written: {error.strerror}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,23 +128,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--instances", type=int, default=1, help="into so many parts the ground is cut")
     parser.add_argument("--even", action="store_true", help="refuse parts that are not alike")
-    parser.add_argument("--out", metavar="RESULT.npz", help="where to write chi, residuals and converged")
+    parser.add_argument("--out", metavar="RESULT.npz", help="where to write what was found")
     given = parser.parse_args(arguments)
     try:
         asked = configuration.read(given.config)
         model = read_model(given.model, asked.cells)
         parts = split(asked, given.instances, given.even)
-        if given.out and not Path(given.out).resolve().parent.is_dir():
-            raise ConfigurationError(f"{given.out} cannot be written: its folder is not there")
+        if given.out is not None:
+            check_writable(given.out)
         begin = time.perf_counter()
         results = run(given.device, parts, model)
-        took = time.perf_counter() - begin
-    except (ConfigurationError, InversionError, offload.OffloadError) as error:
-        print(f"fwi: {error}", file=sys.stderr)
+        tell(asked, parts, results, model, time.perf_counter() - begin)
+        if given.out is not None:
+            save(given.out, parts, results)
+    except (ConfigurationError, InversionError, MemoryError, offload.OffloadError) as error:
+        print(f"fwi: {error or 'there is not enough memory'}", file=sys.stderr)
         return 1
-    tell(asked, parts, results, model, took)
-    if given.out:
-        save(given.out, parts, results)
     return 0
 
 
@@ -140,8 +164,8 @@ def tell(
     """Print what was found."""
     for number, (part, result) in enumerate(zip(parts, results, strict=True)):
         truth = model[part.cells]
-        norm = float(np.linalg.norm(truth))
-        off = float(np.linalg.norm(result.chi - truth)) / (norm or 1.0)
+        size = float(np.abs(truth).max()) or 1.0  # squares of small numbers are 0
+        off = float(np.linalg.norm((result.chi - truth) / size) / (np.linalg.norm(truth / size) or 1.0))
         print(
             f"part {number}: {part.asked.ngrid.x} x {part.asked.ngrid.z} cells, {len(result.residuals)} "
             f"evaluations, {'converged' if result.converged else 'not converged'}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ def read(path: str | Path) -> Configuration:
         raise ConfigurationError(f"{path} is empty; {{}} is a configuration of nothing but defaults")
     try:
         given = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is no JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
+        raise ConfigurationError(f"{path} is no JSON that can be read: {error}") from error
     try:
         return parse(given)
     except ConfigurationError as error:
@@ -106,7 +107,9 @@ def parse(given: Any) -> Configuration:
 def _made(kind: Any, given: Any, name: str) -> Any:
     fields = {one.name: one for one in dataclasses.fields(kind)}
     if not isinstance(given, dict):
-        raise ConfigurationError(f"{name or 'it'} is {given!r}, and must have the fields {', '.join(fields)}")
+        raise ConfigurationError(
+            f"{name.rstrip('.') or 'it'} is {given!r}, and must have the fields {', '.join(fields)}"
+        )
     unknown = sorted(given.keys() - fields.keys())
     if unknown:
         raise ConfigurationError(f"{name}{unknown[0]} is not known; there are {', '.join(fields)}")
@@ -130,7 +133,10 @@ def _number(one: dataclasses.Field[Any], value: Any, name: str) -> float | int:
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise ConfigurationError(f"{name}{one.name} is {value!r}, and must be {_a(one.type)}")
     if not abs(value) <= _LARGEST:  # what is no number is not, either
-        raise ConfigurationError(f"{name}{one.name} is {value}, and must be finite")
+        raise ConfigurationError(
+            f"{name}{one.name} is {reprlib.repr(value)}, and must be finite, "
+            f"from -{_LARGEST:g} to {_LARGEST:g}"
+        )
     return int(value) if one.type == "int" else float(value)
 
 

@@ -7,13 +7,14 @@ a receiver straight.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.special import j0, y0
 
-from .configuration import Configuration, Point
+from .configuration import Configuration, ConfigurationError, Point
 
 Real = NDArray[np.float64]
 
@@ -59,7 +60,16 @@ def matrix(asked: Configuration, dtype: DTypeLike = np.complex64) -> NDArray[Any
     """Return K, (M, N): the pressures that each cell alone would give, for a contrast of 1.
 
     Rows are by frequency, then receiver, then source; columns by cell.
+
+    Raises ConfigurationError where this machine's memory does not hold it.
     """
+    needed = asked.rows * asked.cells * np.dtype(dtype).itemsize
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigurationError(
+            f"K has {asked.rows:,} pressures x {asked.cells:,} cells, which take {needed / 1e9:,.0f} GB, and "
+            f"this machine has {there / 1e9:,.0f}: use fewer frequencies, sources, receivers or cells"
+        )
     cells, (dx, dz) = centres(asked), spacing(asked)
     sources = line(asked.sourcesTopLeft, asked.sourcesBottomRight, asked.nSources)
     receivers = line(asked.receiversTopLeft, asked.receiversBottomRight, asked.nReceivers)
@@ -68,7 +78,8 @@ def matrix(asked: Configuration, dtype: DTypeLike = np.complex64) -> NDArray[Any
     )
     found = np.empty((asked.Freq.nTotal, asked.nReceivers, asked.nSources, len(cells)), dtype)
     for part, k in zip(found, wave_numbers(asked), strict=True):
-        part[:] = dx * dz * k**2 * green(k, to_receivers)[:, None] * green(k, to_sources)
+        heard = (dx * dz * k**2 * green(k, to_receivers))[:, None]
+        np.multiply(heard, green(k, to_sources), out=part, casting="same_kind")  # no other array of its size
     return found.reshape(asked.rows, len(cells))
 
 

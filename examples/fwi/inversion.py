@@ -6,6 +6,7 @@ functions: they may run anywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ _FLAT = 1e-12
 
 
 class InversionError(ArithmeticError):
-    """Report that the iteration has left the numbers, and where."""
+    """Report that the numbers end where the inversion would go on, and where."""
 
 
 @dataclass
@@ -69,23 +70,32 @@ class Inversion:
         dotprod: Callable[[Real], Complex],
         update: Callable[[Complex], Complex],
     ) -> None:
-        # In double precision: squares of small ones would be lost, and those of large ones be no numbers.
-        self._data = np.asarray(data, np.complex128)
-        self._dotprod, self._update = dotprod, update
-        self._asked = asked
-        norm = float(np.vdot(self._data, self._data).real)
-        if not np.isfinite(norm):
-            raise InversionError(f"the data hold what is no number: their norm is {norm}")
+        largest = float(np.abs(data).max())
+        if not np.isfinite(largest):
+            raise InversionError(f"the data hold what is no number: the largest is {largest}")
         self.result = Result(np.zeros(asked.cells), [0.0], True)
-        self.ended = norm == 0
+        self.ended = largest == 0
         if self.ended:
             return
-        self._eta, self._slopes = 1 / norm, Slopes(asked)
-        self._descent = self._eta * _real(update(self._data))
+        # Data and matrix are brought near 1, and the contrasts back at the end: products of small numbers
+        # would be lost, and those of large ones be no numbers. Powers of two round nothing.
+        loudness = _power(largest)
+        self._data = np.asarray(data, np.complex128) / loudness
+        echo = np.asarray(update(self._data)).real
+        heard, loudest = echo.astype(np.float64), float(np.abs(echo).max())
+        if not loudest >= np.finfo(echo.dtype).tiny:
+            raise InversionError(f"no contrast can be heard in the data: the largest product is {loudest}")
+        self._strength = _power(loudest)
+        self._unit = loudness / self._strength
+        self._dotprod, self._update = dotprod, update
+        self._asked, self._slopes = asked, Slopes(asked)
+        self._eta = 1 / float(np.vdot(self._data, self._data).real)
+        self._descent = self._eta * heard / self._strength
         self._direction = self._descent
         answer = self._product(self._direction)
         length = _ratio(np.vdot(answer, self._data).real, np.vdot(answer, answer).real)
-        self.result = Result(length * self._direction)
+        self._chi = length * self._direction
+        self.result = Result(self._unit * self._chi)
         self._misfit, self._steer, self._energy = 1.0, 0.0, 1.0
         self._weight = np.zeros((asked.ngrid.z, asked.ngrid.x))
 
@@ -96,7 +106,7 @@ class Inversion:
         """
         if self.ended:
             return False
-        eta, slopes, chi, number = self._eta, self._slopes, self.result.chi, len(self.result.residuals)
+        eta, slopes, chi, number = self._eta, self._slopes, self._chi, len(self.result.residuals)
         rest = self._data - self._product(chi)
         before, self._misfit = self._misfit, eta * float(np.vdot(rest, rest).real)
         if not np.isfinite(self._misfit):
@@ -111,7 +121,8 @@ class Inversion:
         steer, old_weight, floor = self._steer, self._weight, _floor(steep, self._steer)
         self._weight = weight = 1 / (slopes.area * floor)
         self._steer = 0.5 * 100 / (number + 1) * float((weight * steep).sum() / weight.sum())
-        descent = before * slopes.divergence(old_weight * q) + eta * self._energy * _real(self._update(rest))
+        heard = _real(self._update(rest)) / self._strength
+        descent = before * slopes.divergence(old_weight * q) + eta * self._energy * heard
         old = self._descent
         gamma = _ratio(descent @ (descent - old), old @ old)
         self._direction = direction = descent + gamma * self._direction
@@ -126,15 +137,16 @@ class Inversion:
             2 * slopes.cell * float((weight * (q * slope).sum(0)).sum()),
             slopes.cell * float((weight * (slope**2).sum(0)).sum()),
         )
-        self.result.chi = chi + _step(fit, smooth) * direction
-        gradient = (slopes.gradient(self.result.chi) ** 2).sum(0)
+        self._chi = chi + _step(fit, smooth) * direction
+        self.result.chi = self._unit * self._chi
+        gradient = (slopes.gradient(self._chi) ** 2).sum(0)
         energy = float((gradient + steer).ravel() @ (1 / floor).ravel())
         self._energy = energy * slopes.cell / slopes.area
         self._descent = descent
         return True
 
     def _product(self, values: Real) -> Complex:
-        return np.asarray(self._dotprod(values), np.complex128)
+        return np.asarray(self._dotprod(values), np.complex128) / self._strength
 
 
 def reconstruct(
@@ -153,12 +165,40 @@ def reconstruct(
     return inversion.result
 
 
+def recover(
+    asked: Configuration,
+    model: Real,
+    dotprod: Callable[[Real], Complex],
+    update: Callable[[Complex], Complex],
+) -> Result:
+    """Make the pressures of a model, (N,), and return what is found from them.
+
+    Raises InversionError, also where the model or its pressures are too small or
+    too large for numbers as wide as the pressures are.
+    """
+    data = dotprod(model)
+    kept = np.finfo(data.dtype)
+    sizes = float(np.abs(model).max()), float(np.abs(data).max())
+    if model.any() and not all(kept.tiny <= size <= kept.max for size in sizes):
+        raise InversionError(
+            f"the data {'vanish' if min(sizes) < kept.tiny else 'overflow'} in "
+            f"{'single' if kept.bits == 32 else 'double'} precision, {kept.tiny:.3g} to {kept.max:.3g}: "
+            f"the model is up to {sizes[0]:.3g}, and its pressures are up to {sizes[1]:.3g}"
+        )
+    return reconstruct(asked, data, dotprod, update)
+
+
 def _real(values: Complex) -> Real:
     return np.asarray(values).real.astype(np.float64)
 
 
 def _ratio(above: float, below: float) -> float:
     return float(above / below) if below else 0.0
+
+
+def _power(size: float) -> float:
+    """Return the power of two that is next below a size, of those whose inverse is a number, too."""
+    return math.ldexp(1.0, max(math.frexp(size)[1] - 1, -1022))
 
 
 def _floor(steep: Real, steer: float) -> Real:
@@ -177,5 +217,7 @@ def _step(fit: tuple[float, float, float], smooth: tuple[float, float, float]) -
     roots = np.roots(slope)
     real = roots[np.abs(roots.imag) <= 1e-9 * np.abs(roots)].real
     if not len(real):
-        return 0.0
+        if any(slope):  # squares that are lost would make this the end
+            raise InversionError(f"no step can be found: the slopes {slope} have no root")
+        return 0.0  # the direction leads nowhere
     return float(min(real, key=lambda a: (a0 + a1 * a + a2 * a * a) * (b0 + b1 * a + b2 * a * a)))

@@ -14,7 +14,7 @@ from offload.testing import Xclbin
 
 from . import forward
 from .configuration import Configuration
-from .inversion import Result, reconstruct
+from .inversion import Result, recover
 
 
 @offload(kernel="dotprod")
@@ -87,7 +87,7 @@ def invert(asked: Configuration, model: Any) -> Found:
     """
     held = Resident(instance(), asked)
     begin = time.perf_counter()
-    result = reconstruct(asked, held.dotprod(model), held.dotprod, held.update)
+    result = recover(asked, model, held.dotprod, held.update)
     seconds = time.perf_counter() - begin
     up, down = (sum(getattr(one, name) for one in held.vectors) for name in ("uploads", "downloads"))
     return Found(result, seconds, held.matrix.uploads, up, down)

@@ -15,11 +15,12 @@ pytest.importorskip("scipy")
 from examples.fwi import configuration, forward
 from examples.fwi.__main__ import main
 from examples.fwi.configuration import Configuration, ConfigurationError
-from examples.fwi.inversion import InversionError, reconstruct
+from examples.fwi.inversion import InversionError, reconstruct, recover
 from examples.fwi.split import join, split
 
 SQUARE = {"ngrid": {"x": 10, "z": 10}, "Freq": {"nTotal": 20}, "nSources": 20, "nReceivers": 20}
 SMALL = {"ngrid": {"x": 7, "z": 5}, "Freq": {"nTotal": 3}, "nSources": 4, "nReceivers": 3}
+SPECK = {"reservoirTopLeft": {"x": 0, "z": 0}, "reservoirBottomRight": {"x": 1e-300, "z": 1e-300}}
 needs_pynq = [
     pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="needs pynq"),
     pytest.mark.timeout(100),
@@ -68,6 +69,43 @@ def test_a_whisper_is_heard() -> None:
         lambda rest: np.conj(np.conj(rest) @ matrix),
     )
     assert found.chi.any() and len(found.residuals) > 2
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e150, 1e300])
+def test_a_ground_is_found_whatever_its_size(size: float) -> None:
+    asked = Configuration()
+    matrix, truth = forward.matrix(asked, np.complex128), forward.layered(asked)
+    found = recover(
+        asked, size * truth, lambda chi: matrix @ chi, lambda rest: np.conj(np.conj(rest) @ matrix)
+    )
+    assert found.converged and len(found.residuals) == 56
+    assert np.linalg.norm(found.chi / size - truth) / np.linalg.norm(truth) == pytest.approx(0.0925, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (1e-150, "the data vanish in single precision, .* the model is up to 2.44e-151"),
+        (1e-40, "the data vanish in single precision"),
+        (1e150, "the data overflow in single precision"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the overflow
+def test_data_that_single_precision_does_not_hold(size: float, told: str) -> None:
+    asked = configuration.parse(SMALL)
+    matrix = forward.matrix(asked)
+
+    def dotprod(chi: Any) -> Any:
+        return matrix @ chi.astype(np.float32)
+
+    with pytest.raises(InversionError, match=told):
+        recover(asked, size * forward.layered(asked), dotprod, lambda rest: np.conj(np.conj(rest) @ matrix))
+
+
+def test_a_ground_that_makes_no_sound() -> None:
+    asked = configuration.parse(SMALL)
+    with pytest.raises(InversionError, match="no contrast can be heard"):
+        reconstruct(asked, np.ones(asked.rows), lambda chi: chi, lambda rest: np.zeros(asked.cells, complex))
 
 
 def test_silence_is_an_empty_ground() -> None:
@@ -141,6 +179,8 @@ def test_parts_that_cannot_be(count: int, even: bool, told: str) -> None:
         ([], "must have the fields c_0"),
         ({"speed": 1}, "speed is not known"),
         ({"c_0": float("nan")}, "c_0 is nan, and must be finite"),
+        ({"c_0": 2e9}, r"c_0 is 2000000000.0, and must be finite, from -1e\+09 to 1e\+09"),
+        ({"Freq": 3}, "^Freq is 3, and must have the fields min"),
         ({"c_0": 0}, "c_0 is 0.0, and must be more than 0"),
         ({"c_0": "fast"}, "c_0 is 'fast', and must be a number"),
         ({"nSources": 2.5}, "nSources is 2.5, and must be a whole number"),
@@ -175,6 +215,7 @@ def test_the_command_line(files: Path, device: str, capsys: pytest.CaptureFixtur
     with np.load(out) as found:
         assert found["chi"].dtype == np.float64 and found["chi"].shape == (35,)
         assert found["residuals"].ndim == 1 and found["residuals"][-1] < 1e-3
+        assert found["evaluations"].tolist() == [len(found["residuals"])]
         assert found["converged"]
     assert "part 0: 7 x 5 cells" in said and "converged" in said
     if device == "emu":
@@ -182,7 +223,10 @@ def test_the_command_line(files: Path, device: str, capsys: pytest.CaptureFixtur
     assert main([*given, "--instances", "2"]) == 0
     assert "part 1: 3 x 5 cells" in capsys.readouterr().out
     with np.load(out) as found:
-        assert found["chi"].shape == (35,) and found["residuals"].shape[0] == 2
+        assert found["chi"].shape == (35,) and found["evaluations"].shape == (2,)
+        assert found["residuals"].shape == (found["evaluations"].sum(),)
+        ends = np.cumsum(found["evaluations"]) - 1
+        assert (found["residuals"][ends] < 1e-3).all()
 
 
 @pytest.mark.parametrize(
@@ -197,6 +241,13 @@ def test_the_command_line(files: Path, device: str, capsys: pytest.CaptureFixtur
         ("model.txt", None, "cannot be read"),
         ("config.json", '{"nSources": 1' + "0" * 400 + "}", "must be finite"),
         ("config.json", "[" * 100_000, "is no JSON"),
+        ("config.json", '{"nSources": 1' + "0" * 5000 + "}", "config.json"),  # some Pythons do not read it
+        (
+            "config.json",
+            '{"nSources": 1000000, "nReceivers": 1000000, "ngrid": {"x": 7, "z": 5}}',
+            "2,800,000 GB",
+        ),
+        ("config.json", json.dumps({**SMALL, **SPECK}), "the data vanish in double precision"),
     ],
 )
 def test_files_that_cannot_be_used(
@@ -211,8 +262,47 @@ def test_files_that_cannot_be_used(
     assert told in said.err and said.err.startswith("fwi: ") and len(said.err.splitlines()) == 1
 
 
-def test_a_place_that_cannot_be_written_to(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = str(files / "nowhere" / "result.npz")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nowhere/result.npz", "its folder is not there"),
+        ("", "Is a directory"),
+        ("/proc/result.npz", "/proc/result.npz cannot be written"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to(
+    files: Path, name: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(files / name)
     given = [str(files / "config.json"), str(files / "model.txt"), "--device", "none", "--out", out]
     assert main(given) == 1
-    assert "its folder is not there" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert told in said.err and not said.out  # before any work is done
+
+
+def test_a_place_that_cannot_be_written_to_in_the_end(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(files / "config.json"), str(files / "model.txt"), "--device", "none", "--out", "/dev/full"]
+    assert main(given) == 1
+    assert "/dev/full could not be written: No space left" in capsys.readouterr().err
+
+
+def test_the_file_that_is_named_is_written_and_no_other(files: Path) -> None:
+    out = files / "result"
+    given = [str(files / "config.json"), str(files / "model.txt"), "--device", "none", "--out", str(out)]
+    assert main(given) == 0
+    before = out.read_bytes()
+    files.joinpath("model.txt").write_text("1e-320 " * 35)  # found too late to be refused before the work
+    assert main(given) == 1 and out.read_bytes() == before
+    given[-1] = str(files / "other")
+    assert main(given) == 1
+    assert sorted(path.name for path in files.iterdir()) == ["config.json", "model.txt", "result"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="needs pynq")
+@pytest.mark.timeout(100)
+def test_a_model_that_vanishes_on_the_device(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files.joinpath("model.txt").write_text("1e-150 " * 35)
+    assert main([str(files / "config.json"), str(files / "model.txt"), "--device", "emu"]) == 1
+    assert "fwi: the data vanish in single precision" in capsys.readouterr().err
