@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+import reprlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from device_runtime.context import current
 from device_runtime.fpga.interface import Interface, Parameter, parameter_error
+
+T = TypeVar("T")
 
 
 class Blank(NamedTuple):
@@ -30,6 +34,76 @@ class Kept(NamedTuple):
     start: int  # in bytes
     shape: tuple[int, ...]
     dtype: str
+
+
+def checked(what: str, value: T) -> T:
+    """Return an array, or what stands for one.
+
+    Raises TypeError if it is not of numbers.
+    """
+    import numpy as np
+
+    dtype = np.dtype(value.dtype)  # type: ignore[attr-defined]
+    if dtype.kind not in "biufc" or not dtype.isnative:
+        raise TypeError(f"{what}: dtype {dtype} is not one of numbers as this machine has them")
+    return value
+
+
+def blank(shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any) -> Blank:
+    """Return what stands for an array that holds nothing yet.
+
+    `shape` is a whole number, Python's or NumPy's, or a tuple of them.
+    Raises TypeError and ValueError for one that cannot be.
+    """
+    import numpy as np
+
+    try:
+        lengths = tuple(map(_length, shape if np.iterable(shape) else (shape,)))
+    except TypeError:
+        raise TypeError(f"empty: shape={shape!r} must be a whole number, or a tuple of them") from None
+    if any(one < 0 for one in lengths):
+        raise ValueError(f"empty: shape={shape!r} must not be negative")
+    return checked("empty", Blank(lengths, np.dtype(dtype).str))
+
+
+def _length(value: Any) -> int:
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's was an index once
+        raise TypeError
+    return operator.index(value)
+
+
+def converted(value: Any, dtype: Any) -> Any:
+    """Return what is written to an array of this dtype, as a NumPy array of it in which nothing is lost.
+
+    An array is of a dtype that NumPy casts safely; of numbers each has to
+    survive, but for the rounding of floats. Raises TypeError for an array of
+    another dtype, and ValueError for numbers that do not survive, and what is none.
+    """
+    import numpy as np
+
+    if isinstance(value, np.ndarray) and value.dtype == dtype:
+        return value
+    found = np.asarray(value)
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        if not np.can_cast(found.dtype, dtype, "safe"):
+            raise TypeError(
+                f"write: the value has dtype {found.dtype}, and {dtype} does not hold all of that; "
+                f"value.astype({dtype.name!r}) converts it"
+            )
+        return found.astype(dtype, copy=False)
+    if found.dtype.kind not in ("biufc" if dtype.kind == "c" else "biuf"):
+        raise ValueError(f"write: {reprlib.repr(value)} does not become an array of {dtype}")
+    with np.errstate(all="ignore"):
+        made = found.astype(dtype)
+    if found.dtype.kind in "biu" or dtype.kind in "biu":
+        given = np.array(value, object)  # as Python has them, which compares them as they are
+        lost = np.asarray(made.astype(object) != given)
+    else:
+        given, lost = found, np.isfinite(found) != np.isfinite(made)
+    if lost.any():
+        first = given[np.unravel_index(np.argmax(lost), lost.shape)]
+        raise ValueError(f"write: an array of {dtype} cannot hold {first}")
+    return made
 
 
 @lru_cache

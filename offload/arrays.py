@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from device_runtime.errors import DependencyError
-from device_runtime.hardware import Blank, Kept
+from device_runtime.hardware import Kept, converted
 
 if TYPE_CHECKING:
     from offload.keeping import Memory, Slot
-
-T = TypeVar("T")
 
 
 class DeviceArray(ABC):
@@ -57,7 +54,10 @@ class DeviceArray(ABC):
     def write(self, value: Any) -> None:
         """Replace what it holds, once the launches that use it have ended.
 
-        Raises ValueError for a value that does not become of its shape.
+        Nothing is lost of the value: an array has a dtype that NumPy casts
+        safely to this one, and of plain numbers, or lists of them, each survives,
+        but that floats are rounded. Raises TypeError for an array of another
+        dtype, and ValueError for other values, and for another shape.
         """
 
     @abstractmethod
@@ -182,7 +182,7 @@ class HostArray(DeviceArray):
             self._root.failed.append((self._start, self._stop, kernel, error))
 
     def write(self, value: Any) -> None:
-        self.array[...] = value
+        self.array[...] = converted(value, self.dtype)
         self.written()
 
     def free(self) -> None:
@@ -236,7 +236,7 @@ class BankArray(DeviceArray):
     def write(self, value: Any) -> None:
         import numpy as np
 
-        found = np.broadcast_to(np.asarray(value, self.dtype), self.shape)
+        found = np.broadcast_to(converted(value, self.dtype), self.shape)
         if self.nbytes:
             self.memory.home.launch("replace", (self.kept, found), [(self, False, True)]).result()
 
@@ -260,32 +260,3 @@ class BankArray(DeviceArray):
     def __repr__(self) -> str:
         where = f"in bank {self.bank}" if self.memory.slot is not None else "freed"
         return f"<array of {self.nbytes:,} bytes {where}, {self.dtype} {self.shape}>"
-
-
-def checked(what: str, value: T) -> T:
-    """Return an array, or what stands for one.
-
-    Raises TypeError if it is not of numbers.
-    """
-    import numpy as np
-
-    dtype = np.dtype(value.dtype)  # type: ignore[attr-defined]
-    if dtype.kind not in "biufc" or not dtype.isnative:
-        raise TypeError(f"{what}: dtype {dtype} is not one of numbers as this machine has them")
-    return value
-
-
-def blank(shape: int | tuple[int, ...], dtype: Any) -> Blank:
-    """Return what stands for an array that holds nothing yet.
-
-    Raises TypeError and ValueError for one that cannot be.
-    """
-    import numpy as np
-
-    try:
-        lengths = tuple(operator.index(one) for one in ((shape,) if isinstance(shape, int) else tuple(shape)))
-    except TypeError:
-        raise TypeError(f"empty: shape={shape!r} must be a whole number, or a tuple of them") from None
-    if any(one < 0 for one in lengths):
-        raise ValueError(f"empty: shape={shape!r} must not be negative")
-    return checked("empty", Blank(lengths, np.dtype(dtype).str))

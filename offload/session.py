@@ -11,9 +11,9 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar
 
 from device_runtime.context import Context, current
 from device_runtime.device import Device, SharedDevice
@@ -164,11 +164,13 @@ class Session:
         """
         import numpy as np
 
-        from offload.arrays import checked
+        from device_runtime.hardware import checked
 
         return self._array(checked("array", np.array(value, order="C")), bank)
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any = float, bank: str | None = None) -> DeviceArray:
+    def empty(
+        self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None
+    ) -> DeviceArray:
         """Return an array in the memory of the session's device, for hardware kernels to write and read.
 
         `shape` is in elements, `dtype` any number of NumPy's. The bank need not
@@ -178,7 +180,7 @@ class Session:
         ValueError for a shape that cannot be and for a bank that no unit is
         wired to, and DeviceMemoryError where there is no room.
         """
-        from offload.arrays import blank
+        from device_runtime.hardware import blank
 
         return self._array(blank(shape, dtype), bank)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from device_runtime.context import current
 from device_runtime.errors import DeviceMemoryError, ResidentDataLost
-from device_runtime.hardware import Blank, Kept
+from device_runtime.hardware import Blank, Kept, converted
 from device_runtime.launch import Costs
 
 
@@ -82,12 +82,12 @@ class Buffer:
         return self._memory.downloads
 
     def write(self, value: Any) -> None:
-        """Replace what it holds.
+        """Replace what it holds, and lose nothing of the value: see `converted`.
 
         Raises ValueError for an array of another shape.
         """
         begun = time.monotonic()
-        self._held[...] = value
+        self._held[...] = converted(value, self.dtype)
         self._held.flush()
         if self.whole:
             self._memory.behind = False

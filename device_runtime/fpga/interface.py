@@ -120,7 +120,11 @@ def dtype_error(ctype: str, dtype: Any) -> str | None:
     found = pointed(ctype)
     # Complex numbers are pairs in many kernels; bytes are what a type stands for that is not known.
     parts = np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
-    if dtype.isnative and (parts == found or dtype == found or found == np.dtype("u1")):
+    if (
+        dtype.kind in "biufc"
+        and dtype.isnative
+        and (parts == found or dtype == found or found == np.dtype("u1"))
+    ):
         return None
     return f"has dtype {dtype}, and the circuit takes {ctype!r}, {found.name}"
 

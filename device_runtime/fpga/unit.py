@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
 from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
 from device_runtime.fpga.scalars import pack_argument
-from device_runtime.hardware import Blank, Kept
+from device_runtime.hardware import Blank, Kept, blank, checked
 
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _FAILED = 0xFFFFFFFF  # what is read where no device answers
@@ -269,16 +269,19 @@ class Instance:
 
     def array(self, value: Any, bank: str | None = None) -> Buffer:
         """Return a buffer that holds a copy of an array; see `empty`."""
-        array = np.asarray(value)
+        array = checked("array", np.asarray(value))
         buffer = self.empty(array.shape, array.dtype, bank)
         buffer.write(array)
         return buffer
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any = float, bank: str | None = None) -> Buffer:
+    def empty(
+        self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None
+    ) -> Buffer:
         """Return a buffer in a bank; it is freed with the last reference to it.
 
         The bank need not be named if all of the instance's arguments are wired to one.
-        Raises ValueError for a bank that is not, DeviceMemoryError if it is full.
+        Raises ValueError for a bank that is not, and for a shape that cannot be, TypeError for
+        a dtype that is not of numbers, DeviceMemoryError if the bank is full.
         """
         wired = self._wired()
         if bank is None:
@@ -287,8 +290,8 @@ class Instance:
             bank = wired[0]
         elif bank not in wired:
             raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
-        full = (shape,) if isinstance(shape, int) else tuple(shape)
-        return Buffer.allocate(self._board, bank, full, np.dtype(dtype))
+        asked = blank(shape, dtype)
+        return Buffer.allocate(self._board, bank, asked.shape, np.dtype(asked.dtype))
 
     def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> tuple[NDArray[Any], ...]:
         """Run a kernel as a decorated function describes it; return the arrays that come out.

@@ -68,13 +68,13 @@ class Resident:
 
     def dotprod(self, values: Any) -> Any:
         """K·χ."""
-        self._chi.write(values)
+        self._chi.write(values.astype("float32"))
         self._device.dotprod(self.matrix, self._chi, self._pressures, *self._size)
         return np.asarray(self._pressures).copy()
 
     def update(self, values: Any) -> Any:
         """Kᴴ·r."""
-        self._rest.write(values)
+        self._rest.write(values.astype("complex64"))
         self._device.update(self.matrix, self._rest, self._descent, *self._size)
         return np.asarray(self._descent).copy()
 

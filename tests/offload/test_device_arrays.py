@@ -142,7 +142,7 @@ def test_write_replaces_what_it_holds(device: of.Session) -> None:
     x.write(3)
     assert held(x).tolist() == [3.0] * N
     with pytest.raises(ValueError, match="broadcast"):
-        x.write(np.zeros(N + 1))
+        x.write(np.zeros(N + 1, "float32"))
 
 
 def test_a_slice_is_an_array_in_the_same_memory(device: of.Session) -> None:
@@ -218,6 +218,8 @@ def test_what_an_array_cannot_be(device: of.Session) -> None:
         device.empty("x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"shape=\(2, -1\) must not be negative"):
         device.empty((2, -1))
+    with pytest.raises(TypeError, match="shape=True must be a whole number"):
+        device.empty(True)
     x = device.array(floats())
     with pytest.raises(TypeError, match="slices along the first axis"):
         x[3]  # type: ignore[index]
@@ -229,6 +231,63 @@ def test_what_an_array_cannot_be(device: of.Session) -> None:
         pickle.dumps(x)
     with pytest.raises(TypeError, match="argument out has dtype float64"):
         vadd(floats(), floats(), device.empty(N), N)
+
+
+def test_a_shape_of_numpys_numbers(device: of.Session) -> None:
+    with (
+        device.empty(np.int64(4)) as one,
+        device.empty((np.uint8(2), 3)) as two,
+        device.empty(np.arange(3)) as three,
+    ):  # type: ignore[arg-type]
+        assert (one.shape, two.shape, three.shape) == ((4,), (2, 3), (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "kept"),
+    [
+        ("float32", 0.1, np.float32(0.1)),
+        ("float32", [1, 2.5], [1, 2.5]),
+        ("float32", np.arange(2, dtype="int16"), [0, 1]),
+        ("float32", np.float64(0.1), np.float32(0.1)),
+        ("float32", [np.inf, np.nan], [np.inf, np.nan]),
+        ("int32", np.int64(5), 5),
+        ("int32", [True, 2.0], [1, 2]),
+        ("int32", np.arange(2, dtype=">i4"), [0, 1]),
+        ("uint64", (1 << 64) - 1, (1 << 64) - 1),
+        ("complex64", [1, 2j], [1, 2j]),
+    ],
+)
+def test_what_is_written_is_kept(device: of.Session, dtype: str, value: Any, kept: Any) -> None:
+    with device.array(np.zeros(2, dtype)) as array:
+        array.write(value)
+        assert np.array_equal(array, np.full(2, kept, dtype), equal_nan=dtype == "float32")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "told"),
+    [
+        ("int32", np.full(2, 1.9), r"has dtype float64, and int32 does not .*value.astype\('int32'\)"),
+        ("float32", np.ones(2), "has dtype float64, and float32 does not"),
+        ("float32", np.ones(2, "complex64"), "has dtype complex64, and float32 does not"),
+        ("int32", 1 << 40, "an array of int32 cannot hold 1099511627776"),
+        ("int32", [1, 1.9], "an array of int32 cannot hold 1.9"),
+        ("int32", np.nan, "an array of int32 cannot hold nan"),
+        ("uint64", -1, "an array of uint64 cannot hold -1"),
+        ("int64", [2.0**63, 0], "an array of int64 cannot hold 9.22337203685477"),
+        ("int64", [(1 << 53) + 1, 1.0], "an array of int64 cannot hold 9007199254740993"),
+        ("float32", (1 << 24) + 1, "an array of float32 cannot hold 16777217"),
+        ("float32", 1e39, r"an array of float32 cannot hold 1e\+39"),
+        ("float32", 2 + 5j, r"\(2\+5j\) does not become an array of float32"),
+        ("float32", "0.5", "'0.5' does not become an array of float32"),
+        ("float32", None, "None does not become an array of float32"),
+        ("int64", 1 << 70, "does not become an array of int64"),
+    ],
+)
+def test_what_would_not_be_kept_is_not_written(device: of.Session, dtype: str, value: Any, told: str) -> None:
+    with device.array(np.full(2, 7, dtype)) as array:
+        with pytest.raises(TypeError if isinstance(value, np.ndarray) else ValueError, match=told):
+            array.write(value)
+        assert np.array_equal(array, np.full(2, 7, dtype))
 
 
 def test_it_is_not_computed_with_on_the_host(device: of.Session) -> None:

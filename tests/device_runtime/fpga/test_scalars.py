@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from device_runtime.errors import ArgsNotSerializable
 from device_runtime.fpga.bitstream import Argument
+from device_runtime.fpga.interface import dtype_error
 from device_runtime.fpga.scalars import pack_argument, scalar
 
 steady = settings(derandomize=True, deadline=None, database=None, max_examples=40)
@@ -76,6 +77,12 @@ def test_a_number_that_a_type_cannot_hold_is_refused(ctype: str) -> None:
             packed(ctype, number)
 
 
+@pytest.mark.parametrize("dtype", [object, "U2", [("x", "i4")], ">f4"])
+def test_what_is_no_number_does_not_go_to_a_pointer_of_any_type(dtype: Any) -> None:
+    assert dtype_error("void*", np.dtype("f4")) is None
+    assert f"has dtype {np.dtype(dtype)}, and" in str(dtype_error("void*", np.dtype(dtype)))
+
+
 @steady
 @given(st.floats(width=32))
 def test_a_float_lies_as_in_c(number: float) -> None:
@@ -133,7 +140,7 @@ def test_what_is_no_scalar_has_no_registers_of_its_own(ctype: str) -> None:
         ("int", 4, None, "None is no whole number"),
         ("int", 4, 1 << 31, "2147483648 is not between -2147483648 and 2147483647"),
         ("bool", 1, 2, "2 is not between 0 and 1"),
-        ("float", 4, "2.5", "'2.5' is no number"),
+        ("float", 4, "2.5", "'2.5' is no real number"),
         ("float", 4, 1j, "1j is no real number"),
         ("float", 4, [1.0], r"\[1.0\] is no real number"),
         ("float", 4, 1e39, "1e\\+39 is larger than the largest float"),
