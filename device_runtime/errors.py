@@ -73,7 +73,7 @@ class KernelNotSerializable(SerializationError, TypeError):
 
 
 class ArgsNotSerializable(SerializationError, TypeError):
-    """Report an argument that does not pickle; nothing was queued."""
+    """Report an argument that does not pickle, or that a circuit cannot hold; nothing was queued."""
 
 
 class ArgsDecodeError(SerializationError):

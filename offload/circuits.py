@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from device_runtime.errors import DeviceError, DeviceMemoryError, OptionError
 from device_runtime.fpga.boards import read
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
+from device_runtime.fpga.scalars import of_dtype, pack_argument, whole
 from device_runtime.hardware import Blank, run
 from offload.arrays import BankArray, DeviceArray, HostArray
 from offload.body import Body
 from offload.directions import parameters
-from offload.filling import Filling, Finish, Verified, overlap
+from offload.filling import Filling, Finish, Verified, folded, overlap
 from offload.handle import Handle
 from offload.scattering import Scatter
 from offload.verifying import Verifier, Verify
@@ -140,7 +140,7 @@ class HardwareBody(Body):
             shown.append(pieces)
             if parameter.direction is None:
                 for piece in pieces if scattered else pieces[:1]:
-                    self._check_scalar(parameter, piece)
+                    self._check_scalar(parameter, piece, circuit)
             else:
                 for piece in pieces if scattered else pieces[:1]:
                     self._check(parameter, piece, route, circuit, reached)
@@ -203,6 +203,11 @@ class HardwareBody(Body):
             return  # what it gives is looked at where it runs
         if not isinstance(value, (np.ndarray, DeviceArray)):
             raise TypeError(f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}")
+        if value.dtype.kind in "biufc" and not value.dtype.isnative:
+            raise TypeError(
+                f"{what} has dtype {value.dtype}, of another byte order than this machine's: "
+                f"give x.astype({value.dtype.name!r})"
+            )
         if parameter.dtype is not None and value.dtype.str != parameter.dtype:
             raise TypeError(f"{what} has dtype {value.dtype}, and must have {np.dtype(parameter.dtype)}")
         if value.dtype.kind not in "biufc":
@@ -221,27 +226,31 @@ class HardwareBody(Body):
             _check_bank(what, value, place, reached)
         if parameter.shape is not None and value.shape != parameter.shape:
             raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")
-        if isinstance(value, np.ndarray) and parameter.direction != IN and not value.flags.writeable:
-            raise ValueError(f"{what} comes out of the kernel ({parameter.direction}), and is read-only")
+        if isinstance(value, np.ndarray) and parameter.direction != IN:
+            if not value.flags.writeable:
+                raise ValueError(f"{what} comes out of the kernel ({parameter.direction}), and is read-only")
+            if not value.flags.c_contiguous and folded(value):
+                raise ValueError(
+                    f"{what} comes out of the kernel ({parameter.direction}), and its elements share memory"
+                )
 
-    def _check_scalar(self, parameter: Parameter, value: Any) -> None:
-        import numpy as np
-
+    def _check_scalar(self, parameter: Parameter, value: Any, circuit: KernelSpec | None) -> None:
         if isinstance(value, Handle):
             return
-        what, kind = f"kernel {self.name}: argument {parameter.name}", np.dtype(parameter.dtype)
+        what, dtype = f"kernel {self.name}: argument {parameter.name}", parameter.dtype or "int"
         try:
-            if kind.kind == "f":
-                float(value)
+            if dtype == "int":  # Python's has no bounds but those of the circuit
+                whole(value)
             else:
-                number = operator.index(bool(value) if isinstance(value, (bool, np.bool_)) else value)
-        except (TypeError, ValueError):
-            known = {"f": "a real number", "b": "True or False"}.get(kind.kind, "a whole number")
+                of_dtype(dtype).pack(value)
+        except TypeError:
+            known = {"f": "a real number", "b": "True or False"}.get(dtype[0], "a whole number")
             raise TypeError(f"{what} must be {known}, not {value!r}") from None
-        if kind.kind != "f" and parameter.dtype != "int":
-            least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
-            if not least <= number <= most:
-                raise ValueError(f"{what} is {number}, which is not between {least} and {most}")
+        except OverflowError as error:
+            raise ValueError(f"{what}: {error}") from None
+        if circuit is not None:
+            place = self.interface.parameters.index(parameter)
+            pack_argument(self.name, circuit.arguments[place], value)
 
     def _refuse_sharing(self, shown: Sequence[Sequence[Any]]) -> None:
         """Raise ValueError for arrays on the device of which one is written and the other used."""

@@ -36,6 +36,11 @@ class Direction:
             found = np.dtype(dtype)
             if found.kind not in "biufc":
                 raise OptionError(f"{self.name}: dtype={dtype!r} is none of numbers, which a circuit takes")
+            if not found.isnative:
+                raise OptionError(
+                    f"{self.name}: dtype={dtype!r} is of another byte order than this machine's, "
+                    f"which a circuit takes: {found.name}"
+                )
             self.dtype = found.str
         if shape is not None:
             try:

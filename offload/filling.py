@@ -112,3 +112,14 @@ def overlap(one: Any, other: Any) -> bool:
         )
     except np.exceptions.TooHardError:
         return True
+
+
+def folded(array: Any) -> bool:
+    """Tell whether elements of an array share memory; also of one that is no part of an ordinary array."""
+    free = array.itemsize  # bytes that its elements along the axes so far take from first to last
+    for step, length in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if length > 1:
+            if step < free:
+                return bool(array.size)
+            free += step * (length - 1)
+    return False

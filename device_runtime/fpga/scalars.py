@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import re
 import struct
+from functools import lru_cache
 from typing import Any, SupportsFloat, SupportsIndex
 
 from device_runtime.errors import ArgsNotSerializable
@@ -63,16 +64,13 @@ class Scalar:
             return self.as_float().pack(value)
         if self.kind == "float":
             return self._pack_float(value)
-        if type(value).__name__ in ("bool", "bool_"):  # NumPy's is no index
-            value = bool(value)
-        try:
-            number = operator.index(value)  # type: ignore[arg-type]
-        except TypeError:
-            raise TypeError(f"{value!r} is no whole number") from None
+        number = whole(value)
         least = -(1 << self.bits - 1) if self.signed or self.kind == "bits" else 0
         most = (1 << self.bits - self.signed) - 1
         if not least <= number <= most:
-            raise OverflowError(f"{number} is not between {least} and {most}")
+            long = number.bit_length() > 128  # Python refuses to write down those that are very long
+            told = f"a number of {number.bit_length()} bits" if long else number
+            raise OverflowError(f"{told} is not between {least} and {most}")
         return (number & (1 << 8 * self.nbytes) - 1).to_bytes(self.nbytes, "little")
 
     def unpack(self, data: bytes) -> int | float | bool:
@@ -92,18 +90,48 @@ class Scalar:
         return Scalar(_BY_BITS[self.bits], "float", self.bits)
 
     def _pack_float(self, value: Any) -> bytes:
-        if isinstance(value, (str, bytes)):
-            raise TypeError(f"{value!r} is no number")
         try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"{value!r} is no real number") from None
-        try:
-            return struct.pack(_FLOATS[self.ctype], number).ljust(self.nbytes, b"\0")
-        except OverflowError:
-            raise OverflowError(f"{number!r} is larger than the largest {self.ctype}") from None
+            return struct.pack(_FLOATS[self.ctype], real(value)).ljust(self.nbytes, b"\0")
+        except OverflowError:  # that of an int may be too long to be written down
+            told = "it" if isinstance(value, int) else repr(value)
+            raise OverflowError(f"{told} is larger than the largest {self.ctype}") from None
 
 
+def whole(value: Any) -> int:
+    """Return a whole number as Python's, also NumPy's, True and False; raises TypeError for what is none."""
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's is no index
+        value = bool(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{value!r} is no whole number") from None
+
+
+def real(value: Any) -> float:
+    """Return a real number as a float.
+
+    Raises TypeError for what is none, such as a text, and OverflowError for one that is too large.
+    """
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")  # NumPy makes floats of its complex numbers
+    try:
+        if kind in "biuf" and (hasattr(value, "__float__") or hasattr(value, "__index__")):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{value!r} is no real number")
+
+
+@lru_cache
+def of_dtype(dtype: str) -> Scalar:
+    """Return the type of scalars that NumPy calls so; Python's `float` is a double."""
+    if dtype.startswith("float"):
+        return Scalar("", "bits", int(dtype[5:] or 64)).as_float()
+    found = scalar(dtype if dtype == "bool" else f"{dtype}_t")
+    assert found is not None
+    return found
+
+
+@lru_cache
 def scalar(ctype: str) -> Scalar | None:
     """Return the type that a kernel's source names so, None for one that is no scalar."""
     words = [word for word in ctype.split() if word not in ("const", "volatile")]

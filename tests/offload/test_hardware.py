@@ -172,6 +172,65 @@ def test_bad_arguments_are_refused_at_the_call(
         add.launch(**given)
 
 
+@pytest.mark.parametrize(
+    ("number", "error", "told"),
+    [
+        (10**400, ValueError, "argument factor: it is larger than the largest double"),
+        ("0.5", TypeError, "argument factor must be a real number, not '0.5'"),
+        (2 + 5j, TypeError, "argument factor must be a real number"),
+        (np.complex64(2 + 5j), TypeError, "argument factor must be a real number"),
+        (np.array("0.5"), TypeError, "argument factor must be a real number"),
+    ],
+)
+def test_a_number_that_is_no_float_is_refused_at_the_call(
+    device: str, number: Any, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        scale.launch(np.ones(2), number)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "too_much"),
+    [
+        (np.float16, 65504.0, 65520.0),
+        (np.float32, 3e38, 1e39),
+        (np.int16, 32767, 32768),
+        (np.uint64, (1 << 64) - 1, -1),
+        (np.bool_, np.True_, 2),
+    ],
+)
+def test_a_number_that_its_type_cannot_hold_is_refused_at_the_call(
+    kind: Any, most: Any, too_much: Any
+) -> None:
+    def function(x, n):  # type: ignore[no-untyped-def]
+        x[:] = n
+
+    function.__annotations__ = {"x": Out, "n": kind}
+    typed = offload(kernel="typed", device="inline:1")(function)
+    assert typed(np.empty(1), most)[0][0] == most
+    for number in (too_much, 10**5000):  # that is too long to be written down
+        with pytest.raises(ValueError, match=r"function: argument n: .* is (not between|larger)"):
+            typed.launch(np.empty(1), number)
+
+
+def test_arrays_of_another_byte_order(device: str) -> None:
+    swapped = floats(1).astype(">f4")
+    told = r"argument %s has dtype >f4, of another byte order .*: give x.astype\('float32'\)"
+    with pytest.raises(TypeError, match=told % "a"):
+        add(swapped, floats(1), np.empty(1, "float32"), 1)
+    with pytest.raises(TypeError, match=told % "b"):  # which may be of any dtype
+        add(floats(1), swapped, np.empty(1, "float32"), 1)
+
+
+@pytest.mark.parametrize("direction", [In, Out])
+def test_a_dtype_of_another_byte_order_is_refused_where_it_is_said(direction: Any) -> None:
+    with pytest.raises(
+        of.OptionError, match=f"{direction.name}: dtype='>f4' is of another byte order.*: float32"
+    ):
+        direction(">f4")
+    assert direction("=f4").dtype == direction("<f4").dtype == "<f4"
+
+
 def test_an_array_that_comes_out_must_be_writable(device: str) -> None:
     out = np.empty(2, "float32")
     out.flags.writeable = False
@@ -185,6 +244,39 @@ def test_arrays_that_come_out_do_not_overlap(device: str) -> None:
         split(np.arange(4, dtype="int32"), x[:3], x[2:])
     split(np.arange(4, dtype="int32"), x[:2], x[2:4])
     assert x.tolist() == [0, 1, 2, 3, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps"), [((4,), (0,)), ((4,), (4,)), ((3, 3), (8, 8)), ((2, 2), (-8, 8))]
+)
+def test_elements_of_an_array_that_comes_out_do_not_share_memory(
+    device: str, shape: tuple[int, ...], steps: tuple[int, ...]
+) -> None:
+    folded = np.lib.stride_tricks.as_strided(np.ones(9)[4:], shape, steps)
+    with pytest.raises(
+        ValueError, match=r"argument x comes out of the kernel \(InOut\), and its elements share"
+    ):
+        scale(folded, 2.0)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.T,
+        lambda x: x[:, ::-2],
+        lambda x: x[:0],
+        lambda x: x[1:2, :, 0],
+        lambda x: x[None, :2, 0],
+        lambda x: x.diagonal(0, 0, 2),
+        lambda x: x.view("complex128").imag,
+    ],
+)
+def test_elements_of_ordinary_views_do_not(view: Any) -> None:
+    x = view(np.arange(24.0).reshape(3, 4, 2))
+    x.flags.writeable = True  # a diagonal is not, at first
+    before = x.copy()
+    scale(x, 2.0, device="inline:1")
+    assert np.array_equal(x, 2 * before)
 
 
 def test_units_do_not_all_write_to_one_array(device: str) -> None:
