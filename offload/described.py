@@ -7,12 +7,14 @@ import os
 import runpy
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from device_runtime import toml
 from device_runtime.errors import OptionError
 from device_runtime.fpga.circuit import Fault
+from device_runtime.fpga.rtl import Rtl
 from device_runtime.fpga.timing import TimingModel
 
 _KINDS = {list: "a list", dict: "a table", int: "a whole number", str: "a text"}
@@ -25,6 +27,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "faults": (dict,),
     "timing": (dict,),
     "platform": (str,),
+    "models": (dict,),
 }
 
 
@@ -57,18 +60,39 @@ def arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
     if "kernels" not in given:
         raise OptionError(f"{file}: kernels is not said: a list such as ['kernels:vadd', 'vadd.py:vadd']")
     ran: dict[Path, dict[str, Any]] = {}
-    given["kernels"] = [_kernel(name, file, ran) for name in given["kernels"]]
+    function = partial(_function, file=file, ran=ran)
+    given["kernels"] = [function(name, "kernels") for name in given["kernels"]]
+    for kernel, model in given.get("models", {}).items():
+        key = f"models.{kernel}"
+        verilog = not isinstance(model, str) or ":" not in model
+        given["models"][kernel] = _rtl(model, file, key) if verilog else function(model, key)
     return given
 
 
-def _kernel(name: str, file: Path, ran: dict[Path, dict[str, Any]]) -> Any:
+def _rtl(model: Any, file: Path, key: str) -> Rtl:
+    """Return the Verilog that a file beside the TOML file is, a list of such, or what a table says."""
+    what = f"{file}: {key}"
+    _check_kind(model, what, str, list, dict)
+    table = model if isinstance(model, dict) else {"sources": model}
+    _check_names(table, ("sources", "top", "ports"), what)
+    sources = table.get("sources", [])
+    _check_kind(sources, f"{what}.sources", str, list)
+    sources = [sources] if isinstance(sources, str) else sources
+    _check_texts(sources, f"{what}.sources")
+    try:
+        return Rtl(**{**table, "sources": [file.parent / source for source in sources]})
+    except OptionError as error:
+        raise OptionError(f"{what}: {error}") from None
+
+
+def _function(name: str, key: str, file: Path, ran: dict[Path, dict[str, Any]]) -> Any:
     """Return what is called "module:function", or "file.py:function" beside the TOML file."""
     where, _, function = name.rpartition(":")
     if not where or not function:
         raise OptionError(
-            f"{file}: kernels names {name!r}: it is written 'module:function' or 'file.py:function'"
+            f"{file}: {key} names {name!r}: it is written 'module:function' or 'file.py:function'"
         )
-    what = f"{file}: kernels names {name!r}, and"
+    what = f"{file}: {key} names {name!r}, and"
     if where.endswith(".py"):
         script = file.parent / where
         if not script.is_file():

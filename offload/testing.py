@@ -17,8 +17,9 @@ import inspect
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from device_runtime.capture import Capture
 from device_runtime.errors import OptionError
@@ -30,6 +31,8 @@ from device_runtime.fpga.timing import TimingModel
 from device_runtime.fpga.writing import pack
 from offload import described
 from offload.hardware import HardwareKernel
+
+T = TypeVar("T")
 
 __all__ = ["Fault", "Rtl", "TimingModel", "Xclbin"]
 
@@ -84,16 +87,19 @@ class Xclbin:
         timing: TimingModel | None = None,
         models: Mapping[str, Callable[..., object] | Rtl] | None = None,
     ) -> None:
+        if not isinstance(kernels, Iterable) or isinstance(kernels, str):
+            raise OptionError(f"Xclbin: kernels={kernels!r} must be a list of kernels, as in Xclbin([vadd])")
+        kernels = list(kernels)
         for kernel in kernels:
             if not isinstance(kernel, HardwareKernel):
                 raise OptionError(f"Xclbin: {kernel!r} is no hardware kernel: decorate it with kernel=")
-        self._kernels = list(kernels)
+        self._kernels = kernels
         names = [kernel._body.interface.kernel for kernel in kernels]
         if not names or len(set(names)) < len(names):
             raise OptionError(f"Xclbin: kernels={names} must be different ones, at least one")
         if not isinstance(units, (int, Mapping)):
             raise OptionError(f"Xclbin: units={units!r} must be a number, or a mapping of kernels to numbers")
-        if not (isinstance(clock, int) and 1 <= clock <= 10_000):
+        if isinstance(clock, bool) or not isinstance(clock, int) or not 1 <= clock <= 10_000:
             raise OptionError(f"Xclbin: clock={clock!r} must be a whole number of MHz, from 1 to 10,000")
         counts = {name: units for name in names} if isinstance(units, int) else dict(units)
         for name, count in counts.items():
@@ -101,13 +107,13 @@ class Xclbin:
                 raise OptionError(
                     f"Xclbin: units={units!r} names {name!r}; the kernels are {', '.join(names)}"
                 )
-            if not isinstance(count, int) or not 1 <= count <= 64:
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 64:
                 raise OptionError(f"Xclbin: units={units!r} must be numbers from 1 to 64")
-        self._models = self._modelled(models or {}, names)
+        if not isinstance(platform, str):
+            raise OptionError(f"Xclbin: platform={platform!r} must be a name")
+        self._models = self._modelled(_mapping("models", models), names)
         self._banks = _banks(banks)
-        self._wiring = {
-            name: (to,) if isinstance(to, str) else tuple(to) for name, to in (wiring or {}).items()
-        }
+        self._wiring = {name: _names(name, to) for name, to in _mapping("wiring", wiring).items()}
         for name, to in self._wiring.items():
             missing = [bank for bank in to if bank not in [known.name for known in self._banks]]
             if missing or not to:
@@ -136,7 +142,7 @@ class Xclbin:
             name: [parameter.direction for parameter in kernel._body.interface.parameters]
             for kernel, name in zip(kernels, names)
         }
-        self._faults = dict(faults or {})
+        self._faults = dict(_mapping("faults", faults))
         for name, fault in self._faults.items():
             known = [unit.name for spec in specs for unit in spec.units]
             if name not in known or not isinstance(fault, Fault):
@@ -155,7 +161,9 @@ class Xclbin:
         """Make the bitstream that a TOML file describes: its keys are the arguments of this class.
 
         A kernel is named "module:function", or "file.py:function" for a file
-        beside this one, which is run. `faults` and `timing` are tables.
+        beside this one, which is run. `faults` and `timing` are tables. A model
+        is a function named so, or Verilog: a file, a list of files, or a table of
+        `Rtl`'s arguments.
 
         Raises OptionError, naming file and key, and what a kernel's module raises.
         """
@@ -217,12 +225,33 @@ class Xclbin:
         return whole._replace(uuid=hashlib.sha256(repr(whole).encode()).digest()[:16])
 
 
-def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:
+def _mapping(name: str, given: Mapping[str, T] | None) -> Mapping[str, T]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise OptionError(f"Xclbin: {name}={given!r} must be a mapping of names")
+    return given
+
+
+def _names(argument: str, given: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(given, str):
+        return (given,)
+    names = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(name, str) for name in names):
+        raise OptionError(f"Xclbin: wiring of {argument} is {given!r}, and must be a bank's name, or a list")
+    return names
+
+
+def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:
+    single = isinstance(given, str) or not isinstance(given, Iterable)
+    names = [] if single else list(given)
+    if single or not all(isinstance(name, str) for name in names):
         raise OptionError(f"Xclbin: banks={given!r} must be a list of names, or a mapping of names to sizes")
-    sizes = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, "1G")
-    if not sizes:
+    if not names:
         raise OptionError("Xclbin: there must be a memory bank")
+    if len(set(names)) < len(names):
+        raise OptionError(f"Xclbin: banks={given!r} must be different names")
+    sizes = given if isinstance(given, Mapping) else dict.fromkeys(names, "1G")
     made, base = [], 0
     for name, size in sizes.items():
         found = re.fullmatch(r"(\d+)([KMG]?)", str(size))

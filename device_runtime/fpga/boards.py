@@ -32,6 +32,7 @@ class Config(NamedTuple):
     timeout: float | None = None  # seconds a unit may take for one run; None: as it is used to
     wait: float = 0.0  # seconds to wait for a card that another program has
     members: tuple[Member, ...] = ()  # instances, as a manifest says
+    manifest: str = ""  # its file
 
     @property
     def card(self) -> str:
@@ -67,7 +68,7 @@ def configure(kind: str, rest: str) -> Config:
     if "units" in given:
         raise OptionError(f"{address}: the manifest names the units; units= goes with a bitstream")
     said = manifest.read(path)
-    return Config(kind, said.bitstream, members=said.members, **given)  # type: ignore[arg-type]
+    return Config(kind, said.bitstream, members=said.members, manifest=path, **given)  # type: ignore[arg-type]
 
 
 def _number(address: str, name: str, text: str) -> int | float:
@@ -78,7 +79,8 @@ def _number(address: str, name: str, text: str) -> int | float:
     most = {"units": 64, "clock": 10_000, "device": 63, "timeout": 1e6, "wait": 1e6}[name]
     least = 1 if name in ("units", "clock") else 0
     if not least <= number <= most or (name == "timeout" and number == 0):
-        raise OptionError(f"{address}: {name}={text!r} must be a number from {least} to {most:g}")
+        known = f"above 0, up to {most:g}" if name == "timeout" else f"from {least} to {most:g}"
+        raise OptionError(f"{address}: {name}={text!r} must be a number {known}")
     return number
 
 
@@ -104,7 +106,7 @@ def load(config: Config) -> Bitstream:
         )
     found = read(config.path)
     if config.members:
-        found = manifest.wired(found, config.members)
+        found = manifest.wired(found, config.members, config.manifest)
     if config.kind == "emu":
         try:
             _build(found)
@@ -183,7 +185,7 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
             f"XRT cannot be loaded ({error}), and XILINX_XRT is {os.environ.get('XILINX_XRT')!r}: "
             "source the setup.sh of an XRT that is there, up to 2.15"
         ) from error
-    bitstream = manifest.wired(read(path), config.members)
+    bitstream = manifest.wired(read(path), config.members, config.manifest)
     if bitstream.uuid != uuid:
         raise DeviceUnavailable(
             f"{path} was another bitstream ({uuid.hex()}) when it was opened than it is now "

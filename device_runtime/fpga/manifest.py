@@ -10,6 +10,7 @@ batch = 500                             # how much of a data set is its share
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -81,9 +82,13 @@ def _member(given: Any, where: str) -> Member:
         raise OptionError(f"{where}: units={list(units)!r} must be different names")
     if not isinstance(banks, Mapping) or not all(isinstance(bank, str) for bank in banks.values()):
         raise OptionError(f"{where}: banks={banks!r} must be a table of arguments and their banks")
-    if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+    try:
+        share = None if batch is None else 0 if isinstance(batch, bool) else operator.index(batch)
+    except TypeError:
+        share = 0
+    if share is not None and share < 1:
         raise OptionError(f"{where}: batch={batch!r} must be a whole number above 0")
-    return Member(tuple(units), tuple(banks.items()), batch)
+    return Member(tuple(units), tuple(banks.items()), share)
 
 
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -92,14 +97,14 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> N
             raise OptionError(f"{where}: there is no {key!r} to be set; there is {', '.join(known)}")
 
 
-def wired(bitstream: Bitstream, asked: Sequence[Member]) -> Bitstream:
+def wired(bitstream: Bitstream, asked: Sequence[Member], path: str) -> Bitstream:
     """Return a bitstream whose units are wired to nothing but the banks that instances ask for.
 
-    Raises OptionError for units, arguments and banks that it has not.
+    Raises OptionError, naming the manifest's file, for units, arguments and banks that it has not.
     """
     units = {unit.name: (kernel, unit) for kernel in bitstream.kernels for unit in kernel.units}
     for n, member in enumerate(asked):
-        where = f"instance {n} of the manifest"
+        where = f"{path}: instance {n}"
         for name in member.units:
             if name not in units:
                 raise OptionError(f"{where}: the bitstream has no unit {name!r}; it has {', '.join(units)}")

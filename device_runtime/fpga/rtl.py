@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,10 +47,14 @@ class Rtl:
         top: str | None = None,
         ports: str | Mapping[str, str] = "m_axi_gmem",
     ) -> None:
-        if isinstance(sources, (str, bytes, os.PathLike)) or not list(sources):
+        single = isinstance(sources, (str, bytes, os.PathLike)) or not isinstance(sources, Iterable)
+        files = [] if single else list(sources)
+        if not files or not all(isinstance(path, (str, os.PathLike)) for path in files):
             raise OptionError(f"Rtl: sources={sources!r} must be a list of files, at least one")
+        if not isinstance(ports, (str, Mapping)):
+            raise OptionError(f"Rtl: ports={ports!r} must be a name, or a mapping of arguments to names")
         self.sources: dict[str, str] = {}
-        for path in map(Path, sources):
+        for path in map(Path, files):
             if path.suffix not in _SUFFIXES or not re.fullmatch(r"\w[\w.-]*", path.name, re.ASCII):
                 raise OptionError(
                     f"Rtl: source {path} must have a plain name that ends in .v, .sv, .vh or .svh"

@@ -16,7 +16,7 @@ import offload as of
 from device_runtime.fpga.circuit import load
 from device_runtime.fpga.xclbin import read
 from offload import In, Out, offload
-from offload.testing import Fault, TimingModel, Xclbin
+from offload.testing import Fault, Rtl, TimingModel, Xclbin
 
 
 @offload(kernel="fill")
@@ -95,6 +95,20 @@ def test_another_body_is_another_bitstream() -> None:
         ({"wiring": {"vadd_7.a": "DDR0"}}, "wiring names 'vadd_7.a'"),
         ({"kernels": [judge], "faults": {"judge_1": Fault("flip")}}, "no array comes out of judge_1"),
         ({"timing": 0}, "timing=0 must be a TimingModel"),
+        ({"kernels": add}, r"must be a list of kernels, as in Xclbin\(\[vadd\]\)"),
+        ({"kernels": 3}, "kernels=3 must be a list of kernels"),
+        ({"units": True}, "units=True must be numbers from 1 to 64"),
+        ({"units": {"vadd": True}}, "units={'vadd': True} must be numbers from 1 to 64"),
+        ({"clock": True}, "clock=True must be a whole number of MHz"),
+        ({"platform": 3}, "platform=3 must be a name"),
+        ({"banks": 3}, "banks=3 must be a list of names"),
+        ({"banks": [3]}, r"banks=\[3\] must be a list of names"),
+        ({"banks": ["A", "A"]}, r"banks=\['A', 'A'\] must be different names"),
+        ({"wiring": 3}, "wiring=3 must be a mapping of names"),
+        ({"wiring": {"vadd.a": 3}}, "wiring of vadd.a is 3, and must be a bank's name, or a list"),
+        ({"wiring": {"vadd.a": [3]}}, r"wiring of vadd.a is \[3\], and must be a bank's name"),
+        ({"faults": [1]}, r"faults=\[1\] must be a mapping of names"),
+        ({"models": 3}, "models=3 must be a mapping of names"),
         ({"timing": TimingModel(depth={"vmul": 3})}, "timing names 'vmul'; there is vadd"),
         ({"timing": TimingModel(bandwidth={"HBM9": 3})}, "timing names 'HBM9'; there is DDR0"),
     ],
@@ -121,6 +135,9 @@ def multiply(a: In("float32"), out: Out("float32"), n: int):
 
 def _factor():
     return 3
+
+def other(a, out, n):
+    out[:n] = 7
 """
 WHOLE = """
 kernels = ["kernels.py:multiply", "hardware_kernels:add"]
@@ -147,6 +164,8 @@ interval = {vmul = 2}
 link = 1e9
 """
 
+MODELS = 'kernels = ["kernels.py:multiply"]\n'
+
 
 @pytest.fixture
 def described(tmp_path: Path) -> Callable[[str], Xclbin]:
@@ -154,6 +173,7 @@ def described(tmp_path: Path) -> Callable[[str], Xclbin]:
     if sys.version_info < (3, 11):
         pytest.importorskip("tomli", reason="Python 3.10 needs tomli")
     tmp_path.joinpath("kernels.py").write_text(KERNELS)
+    tmp_path.joinpath("vmul.v").write_text("module vmul(); endmodule")
 
     def describe(text: str) -> Xclbin:
         tmp_path.joinpath("mine.toml").write_text(text)
@@ -197,6 +217,36 @@ def test_the_emulated_device_runs_what_a_file_describes(
         assert stand_in(np.ones(2, "float32"), np.empty(2, "float32"), 2)[0].tolist() == [3, 3]
 
 
+@pytest.mark.parametrize(
+    ("said", "top", "ports"),
+    [
+        ("'vmul.v'", None, "m_axi_gmem"),
+        ("['vmul.v']", None, "m_axi_gmem"),
+        ("{sources = 'vmul.v', top = 'vmul', ports = 'm_axi_in'}", "vmul", "m_axi_in"),
+        (
+            "{sources = ['vmul.v'], ports = {a = 'm_axi_a', out = 'm_axi_b'}}",
+            None,
+            {"a": "m_axi_a", "out": "m_axi_b"},
+        ),
+    ],
+)
+def test_a_file_that_names_verilog(
+    described: Callable[[str], Xclbin], said: str, top: str | None, ports: Any
+) -> None:
+    found = load(described(f'kernels = ["kernels.py:multiply"]\nmodels.vmul = {said}').bitstream.circuit)
+    model = found.models["vmul"]
+    assert isinstance(model, Rtl)
+    assert model.sources == {"vmul.v": "module vmul(); endmodule"}
+    assert (model.top, model.ports) == (top, ports)
+
+
+def test_a_file_that_names_another_function(described: Callable[[str], Xclbin]) -> None:
+    made = described('kernels = ["kernels.py:multiply"]\nmodels.vmul = "kernels.py:other"')
+    out = np.zeros(1)
+    load(made.bitstream.circuit).models["vmul"](np.ones(1), out, 1)  # type: ignore[operator]
+    assert out[0] == 7
+
+
 def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
     made = described('kernels = ["kernels.py:multiply"]\nbanks = ["HBM0"]\nunits = 2').bitstream
     assert len(made.kernels[0].units) == 2 and made.banks[0].nbytes == 1 << 30
@@ -222,6 +272,22 @@ def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
             "faults.vadd_1: there is no 'soon' to be set; there is kind, after, seconds",
         ),
         ('faults.vadd_1.kind = "fire"', "faults.vadd_1: Fault: kind='fire' must be"),
+        ("models = 3", "models must be a table, not 3"),
+        (MODELS + "models.vmul = 3", "models.vmul must be a text or a list or a table, not 3"),
+        (MODELS + "models.vmul = [3]", "models.vmul.sources: each must be a text, not 3"),
+        (
+            MODELS + "models.vmul = {source = 3}",
+            "models.vmul: there is no 'source' to be set; there is sources, top",
+        ),
+        (MODELS + "models.vmul = {sources = 3}", "models.vmul.sources must be a text or a list, not 3"),
+        (MODELS + "models.vmul = {top = 'vmul'}", "models.vmul: Rtl: sources=.* must be a list of files"),
+        (MODELS + "models.vmul = {sources = 'vmul.v', ports = 3}", "models.vmul: Rtl: ports=3 must be"),
+        (MODELS + "models.vmul = 'none.v'", "models.vmul: Rtl: source .*none.v cannot be read"),
+        (
+            MODELS + "models.vmul = 'kernels.py:add'",
+            "models.vmul names 'kernels.py:add', and there is no 'add'",
+        ),
+        (MODELS + "models.vadd = 'vmul.v'", "models names 'vadd'; the kernels are vmul"),
         ("timing.speed = 3", "timing: there is no 'speed' to be set; there is interval, depth"),
         ("timing.link = 0", "timing: TimingModel: link=0 must be"),
         ('kernels = ["multiply"]', "names 'multiply': it is written 'module:function'"),
@@ -251,4 +317,6 @@ def test_the_emulated_device_runs_it(tmp_path: Path) -> None:
     out = np.zeros(3, "complex64")
     with of.connect(address(f"emu:{path}")):
         fill(out, -(1 << 40), 200, 0.5, True, 1e10, -3)
-    assert out.tolist() == [np.complex64(-(1 << 40) + 200 + 0.5 + 1 + 1e10 - 3)] * 3
+        assert out.tolist() == [np.complex64(-(1 << 40) + 200 + 0.5 + 1 + 1e10 - 3)] * 3
+        with pytest.raises(ValueError, match=r"argument c: 65520\.0 is larger than the largest half"):
+            fill.launch(out, 0, 0, 65520.0, True, 0.0, 0)

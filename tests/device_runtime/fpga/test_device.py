@@ -60,7 +60,7 @@ def added(*values: float) -> list[float]:
         ("emu:a.xclbin?units=x", "units='x' must be a number from 1 to 64"),
         ("emu:a.xclbin?units=0", "units='0' must be a number"),
         ("emu:a.xclbin?clock=0", "clock='0' must be a number from 1 to 10000"),
-        ("emu:a.xclbin?timeout=0", "timeout='0' must be a number"),
+        ("emu:a.xclbin?timeout=0", "timeout='0' must be a number above 0, up to 1e\\+06"),
         ("emu:a.xclbin?timeout=nan", "timeout='nan' must be a number"),
     ],
 )

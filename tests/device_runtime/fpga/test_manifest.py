@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hardware_kernels import bitstream as one_of_each
 
 from device_runtime.errors import DeviceUnavailable, OptionError
 from device_runtime.fpga import boards, manifest
 from device_runtime.fpga.bitstream import Bitstream
-from device_runtime.fpga.writing import with_units
+from device_runtime.fpga.writing import pack, with_units
 from offload import Manifest
 
 UNITS = {"units": ["vadd_1", "scale_1"]}
@@ -53,7 +54,7 @@ def test_instances_are_those_that_it_names() -> None:
 def test_an_argument_is_in_the_bank_that_it_names() -> None:
     members = manifest.members([{"units": ["split_1"], "banks": {"split.low": "HBM2"}}], "here")
 
-    made = manifest.wired(bitstream(), members)
+    made = manifest.wired(bitstream(), members, "made.toml")
 
     assert made.kernels[-1].units[0].banks == (("HBM0",), ("HBM2",), ("HBM2",))
     assert made.kernels[-1].units[1:] == bitstream().kernels[-1].units[1:]
@@ -94,7 +95,7 @@ def test_what_instances_cannot_be(instances: Any, wrong: str) -> None:
     [
         (
             {"units": ["vadd_9"]},
-            "manifest: the bitstream has no unit 'vadd_9'; it has vadd_1",
+            "^made.toml: instance 0: the bitstream has no unit 'vadd_9'; it has vadd_1",
         ),
         ({"units": ["vadd_1"], "banks": {"scale.x": "HBM0"}}, "'scale.x', which is no array of its units"),
         ({"units": ["vadd_1"], "banks": {"vadd.n": "HBM0"}}, "'vadd.n', which is no array of its units"),
@@ -106,7 +107,21 @@ def test_what_instances_cannot_be(instances: Any, wrong: str) -> None:
 )
 def test_what_the_bitstream_has_not(member: Any, wrong: str) -> None:
     with pytest.raises(OptionError, match=wrong):
-        manifest.wired(bitstream(), manifest.members([member], "here"))
+        manifest.wired(bitstream(), manifest.members([member], "here"), "made.toml")
+
+
+def test_a_share_may_be_a_number_of_numpys(tmp_path: Path) -> None:
+    path = Manifest("made.xclbin", [{**UNITS, "batch": np.int64(5)}]).write(tmp_path / "made.toml")
+
+    assert manifest.read(str(path)).members[0].batch == 5
+
+
+def test_a_device_that_lacks_what_a_manifest_names_tells_its_file(tmp_path: Path) -> None:
+    (tmp_path / "made.xclbin").write_bytes(pack(bitstream()))
+    path = Manifest(tmp_path / "made.xclbin", [{"units": ["vadd_9"]}]).write(tmp_path / "made.toml")
+
+    with pytest.raises(OptionError, match=rf"^{path}: instance 0: the bitstream has no unit 'vadd_9'"):
+        boards.load(boards.configure("emu", str(path)))
 
 
 @pytest.mark.parametrize(

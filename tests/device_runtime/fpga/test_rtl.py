@@ -356,6 +356,9 @@ def test_what_was_built_is_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"sources": []}, "must be a list of files, at least one"),
         ({"sources": "vadd.v"}, "must be a list of files"),
+        ({"sources": 3}, "sources=3 must be a list of files"),
+        ({"sources": [3]}, "sources=[3] must be a list of files"),
+        ({"sources": [VADD], "ports": 3}, "ports=3 must be a name, or a mapping of arguments to names"),
         ({"sources": ["none.v"]}, "source none.v cannot be read"),
         ({"sources": [VADD, VADD]}, "two sources are called vadd.v"),
         ({"sources": ["vadd.vhd"]}, "source vadd.vhd must have a plain name that ends in"),
