@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
 import warnings
 from collections.abc import Callable
 from itertools import count
@@ -16,7 +15,7 @@ from device_runtime.bytecode import assigned_names, visible_globals
 from device_runtime.classes import Absent
 from device_runtime.errors import KernelNotSerializable, KernelTypeError
 from device_runtime.launch import Image
-from device_runtime.origin import OUR_PACKAGES, is_importable
+from device_runtime.origin import is_importable, users_level
 from device_runtime.pickling import dumps, pickles
 from device_runtime.reducing import loading
 from device_runtime.traces import reason
@@ -130,7 +129,7 @@ class Capture:
                     f"kernel {self.name} captures {label}, {size / 1e6:.1f} MB, which is encoded anew for "
                     "every launch; define_on_device(…) puts it on the cores once, or pass it as an argument",
                     UserWarning,
-                    stacklevel=_users_level(),
+                    stacklevel=users_level(),
                 )
 
 
@@ -198,11 +197,3 @@ def _culprit_in(kind: type, walk: Walk) -> str | None:
         if value is not kind and not isinstance(value, kind) and not pickles(value, walk):
             return label
     return None
-
-
-def _users_level() -> int:
-    """Return the stack level, for a warning, of the first frame that is not our own."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OUR_PACKAGES:
-        frame, level = frame.f_back, level + 1
-    return level

@@ -40,6 +40,14 @@ _user: dict[str, tuple[ModuleType | None, bool]] = {}
 _importable: dict[str, tuple[ModuleType | None, bool]] = {}
 
 
+def users_level() -> int:
+    """Return the stack level, for a warning by the caller, of the first frame that is not our own."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OUR_PACKAGES:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def is_user_module(name: str | None) -> bool:
     """Tell whether a module is the user's own code rather than installed."""
     if name is None or name == "__main__":

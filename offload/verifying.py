@@ -10,6 +10,7 @@ from typing import Any
 
 from device_runtime import hardware
 from device_runtime.errors import OptionError, VerificationError
+from device_runtime.origin import users_level
 
 _RTOL = {"f2": 1e-2, "f4": 1e-4, "f8": 1e-9, "c8": 1e-4, "c16": 1e-9}  # by kind and size; others are exact
 
@@ -75,7 +76,7 @@ class Verifier:
             told = f"kernel {self._name}: {name} differs from what the reference gives: {told}"
             if not self._asked.warn:
                 raise VerificationError(told)
-            warnings.warn(told, UserWarning, stacklevel=2)
+            warnings.warn(told, UserWarning, stacklevel=users_level())
 
     def _difference(self, wanted: Any, found: Any) -> str | None:
         import numpy as np
