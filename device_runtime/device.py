@@ -74,6 +74,10 @@ class Device(ABC):
         behind it is not hit, and `Ready` follows; as where nothing can be ended.
         """
 
+    def changed(self) -> bool:
+        """Tell whether what it was opened from is another one now, so that it has to be opened anew."""
+        return False
+
     @abstractmethod
     def close(self) -> Sequence[Event] | None:
         """Stop the units and give back everything; nothing is left behind.

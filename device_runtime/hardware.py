@@ -91,6 +91,10 @@ def converted(value: Any, dtype: Any) -> Any:
                 f"value.astype({dtype.name!r}) converts it"
             )
         return found.astype(dtype, copy=False)
+    if dtype.kind == "u" and found.dtype.kind == "f":  # NumPy has made floats of large and small ones
+        given = np.array(value, object)
+        if all(type(one) is int and 0 <= one < 1 << 64 for one in given.flat):
+            found = given.astype(np.uint64)
     if found.dtype.kind not in ("biufc" if dtype.kind == "c" else "biuf"):
         raise ValueError(f"write: {reprlib.repr(value)} does not become an array of {dtype}")
     with np.errstate(all="ignore"):

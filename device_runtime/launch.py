@@ -107,7 +107,8 @@ Message = Work | PeerNotice
 class Costs(NamedTuple):
     """What a shard has moved to and from a device's own memory, in bytes, and how long that and it ran.
 
-    `loading` is how long it took to load the bitstream, for the first on a unit since then.
+    `loading` is how long it took to load the bitstream, for the first on a unit since then, and `predicted`
+    how long a circuit would have run where there is a timing model in its place.
     """
 
     to_device: int
@@ -115,6 +116,7 @@ class Costs(NamedTuple):
     transfer: float  # seconds
     compute: float
     loading: float
+    predicted: float | None
 
 
 class Outcome(NamedTuple):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from device_runtime.errors import DeviceError, DeviceMemoryError, OptionError
 from device_runtime.fpga.boards import read
+from device_runtime.fpga.circuit import directions
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
 from device_runtime.fpga.scalars import of_dtype, pack_argument, whole
 from device_runtime.hardware import Blank, run
@@ -23,7 +24,7 @@ from offload.verifying import Verifier, Verify
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
     from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
-    from scheduler.ticket import Route
+    from scheduler.ticket import Pool, Route
 
 
 class HardwareBody(Body):
@@ -45,8 +46,8 @@ class HardwareBody(Body):
         self.interface = known or Interface(name, parameters(self.name, self.fn), xclbin)
         self.verify = verify
         self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
-        # The circuit that was looked at last, and what this interface makes of it.
-        self._fits: tuple[KernelSpec | None, KernelSpec | None] = None, None
+        # By the identity of circuits that were looked at: those, and what this interface makes of them.
+        self._fits: dict[int, tuple[KernelSpec, KernelSpec]] = {}
 
     @property
     def capture(self) -> Capture:
@@ -84,10 +85,10 @@ class HardwareBody(Body):
                 f"kernel {self.name}: the bitstream of {address} has no kernel {self.interface.kernel!r}; "
                 f"it has {', '.join(one.name for one in bitstream.kernels) or 'none'}"
             )
-        known, settled = self._fits
-        if spec is known:
-            return settled
-        wrong = self.interface.mismatches(spec)
+        known = self._fits.get(id(spec))
+        if known is not None:
+            return known[1]
+        wrong = self.interface.mismatches(spec, directions(bitstream.circuit, spec.name))
         if wrong:
             raise DeviceError(
                 f"kernel {self.name} does not fit kernel {spec.name} of the bitstream of {address}: "
@@ -101,8 +102,25 @@ class HardwareBody(Body):
                     f"has another bitstream loaded ({bitstream.uuid.hex()})"
                 )
         settled = self.interface.settle(spec)
-        self._fits = spec, settled
+        self._fits[id(spec)] = spec, settled
         return settled
+
+    def check_target(self, circuit: KernelSpec | None, target: Sequence[Any] | None, pool: Pool) -> None:
+        """Raise OptionError for units that were named, and are not those that the kernel runs on."""
+        if circuit is None or target is None or type(target[0]) is not str:
+            return
+        units = pool.device.names
+        mine = [unit.name for unit in circuit.units if unit.name in units]
+        for name in target:
+            where = f"kernel {self.name}: target={name!r}"
+            if name not in mine:
+                raise OptionError(f"{where} is no unit of {circuit.name}; its units are {', '.join(mine)}")
+            first = next(one for one in units if one in mine and units[one] == units[name])
+            if name != first:
+                raise OptionError(
+                    f"{where} is not the first unit of {circuit.name} on instance {units[name]}: it runs on "
+                    f"{first} there, and a driver kernel may call offload.core.instance().{name}"
+                )
 
     def plain(self) -> tuple[Any, ...]:
         """Return the interface as tuples, as it travels."""
@@ -219,10 +237,9 @@ class HardwareBody(Body):
                 raise TypeError(f"{what} {wrong}")
         if isinstance(value, BankArray):
             if circuit is None or value.memory.home.pool is not route.pool:
-                raise ValueError(
-                    f"{what} is on {value.memory.home.pool.address}, "
-                    f"and the launch goes to {route.pool.address}"
-                )
+                there, here = value.memory.home.pool.address, route.pool.address
+                before = ", with the bitstream that was there before" if there == here else ""
+                raise ValueError(f"{what} is on {there}{before}, and the launch goes to {here}")
             _check_bank(what, value, place, reached)
         if parameter.shape is not None and value.shape != parameter.shape:
             raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")

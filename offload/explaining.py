@@ -53,6 +53,7 @@ def _lines(name: str, address: str, timing: Timing, filling: Filling) -> list[st
         f"  transfers       {_ms(timing.transfer)}   "
         f"{timing.to_device:,} bytes to the device, {timing.from_device:,} from it",
         f"  circuit         {_ms(timing.compute)}",
+        *([] if timing.predicted is None else [f"  (on a board     {_ms(timing.predicted)}, as predicted)"]),
         f"  all else        {_ms(rest)}",
     ]
     args = filling.arguments()

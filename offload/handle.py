@@ -33,8 +33,9 @@ class Timing:
 
     The rest tells what a shard has cost on a device with memory of its own:
     bytes moved to it and from it, seconds that took, seconds its circuits ran,
-    and seconds that were waited for its bitstream to be loaded, where it was
-    the first on its unit since then. All None elsewhere, and where `begun` is.
+    seconds that were waited for its bitstream to be loaded, where it was the
+    first on its unit since then, and seconds its circuits would have run by the
+    timing model of an emulated FPGA. All None elsewhere, and where `begun` is.
     """
 
     core: int | None
@@ -46,6 +47,7 @@ class Timing:
     transfer: float | None = None
     compute: float | None = None
     loading: float | None = None
+    predicted: float | None = None
 
 
 class Handle(Shards[R]):

@@ -72,6 +72,8 @@ class HardwareKernel(Kernel[..., Any]):
         options = self._options(here, {})
         pool = here.pool(options.device)
         units, _ = options.place(pool.units, self._body.name, pool.device.names)
+        circuit = self._body.circuit(pool.device.bitstream, pool.address)
+        self._body.check_target(circuit, options.target, pool)
         if options.target is None or units is None:
             placed = [replace(options, auto=1, target=None)]
         else:
@@ -112,6 +114,7 @@ class HardwareKernel(Kernel[..., Any]):
         pool = here.pool(options.device)
         route = route_of(pool, self._body, options)
         circuit = self._body.circuit(pool.device.bitstream, pool.address)
+        self._body.check_target(circuit, options.target, pool)
         calls, filling = self._body.calls(full, kwargs, route, circuit)
         finish = filling if circuit is None else self._body.verified(calls, filling)
         arrays = here.arrays.get(pool.index)

@@ -145,6 +145,20 @@ class Session:
         found = self._pools.values.get(address)
         return found if found is not None else self._pools.get(address, lambda: self._open(address))
 
+    def renew(self) -> None:
+        """Open the default device, also if it is open and its file holds another bitstream now.
+
+        The one that was open stays so, for launches and arrays on it. Raises what `pool` raises.
+        """
+        found = self._pools.values.get(self.device)
+        if found is None:
+            self.pool()
+        elif found.device.changed():
+            made = self._open(self.device)
+            for name, pool in list(self._pools.values.items()):
+                if pool is found:
+                    self._pools.values[name] = made
+
     def resident(self, pool: Pool, module: str) -> frozenset[str]:
         """Return the names that are defined on a device for a module."""
         return self._resident.get((pool.index, module), frozenset())
@@ -340,6 +354,7 @@ def connect(device: str | None = None) -> Session:
 
     Launches under way elsewhere go on. An address that was connected to before
     gives the session it had, with its resident data, unless that is shut down.
+    Where it names a file that holds another bitstream now, launches run on that.
     When a `with` block is left, the session that was the default before is so
     again, and this one is shut down unless it was connected to outside of the
     block, too.
@@ -355,7 +370,7 @@ def connect(device: str | None = None) -> Session:
     made = Session(device)
     chosen = next((s for s in reversed(_defaults) if s.device == made.device and not s.closed), made)
     try:
-        chosen.pool()
+        chosen.renew()
     except BaseException:
         made.shutdown(wait=False)
         raise

@@ -81,17 +81,19 @@ class Verifier:
     def _difference(self, wanted: Any, found: Any) -> str | None:
         import numpy as np
 
+        from device_runtime.fpga.answers import near
+
         kind = f"{wanted.dtype.kind}{wanted.dtype.itemsize}"
         rtol = self._asked.rtol if self._asked.rtol is not None else _RTOL.get(kind, 0.0)
-        near = np.isclose(found, wanted, rtol, self._asked.atol, equal_nan=True)
-        if near.all():
+        right = near(found, wanted, rtol, self._asked.atol)
+        if right.all():
             return None
-        wrong = np.argwhere(~near)
+        wrong = np.argwhere(~right)
         with np.errstate(all="ignore"):
-            off = np.abs(np.subtract(found[~near], wanted[~near], dtype=np.result_type(found, np.float64)))
+            off = np.abs(np.subtract(found[~right], wanted[~right], dtype=np.result_type(found, np.float64)))
         worst = tuple(map(int, wrong[int(np.argmax(np.nan_to_num(off, nan=np.inf, posinf=np.inf)))]))
         return (
-            f"in {len(wrong):,} of {near.size:,} places, most at {list(worst)}, "
+            f"in {len(wrong):,} of {right.size:,} places, most at {list(worst)}, "
             f"where it is {found[worst]} and should be {wanted[worst]} "
             f"(allowed are rtol={rtol:g}, atol={self._asked.atol:g})"
         )

@@ -56,6 +56,9 @@ def test_there_is_one_lock() -> None:
             "ShieldedLock",
         ],  # each future's own; the standard library locks it
         "device_runtime/fpga/emulation.py": ["Lock"],  # a bank's, around its account; nothing waits inside
+        # The owner's, in a process of its own: a unit's while it runs, and inside that the banks' room.
+        "device_runtime/fpga/unit.py": ["Lock"],
+        "device_runtime/fpga/room.py": ["Condition"],
         # Fences: taken and released at once, for the order of stores in memory.
         "device_runtime/process/channel.py": ["Lock"],
         "device_runtime/process/lines.py": ["Lock"],

@@ -96,6 +96,10 @@ class Board:
     def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         """Have an emulated unit do what a function does, where its bitstream does not say."""
 
+    def directions(self, kernel: str) -> Directions:
+        """Return those of a kernel's arguments, where the bitstream says it."""
+        return ()
+
     def has_model(self, unit: str) -> bool:
         """Tell whether a unit can run: not an emulated one whose bitstream does not say what it does."""
         return True
@@ -223,6 +227,9 @@ class EmulatedBoard(Board):
     def give_model(self, unit: str, model: Model, directions: Directions) -> None:
         self._emulated.give_model(unit, model, directions)
 
+    def directions(self, kernel: str) -> Directions:
+        return self._emulated.directions.get(kernel, ())
+
     def has_model(self, unit: str) -> bool:
         return self._emulated.has_model(unit)
 
@@ -248,6 +255,7 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
     def __init__(self, bitstream: Bitstream) -> None:
         super().__init__("emulated")
         circuit = load(bitstream.circuit)
+        self.directions = circuit.directions
         self.predictor = Predictor(circuit.timing, bitstream)
         self.capabilities = {"REGISTER_RW": True}
         self._memories = {bank.name: EmulatedBank(bank) for bank in bitstream.banks if bank.nbytes}

@@ -33,6 +33,7 @@ class Config(NamedTuple):
     wait: float = 0.0  # seconds to wait for a card that another program has
     members: tuple[Member, ...] = ()  # instances, as a manifest says
     manifest: str = ""  # its file
+    asked: str = ""  # what stands behind the kind in the address
 
     @property
     def card(self) -> str:
@@ -64,11 +65,11 @@ def configure(kind: str, rest: str) -> Config:
             raise OptionError(f"{address}: {name} is set twice")
         given[name] = _number(address, name, text)
     if not path.endswith(".toml"):
-        return Config(kind, os.path.abspath(path), **given)  # type: ignore[arg-type]
+        return Config(kind, os.path.abspath(path), asked=rest, **given)  # type: ignore[arg-type]
     if "units" in given:
         raise OptionError(f"{address}: the manifest names the units; units= goes with a bitstream")
     said = manifest.read(path)
-    return Config(kind, said.bitstream, members=said.members, manifest=path, **given)  # type: ignore[arg-type]
+    return Config(kind, said.bitstream, members=said.members, manifest=path, asked=rest, **given)  # type: ignore[arg-type]
 
 
 def _number(address: str, name: str, text: str) -> int | float:
@@ -165,12 +166,13 @@ def names(bitstream: Bitstream, members: Sequence[Member] = ()) -> dict[str, int
 def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list[Instance]:
     """Load a bitstream, in the owner of the device, and return its instances.
 
-    `uuid` is the bitstream's that was opened, and `answers` is for what is known of its kernels.
+    `uuid` is the bitstream's that was opened, and `answers` is for what is known of its units.
 
     Raises DeviceUnavailable, saying what to do.
     """
     from device_runtime.fpga.buffers import Store
     from device_runtime.fpga.habit import Habit
+    from device_runtime.fpga.room import Room
     from device_runtime.fpga.unit import Instance, UnitDriver
 
     try:
@@ -199,7 +201,8 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     groups = instances(bitstream, config.members)
     shares = [member.batch for member in config.members] or [None] * len(groups)
     habits = {kernel.name: Habit(config.timeout) for kernel in bitstream.kernels}
-    driven = [[UnitDriver(made, spec, unit, habits[spec.name]) for spec, unit in group] for group in groups]
-    return [
-        Instance(made, drivers, kept, answers, share) for drivers, share in zip(driven, shares, strict=True)
+    room = Room()
+    driven = [
+        [UnitDriver(made, spec, unit, habits[spec.name], answers) for spec, unit in group] for group in groups
     ]
+    return [Instance(made, drivers, kept, room, share) for drivers, share in zip(driven, shares, strict=True)]

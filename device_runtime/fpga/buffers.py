@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,10 +24,12 @@ class Meter(threading.local):
 
     to_device = from_device = 0
     transfer = compute = loading = 0.0
+    predicted: float | None = None
 
     def take(self) -> Costs:
         """Return it, and begin anew."""
-        found = Costs(self.to_device, self.from_device, self.transfer, self.compute, self.loading)
+        moved = self.to_device, self.from_device, self.transfer
+        found = Costs(*moved, self.compute, self.loading, self.predicted)
         self.__dict__.clear()
         return found
 
@@ -65,11 +68,7 @@ class Buffer:
 
         Raises DeviceMemoryError if the bank is full.
         """
-        try:
-            return cls(board.allocate(bank, shape, dtype), bank)
-        except DeviceMemoryError:
-            gc.collect()  # buffers in cycles hold memory that the interpreter knows nothing of
-            return cls(board.allocate(bank, shape, dtype), bank)
+        return cls(board.allocate(bank, shape, dtype), bank)
 
     @property
     def uploads(self) -> int:
@@ -80,6 +79,11 @@ class Buffer:
     def downloads(self) -> int:
         """Bytes that were moved from it."""
         return self._memory.downloads
+
+    @property
+    def behind(self) -> bool:
+        """Tell whether the device's copy may be newer than the host's."""
+        return self._memory.behind
 
     def write(self, value: Any) -> None:
         """Replace what it holds, and lose nothing of the value: see `converted`.
@@ -154,7 +158,12 @@ class Store:
 
         Raises DeviceMemoryError.
         """
-        buffer = Buffer.allocate(self._board, bank, value.shape, np.dtype(value.dtype))
+        allocate = partial(Buffer.allocate, self._board, bank, value.shape, np.dtype(value.dtype))
+        try:
+            buffer = allocate()
+        except DeviceMemoryError:
+            gc.collect()  # buffers in cycles hold memory that the interpreter knows nothing of
+            buffer = allocate()
         if not isinstance(value, Blank):
             buffer.write(value)
         self._buffers[number] = buffer

@@ -67,6 +67,17 @@ def load(circuit: bytes) -> Circuit:
         raise _unloadable(error) from error
 
 
+def directions(circuit: bytes, kernel: str) -> Directions:
+    """Return those of a kernel's arguments, where a bitstream says it: that of no board does."""
+    if not circuit:
+        return ()
+    try:
+        _, *rest = pickle.loads(circuit)
+        return Circuit({}, *rest).directions.get(kernel, ())
+    except Exception as error:
+        raise _unloadable(error) from error
+
+
 def in_verilog(circuit: bytes) -> dict[str, Rtl]:
     """Return the models that are Verilog, by kernel, and load no other.
 

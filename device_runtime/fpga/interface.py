@@ -2,6 +2,7 @@
 
 # Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -31,8 +32,12 @@ class Interface(NamedTuple):
     parameters: tuple[Parameter, ...]
     xclbin: str | None = None
 
-    def mismatches(self, spec: KernelSpec) -> list[str]:
-        """Return in what it differs from the kernel of a bitstream, each in words."""
+    def mismatches(self, spec: KernelSpec, directions: Sequence[str | None] = ()) -> list[str]:
+        """Return in what it differs from the kernel of a bitstream, each in words.
+
+        `directions` are those of the circuit's arguments, where they are known:
+        only an emulated one says so. InOut will do for In and Out.
+        """
         from device_runtime.fpga.emulation import pointed
         from device_runtime.fpga.scalars import scalar
 
@@ -77,6 +82,10 @@ class Interface(NamedTuple):
                         f"{argument.name} is to be in bank {parameter.bank}, and unit {unit.name} "
                         f"is wired to {', '.join(wired) or 'none'}"
                     )
+        for parameter, there in zip(self.parameters, directions):
+            if there is not None and parameter.direction not in (None, INOUT, there):
+                told = f"is {there} in the circuit, and {parameter.direction} in the function"
+                wrong.append(f"{parameter.name} {told}")
         return wrong
 
     def settle(self, spec: KernelSpec) -> KernelSpec:

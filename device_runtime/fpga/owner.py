@@ -152,6 +152,8 @@ class UnitThread(threading.Thread):
         self._endpoint.end(outcome._replace(costs=METER.take()), followed)
         self._status.end(self._unit, self._work)
         self._work += 1
+        del outcome
+        self._instance.launch_ended()
         if self._instance.hung:
             os._exit(HUNG)  # and the host starts another owner, which sets the device up anew
 

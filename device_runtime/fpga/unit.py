@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain, groupby
+from typing import Any, NamedTuple, NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from device_runtime import context
 from device_runtime.errors import DeviceError, DeviceMemoryError
-from device_runtime.fpga.answers import Answers, same
+from device_runtime.fpga.answers import LONGEST, MOST, Answer, Answers, same, steady
 from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
 from device_runtime.fpga.buffers import METER, Buffer, Store
 from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
 from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
+from device_runtime.fpga.room import Room
 from device_runtime.fpga.scalars import pack_argument
 from device_runtime.hardware import Blank, Kept, blank, checked
 
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _FAILED = 0xFFFFFFFF  # what is read where no device answers
-_LONGEST = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
+_MOST_HANGS = 3  # times in a row that a unit may hang of which no answer is known
+_NAP = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
+
+
+T = TypeVar("T")
+
+
+class Way(NamedTuple):
+    """How arguments are passed: as the bitstream says, or as a decorated function does."""
+
+    arguments: tuple[Argument, ...]
+    directions: tuple[str | None, ...]  # None for a scalar, "" where it is not known
+    banks: tuple[str | None, ...]  # those that were asked for
 
 
 class UnitDriver:
     """Run a kernel on one unit, as a function."""
 
-    def __init__(self, board: Any, spec: KernelSpec, unit: Unit, habit: Habit) -> None:
+    instance: Instance  # of which it is a part; set there
+
+    def __init__(self, board: Any, spec: KernelSpec, unit: Unit, habit: Habit, answers: Answers) -> None:
         self.spec = spec
         self.unit = unit
         self.habit = habit
         self.hung = False
         self.busy = 0.0  # seconds that its runs so far have taken
         self._board = board
+        self._answers = answers
         self._registers = board.registers(unit.name)
-        self._described = spec  # by the bitstream, which may leave open what an interface settles
-        self._interface: Interface | None = None
-        self._banks: Sequence[str | None] = [None] * len(spec.arguments)  # those that were asked for
-        self.directions: Sequence[str | None] = [
-            None if argument.kind == "scalar" else "" for argument in spec.arguments
-        ]
+        self._running = threading.Lock()  # also a kernel's own threads may call it
+        directions = tuple([None if one.kind == "scalar" else "" for one in spec.arguments])
+        self._plain = Way(spec.arguments, directions, (None,) * len(directions))
+        self._settled: tuple[Interface | None, Way] = None, self._plain  # the last one that was asked for
 
     @property
     def predicted(self) -> float | None:
@@ -55,76 +73,170 @@ class UnitDriver:
         found: int | None = self._board.cycles(self.unit.name)
         return found
 
-    def learn(self, interface: Interface, model: Any) -> None:
-        """Take note of which arrays go in, and which come out, and of what an emulated unit is to do.
+    def _way(self, interface: Interface | None) -> Way:
+        """Return how arguments are passed.
 
         Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
         """
-        if interface != self._interface:
-            wrong = interface.mismatches(self._described)
+        if interface is None:
+            return self._plain
+        known, way = self._settled
+        if interface != known:
+            wrong = interface.mismatches(self.spec, self._board.directions(self.spec.name))
             if wrong:
                 raise DeviceError(
                     f"kernel {self.spec.name} of the bitstream is not what the function says: "
                     + "; ".join(wrong)
                 )
-            self._interface, self.spec = interface, interface.settle(self._described)
-            self.directions = [parameter.direction for parameter in interface.parameters]
-            self._banks = [parameter.bank for parameter in interface.parameters]
-        self._board.give_model(self.unit.name, model, self.directions)
+            way = Way(
+                interface.settle(self.spec).arguments,
+                tuple([parameter.direction for parameter in interface.parameters]),
+                tuple([parameter.bank for parameter in interface.parameters]),
+            )
+            self._settled = interface, way
+        return way
 
-    def __call__(self, *args: Any) -> None:
+    def __call__(self, *args: Any, **named: Any) -> None:
         """Run the kernel and wait for its end.
 
         A buffer stays where it is. An array is copied to the bank that its
-        argument is wired to and, where the kernel writes to it, copied back;
-        where that is not known, if it is writable and was changed on the
-        device. Raises what `run` raises.
+        argument is wired to and, if it is writable and was changed on the
+        device, copied back. Raises what `run` raises, and DeviceError from a
+        kernel that runs on another instance.
         """
-        came = [(value, found.host()) for value, found in self.run(args)]
-        if "" in self.directions:  # one array may stand for what goes in and what comes out
-            came = [(value, found) for value, found in came if value.tobytes() != found.tobytes()]
-        for value, found in came:
+        here = context.current()
+        if here is not None and here.instance is not self.instance:
+            raise DeviceError(
+                f"unit {self.unit.name} belongs to {self.instance!r}, and this kernel runs on "
+                f"{here.instance!r}: ask for offload.core.instance() in each launch"
+            )
+        args = self._in_order(args, named) if named else args
+        came = [(args[place], found) for place, found in self.run(args).items()]
+        # First: one array may stand for what goes in and what comes out.
+        for value, found in [(old, new) for old, new in came if old.tobytes() != new.tobytes()]:
             value[...] = found
 
-    def run(self, args: Sequence[Any]) -> list[tuple[Any, Buffer]]:
-        """Do the same, but return the arrays to be copied back, and from where.
+    def _in_order(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        taken = [one.name for one in self.spec.arguments]
+        for name in named:
+            if name not in taken[len(args) :]:
+                told = "is given twice" if name in taken else f"is none of {', '.join(taken)}"
+                raise TypeError(f"kernel {self.spec.name}: argument {name} {told}")
+        missing = [name for name in taken[len(args) :] if name not in named]
+        if missing:
+            raise TypeError(f"kernel {self.spec.name}: argument {', '.join(missing)} is not given")
+        return *args, *(named[name] for name in taken[len(args) :])
 
-        Raises TypeError for another number of arguments, ArgsNotSerializable
-        for a scalar that its type cannot hold, DeviceMemoryError, and
-        DeviceError for a unit that does not end.
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"unit {self.unit.name} stays on its device")
+
+    def run(
+        self, args: Sequence[Any], interface: Interface | None = None, model: Any = None
+    ) -> dict[int, NDArray[Any]]:
+        """Run the kernel; return the arrays that come back, by their places among the arguments.
+
+        `interface` is what a decorated function says, and `model` that
+        function, for an emulated unit that has none. Raises TypeError for
+        another number of arguments, ArgsNotSerializable for a scalar that its
+        type cannot hold, DeviceMemoryError, and DeviceError for a unit that
+        does not end or another kernel than the function's.
         """
-        arguments = self.spec.arguments
+        way = self._way(interface)
+        with self._running:
+            if model is not None:
+                self._board.give_model(self.unit.name, model, way.directions)
+            known = self._answers.get(self.unit.name)
+            better = known is None or (known.interface is None and interface is not None)
+            given = _noted(args, way) if better else None
+            busy = self.busy
+            outs = self._run(args, way, interface is not None)
+            self._answers.ended(self.unit.name)
+            if given is not None and self.busy - busy <= LONGEST:
+                kept = {} if interface is None else {place: found.copy() for place, found in outs.items()}
+                self._answers.keep(Answer(self.unit.name, self.spec.name, interface, given, kept))
+            return outs
+
+    def check(self) -> str:
+        """Have the unit give an answer that is known; return what is wrong, if it is.
+
+        That is one of its own, else it has to come to an end with what another
+        unit of the kernel was given. Where none is known, or there is no room
+        for it, the unit is taken at its word, until it has hung three times in a row.
+        """
+        name = self.unit.name
+        own = self._answers.get(name)
+        known = own or self._answers.of_another(self.spec.name)
+        if known is None or not self._board.has_model(name):
+            hangs = self._answers.hangs(name)
+            return f"unit {name} has hung {hangs} times in a row" if hangs >= _MOST_HANGS else ""
+        try:
+            if own is None:
+                self._again(known, 0xFF)
+            elif not self._gives(own):
+                return f"unit {name} does not give the answer any more that it gave before"
+        except Exception as error:
+            told = str(error) if isinstance(error, DeviceError) else f"unit {name} fails: {error!r}"
+            sure = own is not None and own.interface is not None and not isinstance(error, DeviceMemoryError)
+            return told if self.hung or sure else ""
+        return ""
+
+    def _gives(self, known: Answer) -> bool:
+        """Tell whether the unit still gives an answer, as far as its arrays can be foretold."""
+        first = self._again(known, 0xFF)
+        if all(same(first[place], was) for place, was in known.outs.items()):
+            return True
+        second = self._again(known, 0)
+        sure = {place: steady(first[place], second[place]) for place in known.outs}
+        return all(same(first[place][sure[place]], was[sure[place]]) for place, was in known.outs.items())
+
+    def _again(self, known: Answer, fresh: int) -> dict[int, NDArray[Any]]:
+        """Run it once more, with arrays that only come out full of a byte."""
+        way = self._way(known.interface)
+        args = [_full(value, fresh) if isinstance(value, Blank) else value for value in known.args]
+        back = tuple([INOUT if one == OUT else one for one in way.directions])
+        with self._running:
+            outs = self._run(args, way._replace(directions=back, banks=(None,) * len(back)), False)
+            self._answers.ended(self.unit.name)
+            return {place: found.copy() for place, found in outs.items()}
+
+    def _run(self, args: Sequence[Any], way: Way, alone: bool) -> dict[int, NDArray[Any]]:
+        """Run it; `alone`: all that the launch holds of the device is what it is given here."""
+        arguments = way.arguments
         if len(args) != len(arguments):
             raise TypeError(
                 f"kernel {self.spec.name} takes {len(arguments)} arguments "
                 f"({', '.join(one.name for one in arguments)}), and {len(args)} are given"
             )
         words: list[tuple[int, bytes]] = []
-        back: list[tuple[Any, Buffer]] = []
-        held: list[Buffer] = []  # for this run only
-        parts: dict[int, Any] = {}
-        for place, (argument, value, direction) in enumerate(
-            zip(arguments, args, self.directions, strict=True)
-        ):
+        arrays: dict[int, Sequence[str]] = {}  # those that get buffers for this run only, and in which banks
+        buffers: dict[int, Buffer] = {}
+        for place, (argument, value) in enumerate(zip(arguments, args, strict=True)):
             number = argument.kind == "word" and not isinstance(value, (np.ndarray, Buffer, Blank))
             if number or argument.kind == "scalar":
                 words.append((argument.offset, pack_argument(self.spec.name, argument, value)))
                 continue
-            bank = self._banks[place]
+            bank = way.banks[place]
             wired = self.unit.banks[place] if bank is None else (bank,)
-            if isinstance(value, Buffer):
-                buffer = value
-                self._check_dtype(argument, buffer)
-                if wired and buffer.bank not in wired:
-                    raise DeviceMemoryError(
-                        f"argument {argument.name} of {self.unit.name} is in bank {buffer.bank}, "
-                        f"and its port is wired to {', '.join(wired)}"
-                    )
-            else:
-                buffer = self._fill(argument, value, direction, wired)
-                held.append(buffer)
-                if direction in (OUT, INOUT) or (not direction and value.flags.writeable):
-                    back.append((value, buffer))
+            if not isinstance(value, Buffer):
+                self._check_array(argument, value, wired)
+                arrays[place] = wired
+                continue
+            self._check_dtype(argument, value)
+            if wired and value.bank not in wired:
+                raise DeviceMemoryError(
+                    f"argument {argument.name} of {self.unit.name} is in bank {value.bank}, "
+                    + (f"and its port is wired to {', '.join(wired)}" if bank is None else f"not in {bank}")
+                )
+            buffers[place] = value
+        if arrays:
+            take = partial(self._allocate_all, args, arrays)
+            fits = partial(self._fits, args, arrays) if alone else None
+            buffers.update(self.instance._take(chain(*arrays.values()), take, fits))
+        parts: dict[int, Any] = {}
+        for place, buffer in buffers.items():
+            argument, direction = arguments[place], way.directions[place]
+            if place in arrays and direction != OUT:
+                buffer.write(args[place])
             if direction != IN:
                 buffer.written()
             if not buffer.whole:
@@ -137,11 +249,15 @@ class UnitDriver:
             words.append((argument.offset, buffer.address.to_bytes(argument.nbytes, "little")))
         self._board.give_shapes(self.unit.name, parts)
         self._set(words)
-        self._run()
-        del held
-        return back
+        self._start()
+        return {
+            place: buffers[place].host()
+            for place in arrays
+            if way.directions[place] in (OUT, INOUT)
+            or (not way.directions[place] and args[place].flags.writeable)
+        }
 
-    def _fill(self, argument: Argument, value: Any, direction: str | None, wired: Sequence[str]) -> Buffer:
+    def _check_array(self, argument: Argument, value: Any, wired: Sequence[str]) -> None:
         if not isinstance(value, (np.ndarray, Blank)):
             raise TypeError(
                 f"kernel {self.spec.name}: argument {argument.name} is a pointer, and takes a NumPy array "
@@ -150,15 +266,24 @@ class UnitDriver:
         if not wired:
             raise DeviceError(f"argument {argument.name} of {self.unit.name} is wired to no bank")
         self._check_dtype(argument, value)
-        buffer = self._allocate(wired, value.shape, np.dtype(value.dtype))
-        if not (isinstance(value, Blank) or direction == OUT):
-            buffer.write(value)
-        return buffer
 
     def _check_dtype(self, argument: Argument, value: Any) -> None:
         wrong = dtype_error(argument.ctype, np.dtype(value.dtype))
         if wrong:
             raise TypeError(f"kernel {self.spec.name}: argument {argument.name} {wrong}")
+
+    def _allocate_all(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> dict[int, Buffer]:
+        return {
+            place: self._allocate(wired, args[place].shape, np.dtype(args[place].dtype))
+            for place, wired in arrays.items()
+        }
+
+    def _fits(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> bool:
+        """Tell whether arrays would find room in banks that hold nothing else."""
+        room = {bank.name: bank.nbytes for bank in self._board.bitstream.banks}
+        for place, wired in arrays.items():
+            room[max(wired, key=room.__getitem__)] -= _nbytes(args[place])
+        return all(left >= 0 for left in room.values())
 
     def _allocate(self, wired: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         for bank in wired[:-1]:
@@ -181,9 +306,9 @@ class UnitDriver:
             together = list(group)
             self._registers.write(together[0][1], b"".join(data for _, _, data in together))
 
-    def _run(self) -> None:
+    def _start(self) -> None:
         """Start the unit, and wait until it is done."""
-        registers = self._registers
+        registers, before = self._registers, self.predicted
         begun = time.monotonic()
         registers.write(0, START)
         looks = 0
@@ -192,14 +317,14 @@ class UnitDriver:
             if looks > _LOOKS:
                 passed = time.monotonic() - begun
                 if passed > self.habit.limit:
-                    self.hung = True
+                    self._has_hung()
                     raise DeviceError(
                         f"unit {self.unit.name} has not ended after {passed:.3g} s "
                         f"(its limit is {self.habit}); {self._dump()}"
                     )
-                time.sleep(min(_LONGEST, passed / 8))
+                time.sleep(min(_NAP, passed / 8))
         if status == _FAILED:
-            self.hung = True
+            self._has_hung()
             raise DeviceError(
                 f"unit {self.unit.name} does not answer: an error of the bus, or the device is gone; "
                 + self._dump()
@@ -207,9 +332,15 @@ class UnitDriver:
         took = time.monotonic() - begun
         self.busy += took
         METER.compute += took
+        if before is not None and (after := self.predicted) is not None:
+            METER.predicted = (METER.predicted or 0.0) + after - before
         self.habit.learn(took)
         if status & DONE and self.spec.protocol == "ap_ctrl_chain":
             registers.write(0, CONTINUE)
+
+    def _has_hung(self) -> None:
+        self.hung = True
+        self._answers.hung(self.unit.name)
 
     def _dump(self) -> str:
         last = max((one.offset + one.nbytes for one in self.spec.arguments), default=4)
@@ -230,16 +361,18 @@ class Instance:
         board: Any,
         drivers: Sequence[UnitDriver],
         kept: Store,
-        answers: Answers,
+        room: Room,
         batch: int | None = None,
     ) -> None:
         self.kept = kept
-        self._answers = answers
+        self._room = room
         self.batch = batch  # how much of a data set is its share, where a manifest says so
         self._board = board
         self._units = {driver.unit.name: driver for driver in drivers}
         # By kernel: its first unit here.
         self._drivers = {driver.spec.name: driver for driver in reversed(drivers)}
+        for driver in drivers:
+            driver.instance = self
 
     @property
     def hung(self) -> bool:
@@ -291,7 +424,19 @@ class Instance:
         elif bank not in wired:
             raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
         asked = blank(shape, dtype)
-        return Buffer.allocate(self._board, bank, asked.shape, np.dtype(asked.dtype))
+        return self._take(
+            (bank,), partial(Buffer.allocate, self._board, bank, asked.shape, np.dtype(asked.dtype))
+        )
+
+    def _take(
+        self, banks: Iterable[str], allocate: Callable[[], T], fits: Callable[[], bool] | None = None
+    ) -> T:
+        """Take memory for the launch that runs here; see `Room`. A kernel's own thread may outlive that."""
+        return self._room.take(self if context.current() else None, banks, allocate, fits)
+
+    def launch_ended(self) -> None:
+        """Take note of the end of a launch, which has given back what memory it had taken."""
+        self._room.ended(self)
 
     def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> tuple[NDArray[Any], ...]:
         """Run a kernel as a decorated function describes it; return the arrays that come out.
@@ -304,32 +449,15 @@ class Instance:
                 f"the device's bitstream has no kernel {interface.kernel!r}; "
                 f"it has {', '.join(self._drivers) or 'none'}"
             )
-        driver.learn(interface, model)
         found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
-        outs = tuple([buffer.host() for _, buffer in driver.run(found)])
-        if not any(isinstance(value, Kept) for value in args):
-            self._answers.learn(interface, model, args, outs)
-        return outs
+        return tuple(driver.run(found, interface, model).values())
 
     def check(self) -> str:
-        """Have the units give the answers that are known of their kernels; return what is wrong, if it is.
-
-        Those of which none is known, and emulated ones without a model, are taken at their word.
-        """
-        for name, driver in self._units.items():
-            known = self._answers.get(driver.spec.name)
-            if known is None or not self._board.has_model(name):
-                continue
-            try:
-                driver.learn(known.interface, None)
-                found = [buffer.host() for _, buffer in driver.run(known.args)]
-            except DeviceError as error:
-                return str(error)
-            except Exception as error:  # a model's own
-                return f"unit {name} fails: {error!r}"
-            if not same(found, known.outs):
-                return f"unit {name} does not give the answer any more that {driver.spec.name} gave before"
-        return ""
+        """Have the units give the answers that are known of them; return what is wrong, if it is."""
+        try:
+            return next(filter(None, (driver.check() for driver in self._units.values())), "")
+        finally:
+            self.launch_ended()
 
     def _wired(self) -> list[str]:
         return list(
@@ -338,5 +466,42 @@ class Instance:
             )
         )
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} stays on its device; offload.core.instance() gives it to each launch")
+
     def __repr__(self) -> str:
         return f"<instance of {', '.join(self.units)}>"
+
+
+def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
+    """Return a copy of arguments, for a run to be done again; None if they are large, or not known here."""
+    nbytes = 0
+    for value, direction in zip(args, way.directions):
+        if isinstance(value, (np.ndarray, Buffer, Blank)):
+            if isinstance(value, Buffer) and value.behind and direction != OUT:
+                return None
+            nbytes += _nbytes(value)
+        elif type(value) not in (int, float, bool) and not isinstance(value, np.generic):
+            return None
+    if nbytes > MOST:
+        return None
+    return tuple(
+        value
+        if isinstance(value, Blank) or not hasattr(value, "nbytes")
+        else Blank(value.shape, np.dtype(value.dtype).str)
+        if direction == OUT
+        else np.array(value)
+        for value, direction in zip(args, way.directions)
+    )
+
+
+def _nbytes(value: Any) -> int:
+    nbytes: int = math.prod(value.shape) * np.dtype(value.dtype).itemsize
+    return nbytes
+
+
+def _full(blank: Blank, byte: int) -> NDArray[Any]:
+    """Return an array of which every byte is this one."""
+    made = np.empty(blank.shape, blank.dtype)
+    made.reshape(-1).view(np.uint8)[:] = byte
+    return made

@@ -583,6 +583,7 @@ def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
 
     told = text.getvalue()
     assert "8,000 bytes to the device, 4,000 from it" in told
+    assert "as predicted)" in told
     assert "reference" in told
     assert "break-even" in told
     text = io.StringIO()

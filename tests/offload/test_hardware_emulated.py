@@ -55,8 +55,11 @@ def test_a_scalar_that_the_circuit_cannot_hold(device: str) -> None:
 def test_a_unit_by_name(device: str) -> None:
     out = np.empty(1, "float32")
     add(floats(1), floats(2), out, 1, target="vadd_2")
-    add(floats(1), floats(2), out, 1, target=["scale_1"])
     assert out.tolist() == [3]
+    with pytest.raises(
+        of.OptionError, match=r"target='scale_1' is no unit of vadd; its units are vadd_1, vadd_2"
+    ):
+        add(floats(1), floats(2), out, 1, target=["vadd_2", "scale_1"])
     with pytest.raises(of.OptionError, match=r"no core of the device has the name 'vadd_9'.*vadd_1"):
         add(floats(1), floats(2), out, 1, target="vadd_9")
 
@@ -280,6 +283,104 @@ def test_a_driver_gives_one_array_for_what_goes_in_and_comes_out(tmp_path: Path)
         assert drive()[0].tolist() == [0, 2, 4, 6]
 
 
+@pytest.fixture
+def doubling(tmp_path: Path) -> Iterator[of.Session]:
+    made = Xclbin([double], units=2, banks=["A", "B"], wiring={"double.a": ["A", "B"]})
+    with of.connect(address(f"emu:{made.write(tmp_path / 'double.xclbin')}")) as session:
+        yield session
+
+
+def test_a_driver_is_not_told_by_launches_what_arguments_are(doubling: of.Session) -> None:
+    """What a unit was used for before makes no difference."""
+
+    @offload(kernel="double")
+    def banked(out: Out, a: In(bank="B"), n: int) -> None:  # type: ignore[valid-type]
+        out[:n] = 2 * a[:n]
+
+    @offload(auto=1)
+    def drive() -> Any:
+        out = np.full(3, 9, "float32")
+        instance().double(out, instance().array(floats(1, 1, 1), bank="A"), 2)
+        return out.tolist()
+
+    assert drive(target=0) == [[2, 2, 9]]
+    banked(np.empty(3, "float32"), floats(1, 1, 1), 2, target=0)
+    assert drive(target=0) == [[2, 2, 9]]
+
+
+def test_a_driver_names_arguments(doubling: of.Session) -> None:
+    @offload(auto=1)
+    def drive(**named: Any) -> Any:
+        out = np.zeros(2, "float32")
+        instance().double(out, **named)
+        return out.tolist()
+
+    assert drive(n=2, a=floats(1, 2)) == [[2, 4]]
+    for named, told in (
+        ({"n": 2}, "kernel double: argument a is not given"),
+        ({"n": 2, "a": floats(), "b": 1}, "argument b is none of out, a, n"),
+        ({"n": 2, "a": floats(), "out": 1}, "argument out is given twice"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            drive(**named)
+
+
+def test_threads_of_a_driver_take_turns_at_a_unit(doubling: of.Session) -> None:
+    @offload(auto=1)
+    def drive() -> Any:
+        from concurrent.futures import ThreadPoolExecutor
+
+        here, outs = instance(), [np.zeros(1, "float32") for _ in range(8)]
+
+        def call(number: int) -> None:
+            for _ in range(20):
+                here.double(outs[number], floats(number), 1)
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(call, range(8)))
+        return [float(out[0]) for out in outs]
+
+    assert drive() == [[0, 2, 4, 6, 8, 10, 12, 14]]
+
+
+def test_an_instance_is_for_the_kernels_on_it(doubling: of.Session) -> None:
+    @offload
+    def drive() -> None:
+        kept = sys.modules.setdefault("kept_instance", instance())
+        kept.double(np.zeros(1, "float32"), floats(1), 1)  # type: ignore[attr-defined]
+
+    drive(target=0)
+    drive(target=0)
+    with pytest.raises(of.DeviceError, match=r"unit double_1 belongs to .*double_1>, and .* on .*double_2>"):
+        drive(target=1)
+
+
+def test_an_instance_stays_where_it_is(doubling: of.Session) -> None:
+    @offload(auto=1)
+    def drive(unit: bool) -> Any:
+        return instance().double if unit else instance()
+
+    for unit in (False, True):
+        with pytest.raises(of.ResultNotSerializable, match="stays on its device"):
+            drive(unit)
+
+
+def test_directions_that_are_not_the_circuits(doubling: of.Session) -> None:
+    @offload(kernel="double")
+    def turned(out: In, a: Out, n: int) -> None:
+        pass
+
+    @offload(kernel="double")
+    def both(out: InOut, a: InOut, n: int) -> None:
+        pass
+
+    told = "out is Out in the circuit, and In in the function; a is In in the circuit, and Out in"
+    with pytest.raises(of.DeviceError, match=told):
+        turned(floats(0), floats(1), 1)
+    [(out, a)] = both(floats(0), floats(1), 1)
+    assert (out.tolist(), a.tolist()) == ([2], [1])
+
+
 def test_a_buffer_in_another_bank(device: str) -> None:
     @offload(auto=1)
     def drive() -> None:
@@ -360,9 +461,12 @@ def test_predicted_times_stand_beside_those_that_were_measured(strict: None) -> 
             unit(np.ones(size, "float32"), np.empty(size, "float32"), 1)
         return unit.predicted - before[0], unit.busy - before[1]
 
-    predicted, busy = drive()[0]
+    handle = drive.launch()
+    predicted, busy = handle.result()
     assert predicted == pytest.approx(2 * 0.5 + 4e-6 + 4000e-6), "its bank is what it waits for"
     assert 0 < busy < 0.5
+    assert handle.timing[0].predicted == pytest.approx(predicted)
+    assert handle.timing[0].compute == pytest.approx(busy)
 
 
 def splitting(verify: Any) -> Any:
@@ -422,6 +526,19 @@ def test_the_reference_itself_is_not_verified() -> None:
         split_once(splitting(1))
 
 
+def test_whole_numbers_are_compared_to_the_last_bit(tmp_path: Path) -> None:
+    @offload(kernel="high", verify=1)
+    def high(x: In("uint64"), y: Out("uint64")) -> None:  # type: ignore[valid-type]
+        y[:] = x + np.uint64(2**60)
+
+    made = Xclbin([high], faults={"high_1": Fault("flip", after=1)}).write(tmp_path / "high.xclbin")
+    with of.connect(address(f"emu:{made}")):
+        zeros = np.zeros(3, "uint64")
+        high(zeros, np.empty(3, "uint64"))
+        with pytest.raises(of.VerificationError, match="it is 1152921504606846977 and should be"):
+            high(zeros, np.empty(3, "uint64"))
+
+
 @pytest.mark.parametrize("given", [-0.1, 2, True, "often"])
 def test_a_share_that_cannot_be(given: Any) -> None:
     with pytest.raises(of.OptionError, match="Verify: share="):
@@ -465,8 +582,13 @@ def test_instances_of_a_manifest(grouped: of.Session) -> None:
 
 def test_a_launch_goes_where_the_kernel_is(grouped: of.Session) -> None:
     out = np.zeros(1, "float32")
-    add(floats(1), floats(2), out, 1, target="vadd_2")
+    add(floats(1), floats(2), out, 1, target="vadd_1")
     assert out.tolist() == [3]
+    told = r"target='vadd_2' is not the first unit of vadd on instance 0: it runs on vadd_1 there"
+    with pytest.raises(of.OptionError, match=told):
+        add(floats(1), floats(2), out, 1, target="vadd_2")
+    with pytest.raises(of.OptionError, match=told):
+        next(add.options(target="vadd_2").map([floats(1)], [floats(2)], [out], [1]))
     with pytest.raises(of.OptionError, match=r"instance 1 of emu:.* no unit of vadd; target= one of vadd_1"):
         add(floats(1), floats(2), out, 1)
 

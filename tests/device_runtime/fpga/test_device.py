@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.util
 import logging
 import os
@@ -17,6 +18,8 @@ from hardware_kernels import add, bitstream, scale
 import offload as of
 from device_runtime.fpga.writing import pack
 from offload import In, Out, offload
+from offload.core import instance
+from offload.session import session
 from offload.testing import Fault, Xclbin
 
 PYNQ = importlib.util.find_spec("pynq") is not None
@@ -132,17 +135,164 @@ def test_a_unit_that_hangs(connected: Any) -> None:
 
 
 @needs_pynq
-def test_a_unit_that_does_not_come_back(connected: Any) -> None:
+@pytest.mark.parametrize("size", [2, 50_000])
+def test_a_unit_that_does_not_come_back(connected: Any, size: int) -> None:
     """It hangs again where it is given what the other one has an answer to."""
     connected(Xclbin([add], units=2, faults={"vadd_2": Fault("hang")}), "?timeout=0.2")
-    one, out = np.ones(2, "float32"), np.empty(2, "float32")
-    assert add(one, one, out, 2, target="vadd_1")[0].tolist() == [2, 2]
+    one, out = np.ones(size, "float32"), np.empty(size, "float32")
+    assert add(one, one, out, 2, target="vadd_1")[0][:2].tolist() == [2, 2]
     with pytest.raises(of.DeviceError, match="unit vadd_2 has not ended"):
         add(one, one, out, 2, target="vadd_2")
     with pytest.raises(of.NoUnitsError, match=r"core 1 of .* is gone: unit vadd_2 has not ended after"):
         add(one, one, out, 2, target="vadd_2")
     for _ in range(4):
         assert added(1, 2) == [2, 4]
+
+
+@needs_pynq
+def test_a_unit_that_hangs_again_and_again(connected: Any) -> None:
+    """Where nothing is known that it once gave, three times in a row are enough."""
+    connected(Xclbin([add], faults={"vadd_1": Fault("hang")}), "?timeout=0.1")
+
+    @offload(auto=1)
+    def drive() -> None:
+        ones = np.ones(2, "float32")
+        instance().vadd(ones, ones, np.empty(2, "float32"), 2)
+
+    for _ in range(3):
+        with pytest.raises(of.DeviceError, match="unit vadd_1 has not ended"):
+            drive()
+    with pytest.raises(of.NoUnitsError, match="unit vadd_1 has hung 3 times in a row; it is not used any"):
+        drive()
+
+
+@needs_pynq
+def test_what_cannot_be_foretold_condemns_no_unit(connected: Any) -> None:
+    """It gives random numbers, and leaves the rest of its array as it was."""
+
+    @offload(kernel="vadd")
+    def odd(out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+        out[:n] = np.random.default_rng().random(n)
+        out[0] = n
+
+    connected(Xclbin([odd], units=2))
+    for unit in (0, 1):
+        odd(np.empty(8, "float32"), 4, target=unit)
+    with pytest.raises(of.WorkerDied):
+        offload(os._exit, target=0)(3)
+    for unit in (0, 1):
+        assert odd(np.empty(8, "float32"), 4, target=unit)[0][0] == 4
+
+
+@needs_pynq
+def test_the_function_of_a_kernel_does_not_run_beside_its_circuit(connected: Any, here: Path) -> None:
+    @offload(kernel="vadd")
+    def told(a: In("float32"), out: Out("float32")) -> None:  # type: ignore[valid-type]
+        Path("ran").touch()
+        os._exit(3)
+
+    def circuit(a: Any, out: Any) -> None:
+        out[:] = a + 1
+
+    connected(Xclbin([told], models={"vadd": circuit}))
+    for _ in range(2):
+        assert told(np.ones(2, "float32"), np.empty(2, "float32"))[0].tolist() == [2, 2]
+    with pytest.raises(of.WorkerDied):
+        offload(os._exit, target=0)(3)
+    assert told(np.ones(2, "float32"), np.empty(2, "float32"))[0].tolist() == [2, 2]
+    assert not here.joinpath("ran").exists()
+
+
+@needs_pynq
+def test_launches_wait_for_room(connected: Any) -> None:
+    """Two units have a bank that is too small for two launches at once."""
+
+    @offload(kernel="vadd")
+    def slow(a: In("uint8"), out: Out("uint8")) -> None:  # type: ignore[valid-type]
+        import time
+
+        time.sleep(0.02)  # the circuit takes its time
+        out[:] = a + 1
+
+    connected(Xclbin([slow], units=2, banks={"DDR0": "1M"}))
+    given = np.zeros(320 << 10, "uint8")
+    handles = [slow.launch(given, np.empty_like(given)) for _ in range(6)]
+    assert [handle.result()[-1] for handle in handles] == [1] * 6
+    large = np.zeros(640 << 10, "uint8")
+    with pytest.raises(of.DeviceMemoryError, match="bank DDR0 has no room for 655,360 bytes: 393,216 of its"):
+        slow(large, np.empty_like(large))
+
+
+@needs_pynq
+@pytest.mark.parametrize("card", ["", "?device=5"])
+def test_a_file_that_was_written_anew(connected: Any, here: Path, card: str) -> None:
+    """Who connects again launches on what it holds now; where it is gone, on what is loaded."""
+
+    def other(a: Any, b: Any, out: Any, n: int) -> None:
+        out[:n] = 100
+
+    if on_cards():
+        pytest.skip("each of its addresses names another card")
+    connected(Xclbin([add]), card)
+    assert added(1) == [2]
+    kept = session().array(np.ones(1, "float32"))
+    first = session()
+    connected(Xclbin([add], models={"vadd": other}), card)
+    assert session() is first
+    assert added(1) == [100]
+    with pytest.raises(ValueError, match=r"a is on .*, with the bitstream that was there before, and"):
+        add(kept, kept, np.empty(1, "float32"), 1)
+    here.joinpath("test.xclbin").unlink()
+    assert of.connect(f"emu:test.xclbin{card}") is first
+    assert added(1) == [100]
+    here.joinpath("test.xclbin").write_bytes(b"x")
+    with pytest.raises(of.BitstreamError, match="this is no xclbin file"):
+        of.connect(f"emu:test.xclbin{card}")
+    assert added(1) == [100]
+
+
+@needs_pynq
+def test_a_driver_may_tell_a_circuit_something_that_it_keeps(connected: Any) -> None:
+    """Then what came back is no answer for a circuit that was told nothing."""
+
+    class Adder:
+        more = 0
+
+        def __call__(self, out: Any, n: int) -> None:
+            if n:
+                self.more = n
+            out[:] = self.more
+
+    @offload(kernel="vadd")
+    def keep(out: Out("int32"), n: int) -> None:  # type: ignore[valid-type]
+        pass
+
+    @offload(auto=1)
+    def drive() -> Any:
+        out = np.zeros(2, "int32")
+        instance().vadd(out, 5)
+        instance().vadd(out, 0)
+        return out.tolist()
+
+    connected(Xclbin([keep], models={"vadd": Adder()}))
+    for _ in range(2):
+        assert drive() == [[5, 5]]
+        with pytest.raises(of.WorkerDied):
+            offload(os._exit, target=0)(3)
+    assert drive() == [[5, 5]]
+
+
+@needs_pynq
+def test_numbers_of_types_that_an_owner_does_not_know(connected: Any) -> None:
+    class Mode(enum.IntEnum):
+        ADD = 2
+
+    connected(Xclbin([add]))
+    one = np.ones(2, "float32")
+    for _ in range(2):
+        assert add(one, one, np.empty(2, "float32"), Mode.ADD)[0].tolist() == [2, 2]
+        with pytest.raises(of.WorkerDied):
+            offload(os._exit, target=0)(3)
 
 
 @needs_pynq
@@ -173,7 +323,7 @@ def test_a_unit_that_comes_back_and_is_wrong(connected: Any, here: Path) -> None
     here.joinpath("right").unlink()
     with pytest.raises(of.LaunchTimeout):
         odd(ones * 2, np.empty(2, "float32"), timeout=0.1, retries=0)
-    with pytest.raises(of.NoUnitsError, match="vadd_1 does not give the answer any more that vadd gave"):
+    with pytest.raises(of.NoUnitsError, match="vadd_1 does not give the answer any more that it gave"):
         odd(ones, np.empty(2, "float32"))
 
 
