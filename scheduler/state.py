@@ -456,6 +456,8 @@ class State:
                 numbers = [needed.number for needed in late]
                 other.needs += tuple(numbers)
                 other.behind = other.behind.union(numbers)
+                for needed in late:
+                    _note_dependant(needed, dependant)
             if not dependant.left:
                 continue
             other.waits -= 1
@@ -463,8 +465,6 @@ class State:
                 other.cause = launch.number if extra.cause < 0 else extra.cause
                 self._settle_rest(dependant, "dependency")
                 continue
-            for needed in late:
-                _note_dependant(needed, dependant)
             if not other.waits:
                 if dependant.units is not None:
                     for number in dependant.units:

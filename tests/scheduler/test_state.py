@@ -345,6 +345,23 @@ def test_what_comes_behind_launches_that_fail_together_waits_for_the_rest() -> N
     assert bench.runs(3) == [last]
 
 
+def test_what_comes_behind_a_chain_of_failures_in_one_step_waits_for_the_rest() -> None:
+    bench = Bench(units=4)
+    slow = bench.submit(0)
+    second = bench.submit(1, behind=(slow,))
+    third = bench.submit(2, needs=(second,))
+    fourth = bench.submit(1, behind=(third,))
+    fifth = bench.submit(2, needs=(fourth,))
+    last = bench.submit(3, behind=(fifth,))
+
+    bench.gone(1)
+    assert {(third, 0, "dependency"), (fifth, 0, "dependency")} < set(bench.ends)
+    assert bench.runs(3) == []
+    bench.end(0)
+
+    assert bench.runs(3) == [last]
+
+
 def test_what_comes_behind_launches_that_go_with_a_unit_waits_for_the_rest() -> None:
     bench = Bench(units=3)
     slow = bench.submit(0)
