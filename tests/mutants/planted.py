@@ -147,8 +147,14 @@ MUTANTS = (
     Mutant(
         "what comes behind a launch that never ran does not wait for what that one waited for",
         _STATE,
-        "            for needed in late:\n                _note_dependant(needed, dependant)\n",
+        "                for needed in late:\n                    _note_dependant(needed, dependant)\n",
         "",
+    ),
+    Mutant(
+        "what fails in one step hands on only what the first of them has not waited for",
+        _STATE,
+        "                for needed in late:\n",
+        "                for needed in late if extra.ok or launch.number in other.behind else ():\n",
     ),
     Mutant(
         "what comes behind a launch that fails with another does not wait for what that one waited for",
