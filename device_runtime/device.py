@@ -75,7 +75,10 @@ class Device(ABC):
         """
 
     def changed(self) -> bool:
-        """Tell whether what it was opened from is another one now, so that it has to be opened anew."""
+        """Tell whether its address stands for something else now than when it was opened.
+
+        Raises what `open` raises for an address that cannot be meant any more.
+        """
         return False
 
     @abstractmethod

@@ -237,9 +237,10 @@ class HardwareBody(Body):
                 raise TypeError(f"{what} {wrong}")
         if isinstance(value, BankArray):
             if circuit is None or value.memory.home.pool is not route.pool:
-                there, here = value.memory.home.pool.address, route.pool.address
-                before = ", with the bitstream that was there before" if there == here else ""
-                raise ValueError(f"{what} is on {there}{before}, and the launch goes to {here}")
+                raise ValueError(
+                    f"{what} is on {value.memory.home.pool.address}, "
+                    f"and the launch goes to {route.pool.address}"
+                )
             _check_bank(what, value, place, reached)
         if parameter.shape is not None and value.shape != parameter.shape:
             raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")

@@ -145,19 +145,16 @@ class Session:
         found = self._pools.values.get(address)
         return found if found is not None else self._pools.get(address, lambda: self._open(address))
 
-    def renew(self) -> None:
-        """Open the default device, also if it is open and its file holds another bitstream now.
+    def reopen(self) -> None:
+        """Open the default device, if it is not.
 
-        The one that was open stays so, for launches and arrays on it. Raises what `pool` raises.
+        Raises what `pool` raises, and DeviceUnavailable where its file holds another bitstream since.
         """
-        found = self._pools.values.get(self.device)
-        if found is None:
-            self.pool()
-        elif found.device.changed():
-            made = self._open(self.device)
-            for name, pool in list(self._pools.values.items()):
-                if pool is found:
-                    self._pools.values[name] = made
+        if self.pool().device.changed():
+            raise DeviceUnavailable(
+                f"{self.device} was opened with another bitstream than it names now: shut that session down "
+                "first, by its shutdown(), or all of them by offload.shutdown()"
+            )
 
     def resident(self, pool: Pool, module: str) -> frozenset[str]:
         """Return the names that are defined on a device for a module."""
@@ -354,7 +351,6 @@ def connect(device: str | None = None) -> Session:
 
     Launches under way elsewhere go on. An address that was connected to before
     gives the session it had, with its resident data, unless that is shut down.
-    Where it names a file that holds another bitstream now, launches run on that.
     When a `with` block is left, the session that was the default before is so
     again, and this one is shut down unless it was connected to outside of the
     block, too.
@@ -370,7 +366,7 @@ def connect(device: str | None = None) -> Session:
     made = Session(device)
     chosen = next((s for s in reversed(_defaults) if s.device == made.device and not s.closed), made)
     try:
-        chosen.renew()
+        chosen.reopen()
     except BaseException:
         made.shutdown(wait=False)
         raise

@@ -28,9 +28,10 @@ _TOLERANCE = {"e": (1e-2, 1e-3), "f": (1e-4, 1e-6), "d": (1e-8, 1e-12), "F": (1e
 class Answer(NamedTuple):
     """A run of a unit: what went in, and the arrays that came back, by their places among the arguments.
 
-    `interface` is what a decorated function says of the kernel. It is None where
-    a driver kernel has called the unit: that may have told the circuit something
-    before, so what came back need not be the same another time, and is not kept.
+    `interface` is what a decorated function says of the kernel; None where a
+    driver kernel has called the unit. `driven`: such a one has called it, now or
+    before, and may have told the circuit something: so what came back need not be
+    the same another time, and is not kept.
     """
 
     unit: str
@@ -38,6 +39,7 @@ class Answer(NamedTuple):
     interface: Interface | None
     args: tuple[Any, ...]
     outs: Mapping[int, NDArray[Any]]
+    driven: bool = False
 
 
 class Answers:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from device_runtime.claims import claim, readable
 from device_runtime.device import SharedDevice
-from device_runtime.errors import BitstreamError, DeviceUnavailable, OptionError
+from device_runtime.errors import DeviceUnavailable
 from device_runtime.fpga import boards
 from device_runtime.fpga.writing import pack
 from device_runtime.interrupts import Shield
@@ -133,15 +133,14 @@ class FpgaDevice(ChannelDevice, SharedDevice):
         return self._config.wait
 
     def changed(self) -> bool:
-        """Tell whether its address names another bitstream now; where that is gone, what is loaded stays."""
+        """Tell whether its address names another bitstream now, and not none."""
         assert self.bitstream is not None
         if not os.path.exists(self._config.asked.partition("?")[0]):
             return False
-        try:
-            config = boards.configure(self._config.kind, self._config.asked)
-            return config != self._config or boards.read(config.path).uuid != self.bitstream.uuid
-        except (BitstreamError, OptionError):
-            return True  # to open it says why
+        config = boards.configure(self._config.kind, self._config.asked)
+        if not os.path.exists(config.path):
+            return False
+        return config != self._config or boards.read(config.path).uuid != self.bitstream.uuid
 
     def load(self) -> None:
         self._epoch += 1

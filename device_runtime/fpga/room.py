@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -13,14 +15,18 @@ T = TypeVar("T")
 
 
 class Room:
-    """Have a launch that finds no room wait until one on another unit has given some back.
+    """Have launches that find no room wait for those on other units that have some, first come, first served.
 
-    Who waits holds nothing, and so no holder waits: each comes to its end, and wakes the others.
+    Who waits holds nothing, and so no holder waits: each comes to its end, and
+    wakes the others. Only those are waited for who held something before.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._holders: dict[Any, set[str]] = {}  # by whose launches have taken memory: in which banks
+        self._numbers = itertools.count()
+        # By whose launches have taken memory: since when, and in which banks.
+        self._holders: dict[Any, tuple[int, set[str]]] = {}
+        self._waiting: dict[int, set[str]] = {}  # for which banks, in the order they came
 
     def take(
         self,
@@ -37,23 +43,31 @@ class Room:
         """
         wanted = set(banks)
         with self._changed:
-            while True:
-                try:
-                    made = allocate()
-                    break
-                except DeviceMemoryError:
-                    pass  # here, its frames would keep what they had taken
-                if fits is None or not self._is_held(wanted) or not fits():
-                    gc.collect()  # buffers in cycles hold memory that the interpreter knows nothing of
-                    made = allocate()
-                    break
-                self._changed.wait()
+            number = next(self._numbers)
+            made = _now(allocate) if fits is None else self._in_turn(number, wanted, allocate, fits)
             if who is not None:
-                self._holders.setdefault(who, set()).update(wanted)
+                self._holders.setdefault(who, (number, set()))[1].update(wanted)
             return made
 
-    def _is_held(self, wanted: set[str]) -> bool:
-        return any(banks & wanted for banks in self._holders.values())
+    def _in_turn(
+        self, number: int, wanted: set[str], allocate: Callable[[], T], fits: Callable[[], bool]
+    ) -> T:
+        self._waiting[number] = wanted
+        try:
+            while True:
+                if not any(banks & wanted for other, banks in self._waiting.items() if other < number):
+                    try:
+                        return allocate()
+                    except DeviceMemoryError:
+                        pass  # here, its frames would keep what they had taken
+                    held = any(banks & wanted for since, banks in self._holders.values() if since < number)
+                    if not held or not fits():
+                        return _now(allocate)
+                self._changed.wait()
+        finally:
+            del self._waiting[number]
+            if self._waiting:
+                self._changed.notify_all()
 
     def ended(self, who: Any) -> None:
         """Take note of the end of a launch, which has given back what it had taken."""
@@ -61,3 +75,10 @@ class Room:
             with self._changed:
                 del self._holders[who]
                 self._changed.notify_all()
+
+
+def _now(allocate: Callable[[], T]) -> T:
+    with contextlib.suppress(DeviceMemoryError):
+        return allocate()
+    gc.collect()  # buffers in cycles hold memory that the interpreter knows nothing of
+    return allocate()

@@ -53,6 +53,7 @@ class UnitDriver:
         self.habit = habit
         self.hung = False
         self.busy = 0.0  # seconds that its runs so far have taken
+        self._driven = False  # a driver kernel has called it, and may have told the circuit something
         self._board = board
         self._answers = answers
         self._registers = board.registers(unit.name)
@@ -145,15 +146,17 @@ class UnitDriver:
         with self._running:
             if model is not None:
                 self._board.give_model(self.unit.name, model, way.directions)
+            self._driven = self._driven or interface is None
             known = self._answers.get(self.unit.name)
-            better = known is None or (known.interface is None and interface is not None)
+            better = known is None or (known.driven and not self._driven)
             given = _noted(args, way) if better else None
             busy = self.busy
             outs = self._run(args, way, interface is not None)
             self._answers.ended(self.unit.name)
             if given is not None and self.busy - busy <= LONGEST:
-                kept = {} if interface is None else {place: found.copy() for place, found in outs.items()}
-                self._answers.keep(Answer(self.unit.name, self.spec.name, interface, given, kept))
+                kept = {} if self._driven else {place: found.copy() for place, found in outs.items()}
+                noted = Answer(self.unit.name, self.spec.name, interface, given, kept, self._driven)
+                self._answers.keep(noted)
             return outs
 
     def check(self) -> str:
@@ -176,7 +179,7 @@ class UnitDriver:
                 return f"unit {name} does not give the answer any more that it gave before"
         except Exception as error:
             told = str(error) if isinstance(error, DeviceError) else f"unit {name} fails: {error!r}"
-            sure = own is not None and own.interface is not None and not isinstance(error, DeviceMemoryError)
+            sure = own is not None and not own.driven and not isinstance(error, DeviceMemoryError)
             return told if self.hung or sure else ""
         return ""
 
@@ -487,7 +490,7 @@ def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
         return None
     return tuple(
         value
-        if isinstance(value, Blank) or not hasattr(value, "nbytes")
+        if not isinstance(value, (np.ndarray, Buffer))
         else Blank(value.shape, np.dtype(value.dtype).str)
         if direction == OUT
         else np.array(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -49,16 +49,28 @@ def started(run: Callable[[], Any]) -> Future[Any]:
 def test_who_finds_none_waits_for_the_others_end() -> None:
     room, bank = Room(), Bank(3)
     assert bank.take(room, "one", 2) == 2
-    waiting = {started(partial(bank.take, room, name, 2, True)): name for name in ("two", "three")}
-    for _ in waiting:
-        bank.refused.acquire()
+    second = started(partial(bank.take, room, "two", 3, True))
+    bank.refused.acquire()
+    third = started(partial(bank.take, room, "three", 1, True))  # there is room, but it is not its turn
     bank.free += 2
     room.ended("one")
-    [first] = wait(waiting, 30, FIRST_COMPLETED).done
-    bank.refused.acquire()  # the other one, once more
-    bank.free += 2
-    room.ended(waiting[first])
-    assert [one.result(30) for one in waiting] == [2, 2]
+    assert second.result(30) == 3
+    bank.refused.acquire()  # the third, whose turn it is now
+    bank.free += 3
+    room.ended("two")
+    assert third.result(30) == 1
+
+
+def test_who_came_later_is_not_waited_for() -> None:
+    room, bank = Room(), Bank(3)
+    bank.take(room, "one", 1)
+    second = started(partial(bank.take, room, "two", 3, True))
+    bank.refused.acquire()
+    bank.take(room, "driver", 1)  # which does not wait
+    bank.free += 1
+    room.ended("one")
+    with pytest.raises(DeviceMemoryError, match="2 are free"):
+        second.result(30)
 
 
 def test_where_nobody_has_any_it_is_an_error() -> None:
