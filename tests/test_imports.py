@@ -31,6 +31,7 @@ DOORS = {
     "device_runtime/fpga/buffers.py": {"numpy"},
     "device_runtime/fpga/answers.py": {"numpy"},
     "device_runtime/fpga/emulation.py": {"numpy"},
+    "device_runtime/fpga/instance.py": {"numpy"},
     "device_runtime/fpga/unit.py": {"numpy"},
     "offload/cli.py": {"rich", "typer"},
     "offload/joblib_backend.py": {"joblib"},

@@ -16,7 +16,7 @@ from device_runtime.fpga.writing import with_units
 
 if TYPE_CHECKING:
     from device_runtime.fpga.answers import Answers
-    from device_runtime.fpga.unit import Instance
+    from device_runtime.fpga.instance import Instance
 
 HUNG = 75  # exit code of an owner one of whose units has hung: EX_TEMPFAIL
 
@@ -172,8 +172,9 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     """
     from device_runtime.fpga.buffers import Store
     from device_runtime.fpga.habit import Habit
+    from device_runtime.fpga.instance import Instance
     from device_runtime.fpga.room import Room
-    from device_runtime.fpga.unit import Instance, UnitDriver
+    from device_runtime.fpga.unit import UnitDriver
 
     try:
         from device_runtime.fpga import board

@@ -25,7 +25,7 @@ from device_runtime.errors import DeviceError, MessageError
 from device_runtime.fpga.answers import Answers
 from device_runtime.fpga.boards import HUNG, open_board
 from device_runtime.fpga.buffers import METER
-from device_runtime.fpga.unit import Instance
+from device_runtime.fpga.instance import Instance
 from device_runtime.launch import Encoded, Outcome, ShardId
 from device_runtime.process import wire
 from device_runtime.process.arena import place

@@ -1,14 +1,13 @@
-"""A compute unit as its owner drives it: arguments into registers, start, wait."""
+"""A compute unit as its owner drives it: arguments to where a run finds them, and what comes back."""
 
 from __future__ import annotations
 
 import math
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain, groupby
-from typing import Any, NamedTuple, NoReturn, SupportsIndex, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +16,17 @@ from device_runtime import context
 from device_runtime.errors import DeviceError, DeviceMemoryError
 from device_runtime.fpga.answers import LONGEST, MOST, Answer, Answers, same, steady
 from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
-from device_runtime.fpga.buffers import METER, Buffer, Store
-from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
+from device_runtime.fpga.buffers import METER, Buffer
+from device_runtime.fpga.control import Control
 from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
-from device_runtime.fpga.room import Room
 from device_runtime.fpga.scalars import pack_argument
-from device_runtime.hardware import Blank, Kept, blank, checked
+from device_runtime.hardware import Blank
 
-_LOOKS = 50  # reads of the status before the reader sleeps between them
-_FAILED = 0xFFFFFFFF  # what is read where no device answers
+if TYPE_CHECKING:
+    from device_runtime.fpga.instance import Instance
+
 _MOST_HANGS = 3  # times in a row that a unit may hang of which no answer is known
-_NAP = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
-
-
-T = TypeVar("T")
 
 
 class Way(NamedTuple):
@@ -45,22 +40,23 @@ class Way(NamedTuple):
 class UnitDriver:
     """Run a kernel on one unit, as a function."""
 
-    instance: Instance  # of which it is a part; set there
-
     def __init__(self, board: Any, spec: KernelSpec, unit: Unit, habit: Habit, answers: Answers) -> None:
         self.spec = spec
         self.unit = unit
-        self.habit = habit
         self.hung = False
         self.busy = 0.0  # seconds that its runs so far have taken
         self._driven = False  # a driver kernel has called it, and may have told the circuit something
         self._board = board
         self._answers = answers
-        self._registers = board.registers(unit.name)
+        self._control = Control(unit.name, spec, board.registers(unit.name), habit, self._has_hung)
         self._running = threading.Lock()  # also a kernel's own threads may call it
         directions = tuple([None if one.kind == "scalar" else "" for one in spec.arguments])
         self._plain = Way(spec.arguments, directions, (None,) * len(directions))
         self._settled: tuple[Interface | None, Way] = None, self._plain  # the last one that was asked for
+
+    def join(self, instance: Instance, take: Callable[..., Any]) -> None:
+        """Become a part of an instance, whose `take` gives memory to launches that run there."""
+        self.instance, self._take = instance, take
 
     @property
     def predicted(self) -> float | None:
@@ -234,7 +230,7 @@ class UnitDriver:
         if arrays:
             take = partial(self._allocate_all, args, arrays)
             fits = partial(self._fits, args, arrays) if alone else None
-            buffers.update(self.instance._take(chain(*arrays.values()), take, fits))
+            buffers.update(self._take(chain(*arrays.values()), take, fits))
         parts: dict[int, Any] = {}
         for place, buffer in buffers.items():
             argument, direction = arguments[place], way.directions[place]
@@ -251,14 +247,22 @@ class UnitDriver:
                 )
             words.append((argument.offset, buffer.address.to_bytes(argument.nbytes, "little")))
         self._board.give_shapes(self.unit.name, parts)
-        self._set(words)
-        self._start()
+        before = self.predicted
+        took = self._control.run(words)
+        self.busy += took
+        METER.compute += took
+        if before is not None and (after := self.predicted) is not None:
+            METER.predicted = (METER.predicted or 0.0) + after - before
         return {
             place: buffers[place].host()
             for place in arrays
             if way.directions[place] in (OUT, INOUT)
             or (not way.directions[place] and args[place].flags.writeable)
         }
+
+    def _has_hung(self) -> None:
+        self.hung = True
+        self._answers.hung(self.unit.name)
 
     def _check_array(self, argument: Argument, value: Any, wired: Sequence[str]) -> None:
         if not isinstance(value, (np.ndarray, Blank)):
@@ -295,185 +299,6 @@ class UnitDriver:
             except DeviceMemoryError:
                 pass  # the board may take any of them
         return Buffer.allocate(self._board, wired[-1], shape, dtype)
-
-    def _set(self, words: list[tuple[int, bytes]]) -> None:
-        """Write registers, those that lie together at once."""
-        words.sort()
-        ends = [0, *(offset + len(data) for offset, data in words)]
-        run = 0
-        runs = []
-        for (offset, data), end in zip(words, ends):
-            run += offset != end
-            runs.append((run, offset, data))
-        for _, group in groupby(runs, key=lambda one: one[0]):
-            together = list(group)
-            self._registers.write(together[0][1], b"".join(data for _, _, data in together))
-
-    def _start(self) -> None:
-        """Start the unit, and wait until it is done."""
-        registers, before = self._registers, self.predicted
-        begun = time.monotonic()
-        registers.write(0, START)
-        looks = 0
-        while not (status := registers.read(0)) & (DONE | IDLE):
-            looks += 1
-            if looks > _LOOKS:
-                passed = time.monotonic() - begun
-                if passed > self.habit.limit:
-                    self._has_hung()
-                    raise DeviceError(
-                        f"unit {self.unit.name} has not ended after {passed:.3g} s "
-                        f"(its limit is {self.habit}); {self._dump()}"
-                    )
-                time.sleep(min(_NAP, passed / 8))
-        if status == _FAILED:
-            self._has_hung()
-            raise DeviceError(
-                f"unit {self.unit.name} does not answer: an error of the bus, or the device is gone; "
-                + self._dump()
-            )
-        took = time.monotonic() - begun
-        self.busy += took
-        METER.compute += took
-        if before is not None and (after := self.predicted) is not None:
-            METER.predicted = (METER.predicted or 0.0) + after - before
-        self.habit.learn(took)
-        if status & DONE and self.spec.protocol == "ap_ctrl_chain":
-            registers.write(0, CONTINUE)
-
-    def _has_hung(self) -> None:
-        self.hung = True
-        self._answers.hung(self.unit.name)
-
-    def _dump(self) -> str:
-        last = max((one.offset + one.nbytes for one in self.spec.arguments), default=4)
-        dump = " ".join(f"{self._registers.read(offset):08x}" for offset in range(0, last, 4))
-        return f"its registers from 0x0 on: {dump}"
-
-
-class Instance:
-    """Units of a device that work together, one of each kernel, as what runs on them has them.
-
-    `instance.vadd(a, b, out, n)` runs a kernel, on its first unit here, and
-    `instance.vadd_2(...)` that unit; `instance["run"]` is one that has the name
-    of something else here. `array` and `empty` give buffers that stay.
-    """
-
-    def __init__(
-        self,
-        board: Any,
-        drivers: Sequence[UnitDriver],
-        kept: Store,
-        room: Room,
-        batch: int | None = None,
-    ) -> None:
-        self.kept = kept
-        self._room = room
-        self.batch = batch  # how much of a data set is its share, where a manifest says so
-        self._board = board
-        self._units = {driver.unit.name: driver for driver in drivers}
-        # By kernel: its first unit here.
-        self._drivers = {driver.spec.name: driver for driver in reversed(drivers)}
-        for driver in drivers:
-            driver.instance = self
-
-    @property
-    def hung(self) -> bool:
-        """Tell whether one of the units has hung."""
-        return any(driver.hung for driver in self._units.values())
-
-    def __getitem__(self, name: str) -> UnitDriver:
-        drivers, units = self.__dict__["_drivers"], self.__dict__["_units"]
-        driver: UnitDriver | None = drivers.get(name) or units.get(name)
-        if driver is None:
-            raise KeyError(
-                f"there is no kernel or unit {name!r} on this instance; "
-                f"it has {', '.join((*drivers, *units))}"
-            )
-        return driver
-
-    def __getattr__(self, name: str) -> UnitDriver:
-        try:
-            return self[name]
-        except KeyError as error:
-            raise AttributeError(error.args[0]) from None
-
-    @property
-    def units(self) -> list[str]:
-        """Names of the units."""
-        return list(self._units)
-
-    def array(self, value: Any, bank: str | None = None) -> Buffer:
-        """Return a buffer that holds a copy of an array; see `empty`."""
-        array = checked("array", np.asarray(value))
-        buffer = self.empty(array.shape, array.dtype, bank)
-        buffer.write(array)
-        return buffer
-
-    def empty(
-        self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None
-    ) -> Buffer:
-        """Return a buffer in a bank; it is freed with the last reference to it.
-
-        The bank need not be named if all of the instance's arguments are wired to one.
-        Raises ValueError for a bank that is not, and for a shape that cannot be, TypeError for
-        a dtype that is not of numbers, DeviceMemoryError if the bank is full.
-        """
-        wired = self._wired()
-        if bank is None:
-            if len(wired) != 1:
-                raise ValueError(f"which bank? The instance is wired to {', '.join(wired) or 'none'}")
-            bank = wired[0]
-        elif bank not in wired:
-            raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
-        asked = blank(shape, dtype)
-        return self._take(
-            (bank,), partial(Buffer.allocate, self._board, bank, asked.shape, np.dtype(asked.dtype))
-        )
-
-    def _take(
-        self, banks: Iterable[str], allocate: Callable[[], T], fits: Callable[[], bool] | None = None
-    ) -> T:
-        """Take memory for the launch that runs here; see `Room`. A kernel's own thread may outlive that."""
-        return self._room.take(self if context.current() else None, banks, allocate, fits)
-
-    def launch_ended(self) -> None:
-        """Take note of the end of a launch, which has given back what memory it had taken."""
-        self._room.ended(self)
-
-    def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> tuple[NDArray[Any], ...]:
-        """Run a kernel as a decorated function describes it; return the arrays that come out.
-
-        Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
-        """
-        driver = self._drivers.get(interface.kernel)
-        if driver is None:
-            raise DeviceError(
-                f"the device's bitstream has no kernel {interface.kernel!r}; "
-                f"it has {', '.join(self._drivers) or 'none'}"
-            )
-        found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
-        return tuple(driver.run(found, interface, model).values())
-
-    def check(self) -> str:
-        """Have the units give the answers that are known of them; return what is wrong, if it is."""
-        try:
-            return next(filter(None, (driver.check() for driver in self._units.values())), "")
-        finally:
-            self.launch_ended()
-
-    def _wired(self) -> list[str]:
-        return list(
-            dict.fromkeys(
-                bank for driver in self._units.values() for banks in driver.unit.banks for bank in banks
-            )
-        )
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} stays on its device; offload.core.instance() gives it to each launch")
-
-    def __repr__(self) -> str:
-        return f"<instance of {', '.join(self.units)}>"
 
 
 def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:

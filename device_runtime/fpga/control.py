@@ -1,0 +1,85 @@
+"""A unit by its registers: arguments in, start, wait until it is done (`ap_ctrl_hs`, `ap_ctrl_chain`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from device_runtime.errors import DeviceError
+from device_runtime.fpga.bitstream import KernelSpec
+from device_runtime.fpga.emulation import CONTINUE, DONE, IDLE, START
+from device_runtime.fpga.habit import Habit
+
+_LOOKS = 50  # reads of the status before the reader sleeps between them
+_FAILED = 0xFFFFFFFF  # what is read where no device answers
+_NAP = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
+
+
+class Control:
+    """Start a unit, and wait for its end; `hangs` is told of a unit that has none."""
+
+    def __init__(
+        self, unit: str, spec: KernelSpec, registers: Any, habit: Habit, hangs: Callable[[], None]
+    ) -> None:
+        self._unit = unit
+        self._spec = spec
+        self._registers = registers
+        self._habit = habit
+        self._hangs = hangs
+
+    def run(self, words: list[tuple[int, bytes]]) -> float:
+        """Write registers, run the unit, and return how many seconds it took.
+
+        Raises DeviceError, with the registers, for a unit that does not end, or does not answer.
+        """
+        self._set(words)
+        took = self._start()
+        self._habit.learn(took)
+        return took
+
+    def _set(self, words: list[tuple[int, bytes]]) -> None:
+        """Write registers, those that lie together at once."""
+        words.sort()
+        ends = [0, *(offset + len(data) for offset, data in words)]
+        run = 0
+        runs = []
+        for (offset, data), end in zip(words, ends):
+            run += offset != end
+            runs.append((run, offset, data))
+        for _, group in groupby(runs, key=lambda one: one[0]):
+            together = list(group)
+            self._registers.write(together[0][1], b"".join(data for _, _, data in together))
+
+    def _start(self) -> float:
+        registers = self._registers
+        begun = time.monotonic()
+        registers.write(0, START)
+        looks = 0
+        while not (status := registers.read(0)) & (DONE | IDLE):
+            looks += 1
+            if looks > _LOOKS:
+                passed = time.monotonic() - begun
+                if passed > self._habit.limit:
+                    self._hangs()
+                    raise DeviceError(
+                        f"unit {self._unit} has not ended after {passed:.3g} s "
+                        f"(its limit is {self._habit}); {self._dump()}"
+                    )
+                time.sleep(min(_NAP, passed / 8))
+        if status == _FAILED:
+            self._hangs()
+            raise DeviceError(
+                f"unit {self._unit} does not answer: an error of the bus, or the device is gone; "
+                + self._dump()
+            )
+        took = time.monotonic() - begun
+        if status & DONE and self._spec.protocol == "ap_ctrl_chain":
+            registers.write(0, CONTINUE)
+        return took
+
+    def _dump(self) -> str:
+        last = max((one.offset + one.nbytes for one in self._spec.arguments), default=4)
+        dump = " ".join(f"{self._registers.read(offset):08x}" for offset in range(0, last, 4))
+        return f"its registers from 0x0 on: {dump}"

@@ -1,0 +1,145 @@
+"""An instance: what a launch on an FPGA has to itself, units with their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NoReturn, SupportsIndex, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime import context
+from device_runtime.errors import DeviceError
+from device_runtime.fpga.buffers import Buffer, Store
+from device_runtime.fpga.interface import Interface
+from device_runtime.fpga.room import Room
+from device_runtime.fpga.unit import UnitDriver
+from device_runtime.hardware import Kept, blank, checked
+
+T = TypeVar("T")
+
+
+class Instance:
+    """Units of a device that work together, one of each kernel, as what runs on them has them.
+
+    `instance.vadd(a, b, out, n)` runs a kernel, on its first unit here, and
+    `instance.vadd_2(...)` that unit; `instance["run"]` is one that has the name
+    of something else here. `array` and `empty` give buffers that stay.
+    """
+
+    def __init__(
+        self,
+        board: Any,
+        drivers: Sequence[UnitDriver],
+        kept: Store,
+        room: Room,
+        batch: int | None = None,
+    ) -> None:
+        self.kept = kept
+        self._room = room
+        self.batch = batch  # how much of a data set is its share, where a manifest says so
+        self._board = board
+        self._units = {driver.unit.name: driver for driver in drivers}
+        # By kernel: its first unit here.
+        self._drivers = {driver.spec.name: driver for driver in reversed(drivers)}
+        for driver in drivers:
+            driver.join(self, self._take)
+
+    @property
+    def hung(self) -> bool:
+        """Tell whether one of the units has hung."""
+        return any(driver.hung for driver in self._units.values())
+
+    def __getitem__(self, name: str) -> UnitDriver:
+        drivers, units = self.__dict__["_drivers"], self.__dict__["_units"]
+        driver: UnitDriver | None = drivers.get(name) or units.get(name)
+        if driver is None:
+            raise KeyError(
+                f"there is no kernel or unit {name!r} on this instance; "
+                f"it has {', '.join((*drivers, *units))}"
+            )
+        return driver
+
+    def __getattr__(self, name: str) -> UnitDriver:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
+
+    @property
+    def units(self) -> list[str]:
+        """Names of the units."""
+        return list(self._units)
+
+    def array(self, value: Any, bank: str | None = None) -> Buffer:
+        """Return a buffer that holds a copy of an array; see `empty`."""
+        array = checked("array", np.asarray(value))
+        buffer = self.empty(array.shape, array.dtype, bank)
+        buffer.write(array)
+        return buffer
+
+    def empty(
+        self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None
+    ) -> Buffer:
+        """Return a buffer in a bank; it is freed with the last reference to it.
+
+        The bank need not be named if all of the instance's arguments are wired to one.
+        Raises ValueError for a bank that is not, and for a shape that cannot be, TypeError for
+        a dtype that is not of numbers, DeviceMemoryError if the bank is full.
+        """
+        wired = self._wired()
+        if bank is None:
+            if len(wired) != 1:
+                raise ValueError(f"which bank? The instance is wired to {', '.join(wired) or 'none'}")
+            bank = wired[0]
+        elif bank not in wired:
+            raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
+        asked = blank(shape, dtype)
+        return self._take(
+            (bank,), partial(Buffer.allocate, self._board, bank, asked.shape, np.dtype(asked.dtype))
+        )
+
+    def _take(
+        self, banks: Iterable[str], allocate: Callable[[], T], fits: Callable[[], bool] | None = None
+    ) -> T:
+        """Take memory for the launch that runs here; see `Room`. A kernel's own thread may outlive that."""
+        return self._room.take(self if context.current() else None, banks, allocate, fits)
+
+    def launch_ended(self) -> None:
+        """Take note of the end of a launch, which has given back what memory it had taken."""
+        self._room.ended(self)
+
+    def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> tuple[NDArray[Any], ...]:
+        """Run a kernel as a decorated function describes it; return the arrays that come out.
+
+        Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
+        """
+        driver = self._drivers.get(interface.kernel)
+        if driver is None:
+            raise DeviceError(
+                f"the device's bitstream has no kernel {interface.kernel!r}; "
+                f"it has {', '.join(self._drivers) or 'none'}"
+            )
+        found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
+        return tuple(driver.run(found, interface, model).values())
+
+    def check(self) -> str:
+        """Have the units give the answers that are known of them; return what is wrong, if it is."""
+        try:
+            return next(filter(None, (driver.check() for driver in self._units.values())), "")
+        finally:
+            self.launch_ended()
+
+    def _wired(self) -> list[str]:
+        return list(
+            dict.fromkeys(
+                bank for driver in self._units.values() for banks in driver.unit.banks for bank in banks
+            )
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} stays on its device; offload.core.instance() gives it to each launch")
+
+    def __repr__(self) -> str:
+        return f"<instance of {', '.join(self.units)}>"
