@@ -51,6 +51,7 @@ class Submit(NamedTuple):
     timeout: float | None = None  # seconds a shard may run
     launches: int = 1
     behind: tuple[int, ...] = ()  # unfinished launches that must have ended before, however they do
+    any_unit: bool = False  # where units are named: others would do as well
 
 
 class ShardBegun(NamedTuple):

@@ -16,7 +16,7 @@ Key = tuple[int, ...]  # a place in the order; the smallest comes first
 class Launch:
     """A launch that has not ended."""
 
-    __slots__ = ("count", "extra", "flying", "kernel", "key", "left", "number", "pool", "units")
+    __slots__ = ("any_unit", "count", "extra", "flying", "kernel", "key", "left", "number", "pool", "units")
     size = 1  # launches that it stands for
 
     def __init__(
@@ -31,6 +31,7 @@ class Launch:
         self.number = number
         self.pool = pool
         self.units = units
+        self.any_unit = units is None  # its units are of our choice
         self.count = count
         self.kernel = kernel
         self.extra = extra  # never None if there are several shards
@@ -101,6 +102,7 @@ class Bundle(Launch):
         found = []
         for number in range(self.first, self.number + 1):
             launch = Launch(number, self.pool, self.units, 1, self.kernel, None)
+            launch.any_unit = True
             launch.key = (number,)
             launch.flying = self.flying
             found.append(launch)

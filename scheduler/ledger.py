@@ -92,7 +92,9 @@ class Ledger:
         for ticket in alike:
             last = self._number(ticket)
         self.step(
-            make(events.Submit, (last, pool.index, None, 1, route.kernel, 0, (), 0, None, len(alike), ()))
+            make(
+                events.Submit, (last, pool.index, None, 1, route.kernel, 0, (), 0, None, len(alike), (), True)
+            )
         )
 
     def enter(self, ticket: Ticket) -> None:
@@ -133,6 +135,7 @@ class Ledger:
             route.timeout,
             1,
             behind,
+            route.units is None,
         )
         self.step(make(events.Submit, asked))
 
@@ -229,7 +232,8 @@ class Ledger:
             elif type(action) is events.Placed:
                 last, units, launches = action
                 for number in range(last - launches + 1, last + 1):
-                    self.launches[number].units = units
+                    ticket = self.launches[number]
+                    ticket.units, ticket.plan = units, None
             elif type(action) is events.Advance:
                 for number, told in enumerate(outcomes, action.launch):
                     self.settle(self.launches[number], 0, told)
@@ -288,6 +292,7 @@ class Ledger:
                 route.priority,
                 (),
                 route.retries,
+                any_unit=route.units is None,
             )
         )
         sent = [

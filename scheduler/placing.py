@@ -97,6 +97,16 @@ class Placing:
         self._place(pool, launch)
         return True
 
+    def queue_again(self, launch: Launch) -> None:
+        """Let a launch of one shard, whose unit is gone, wait for another one; it keeps its place."""
+        pool = self.pools[launch.pool]
+        launch.units = None
+        if launch.waits():  # a launch that names its units may wait for it: see `queue_now`
+            self._place(pool, launch)
+        else:
+            pool.push_auto(launch)
+            self.eager[launch.pool] = None
+
     def drop(self, launch: Launch, rank: int) -> None:
         """Leave out a queued shard that has just settled."""
         if launch.count > 1 and not launch.was_sent(rank):

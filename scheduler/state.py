@@ -137,7 +137,9 @@ class State:
             self._settle_rest(launch, "closed")
 
     def _submit(self, event: events.Submit) -> None:
-        number, home, units, count, kernel, priority, needs, retries, timeout, launches, behind = event
+        number, home, units, count, kernel, priority, needs, retries, timeout, launches, behind, any_unit = (
+            event
+        )
         pool = self._pools.get(home)
         _check(event, pool)
         if launches > 1:
@@ -150,6 +152,8 @@ class State:
         if count > 1 or waits or priority or retries or timeout is not None:
             extra = Extra(count, priority, needs, retries, timeout, behind)
         launch = self._launches[number] = Launch(number, home, units, count, kernel, extra)
+        if any_unit:
+            launch.any_unit = True
         if pool is None:
             self._settle_rest(launch, "closed")
             return
@@ -399,10 +403,13 @@ class State:
         self._placing.land(unit, shard, launch)
 
     def _give_up(self, unit: Unit) -> None:
-        """Use a unit no more; end what only it could run."""
+        """Use a unit no more; end what only it could run, and leave the rest to others."""
         queued, too_large = self._placing.give_up(unit)
         for launch in queued:
-            self._settle_queued(launch, launch.rank(unit.number), "no units")
+            if launch.any_unit and launch.count == 1 and self._pools[unit.pool].left:
+                self._placing.queue_again(launch)
+            else:
+                self._settle_queued(launch, launch.rank(unit.number), "no units")
         for launch in too_large:
             self._settle_rest(launch, "no units")
 

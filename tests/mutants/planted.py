@@ -43,6 +43,18 @@ _DISPATCHER, _DIRECT, _PUMP = "scheduler/dispatcher.py", "scheduler/direct.py", 
 
 MUTANTS = (
     Mutant(
+        "what any unit could run ends with the one that it was given to",
+        _STATE,
+        "if launch.any_unit and launch.count == 1 and",
+        "if False and",
+    ),
+    Mutant(
+        "what goes from a unit that is gone to another one does not wait for others any more",
+        _PLACING,
+        "        if launch.waits():  # a launch that names",
+        "        if False:  # a launch that names",
+    ),
+    Mutant(
         "a card is taken from units that are at work",
         _CARDS,
         "if not loaded.is_busy() and (",

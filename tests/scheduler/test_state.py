@@ -673,6 +673,39 @@ def test_units_that_we_end_ourselves_are_not_given_up() -> None:
     assert bench.runs(0) == [launch]
 
 
+def test_what_any_unit_could_run_goes_to_another_one_if_its_own_is_gone() -> None:
+    """It has not begun; it keeps its place before those that came later."""
+    bench = Bench(units=2)
+    bench.submit(0)
+    moved, later = bench.submit(auto=1), bench.submit(auto=1)
+    assert bench.runs(1) == [moved]
+    bench.lose(1, begun=False)
+
+    bench.gone(1)
+    assert bench.ends == []
+
+    for launch in (moved, later):
+        bench.end(0)
+        assert bench.runs(0) == [launch]
+
+
+def test_what_waits_for_others_on_a_unit_that_is_gone_waits_on_another_one() -> None:
+    """It has its unit already, as a launch that names its own waits for it."""
+    bench = Bench(units=3)
+    needed = bench.submit(2)
+    auto = bench.submit(auto=1, needs=(needed,))
+    last = bench.submit(1, needs=(auto,))
+    (held,) = bench.placed[auto]
+
+    bench.gone(held)
+
+    (unit,) = bench.placed[auto]
+    bench.end(2)
+    assert bench.runs(unit) == [auto]
+    bench.end(unit)
+    assert bench.runs(1) == [last]
+
+
 def test_a_unit_that_is_gone_takes_along_what_only_it_could_run() -> None:
     bench = Bench(units=2)
     running = bench.submit(0, 1)

@@ -25,6 +25,7 @@ class Histories(RuleBasedStateMachine):
             lost=st.sampled_from((0.0, 0.2)),
             doubled=st.sampled_from((0.0, 0.2)),
             overtaken=st.sampled_from((0.0, 0.2)),
+            unfit=st.sampled_from((0.0, 0.5)),
         ),
         shared=st.booleans(),
         seed=ANY,

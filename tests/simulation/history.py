@@ -50,6 +50,7 @@ def _weather(random: Random) -> Weather:
         restart=random.choice((0.0, 0.01, 2.0)),
         grace=random.choice((0.0, 0.05, 1.0)),
         early=random.choice((0.0, 0.0, 0.1)),
+        unfit=random.choice((0.0, 0.0, 0.4)),
         idle=random.choice((0.0, 0.0, 0.8)),
         cut=random.choice((0.0, 0.5)),
         stuck=random.choice((0.0, 0.0, 0.1)),

@@ -64,6 +64,7 @@ class LaunchModel:
         self.losses = 0
         self.doomed: dict[int, str] = {}
         self.fresh = set(range(asked.shards))  # ranks that were never sent and have not ended
+        self.moved = False  # its unit is gone, and it came back from there
 
     @property
     def partial(self) -> bool:
@@ -323,7 +324,13 @@ class Model:
                 if launch.count > left:
                     self._settle_rest(launch, "no units")
             elif number in launch.units and launch.units.index(number) not in launch.settled:
-                self._settle(launch, launch.units.index(number), "no units")
+                if left and launch.count == 1 and launch.asked.units is None:
+                    launch.units, launch.moved = None, True
+                    if launch.needs:
+                        self._early.add(launch.number)
+                else:
+                    self._settle(launch, launch.units.index(number), "no units")
+        unit.resumed = []
 
     def _Cancel(self, event: events.Cancel) -> None:
         launch = self.launches.get(event.launch)
@@ -424,7 +431,8 @@ class Model:
         up = [number for number, unit in enumerate(units) if unit.able]
         down = [number for number in action.units if not units[number].able]
         assert not down or set(up) <= set(action.units), "placed on a unit that is down without need"
-        before = launch.entered if early else self._entries
+        # One that the launch just submitted waits for goes before that one.
+        before = launch.entered if early and not launch.moved else self._entries
         claimed = {number for number in up if self._queued(launch.pool, number, before)}
         idle = [number for number in up if number not in claimed and not units[number].held]
         assert set(idle[: launch.count]) <= set(action.units), "an idle unit was passed over"
@@ -444,10 +452,11 @@ class Model:
         assert not launch.needs, "sent before what it depends on has ended"
         if unit.resumed:
             assert unit.resumed.pop(0) == (shard.launch, shard.rank), "what a unit lost comes first, in order"
-            assert shard.attempt == launch.sent[shard.rank] + 1
         else:
-            assert shard.rank not in launch.sent and shard.attempt == 0, "sent again without need"
+            assert shard.rank not in launch.sent or launch.moved, "sent again without need"
             self._check_order(launch, action.unit)
+        assert shard.attempt == launch.sent.get(shard.rank, -1) + 1
+        launch.moved = False
         estimate = self.estimates.get(launch.asked.kernel)
         if unit.held:
             together = [*unit.estimates.values(), estimate]

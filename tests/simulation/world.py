@@ -36,6 +36,7 @@ class Weather:
     restart: float = 0.01  # seconds until a dead core is back
     grace: float = 0.05  # seconds that a core may go on which is to be killed
     early: float = 0.0  # the share of shards that are the death of their core before they begin
+    unfit: float = 0.0  # the share of restarts that fail, so that the core is gone
     idle: float = 0.0  # the share of restarts after which a core that idles dies again
     cut: float = 0.0  # the share of deaths that are heard of before the value that came last
     stuck: float = 0.0  # the share of ends after which a core takes up nothing more
@@ -385,9 +386,9 @@ class World:
         if pool in self.cores:
             if self.cores[pool][unit] is not core:
                 return  # it was unloaded meanwhile
-            self.cores[pool][unit] = Core(pool, unit)
-            restart = self.random.random() * self.weather.restart
-            self.at(self.now + restart, partial(self._tell_ready, self.cores[pool][unit]))
+            fresh = self.cores[pool][unit] = Core(pool, unit)
+            come = self.remove if self.random.random() < self.weather.unfit else self._tell_ready
+            self.at(self.now + self.random.random() * self.weather.restart, partial(come, fresh))
         self.tell(events.UnitLost(pool, unit, begun, self.now, own, served))
 
     def _tell_ready(self, core: Core) -> None:

@@ -150,6 +150,21 @@ def test_a_unit_that_does_not_come_back(connected: Any, size: int) -> None:
 
 
 @needs_pynq
+def test_what_was_sent_to_a_unit_that_does_not_come_back_goes_to_another(connected: Any) -> None:
+    connected(Xclbin([add], units=2, faults={"vadd_2": Fault("hang")}), "?timeout=0.2")
+    ones = np.ones(2, "float32")
+    for _ in range(50):  # now it is known to be short, so that several are sent to a unit
+        add.launch(ones, ones, np.empty(2, "float32"), 2, target="vadd_1").result()
+    hangs = add.launch(ones, ones, np.empty(2, "float32"), 2, target="vadd_2")
+    others = [add.launch(ones, ones, np.empty(2, "float32"), 2) for _ in range(20)]
+    with pytest.raises(of.DeviceError, match="unit vadd_2 has not ended"):
+        hangs.result()
+    assert [one.result().tolist() for one in others] == [[2, 2]] * 20
+    with pytest.raises(of.NoUnitsError, match="core 1 of"):
+        add(ones, ones, np.empty(2, "float32"), 2, target="vadd_2")
+
+
+@needs_pynq
 def test_a_unit_that_hangs_again_and_again(connected: Any) -> None:
     """Where nothing is known that it once gave, three times in a row are enough."""
     connected(Xclbin([add], faults={"vadd_1": Fault("hang")}), "?timeout=0.1")
