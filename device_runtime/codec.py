@@ -11,6 +11,7 @@ import contextlib
 import pickle
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,13 +22,15 @@ from device_runtime.errors import (
     KernelError,
     RemoteTraceback,
     SerializationError,
+    context_of,
     set_cause,
+    trace_of,
 )
 from device_runtime.flat import OUT_OF_BAND, SCALARS, flatten, is_flat, unflatten
 from device_runtime.launch import Buffer, Encoded, Payload, Place, view_of
 from device_runtime.pickling import dumps, dumps_plain
 from device_runtime.reducing import loading
-from device_runtime.traces import name_of, reason, text_of, traceback_text
+from device_runtime.traces import name_of, reason, relieve, text_of, traceback_text
 
 # What one launch has placed already: (address, size) to the buffer, and the
 # view it was taken from, which keeps the address from being used again.
@@ -75,6 +78,7 @@ def encode(
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
+        relieve(cause)
         named = _culprit(value) if error is ArgsNotSerializable else f"a value of type {name_of(value)}"
         raise error(f"{named} does not pickle: {reason(cause)}") from cause
     finally:
@@ -122,6 +126,7 @@ def decode(
     except KeyboardInterrupt:
         raise
     except BaseException as cause:
+        relieve(cause)
         raise error(f"a value does not load here: {reason(cause)}") from cause
     finally:
         loading.writable, loading.values = before
@@ -150,15 +155,43 @@ def resolve(index: int) -> Any:
 
 
 def encode_error(error: BaseException, place: Place) -> Payload:
-    """Take down a kernel's exception: itself if it pickles, and in any case its type, text and traceback."""
-    try:
-        data: bytes | None = _dump(error, None)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        data = None
+    """Take down a kernel's exception: itself if it pickles, and its type, text and traceback.
+
+    It raises nothing, whatever the exception does, and however little memory there is: what the kernel
+    had in its frames is given up for that, and at last all but the exception's type.
+    """
+    with contextlib.suppress(BaseException):
+        return _told(error, place)
+    with contextlib.suppress(BaseException):
+        _clear_frames(error)
+        return _told(error, place)
+    with contextlib.suppress(BaseException):
+        return Payload(pickle.dumps((name_of(error), text_of(error)[:_SHORT], _NO_TRACE, None), 5))
+    return _NO_MEMORY if isinstance(error, MemoryError) else _NOTHING_TOLD
+
+
+def _told(error: BaseException, place: Place) -> Payload:
+    data: bytes | None = None
+    with contextlib.suppress(BaseException):
+        data = _dump(error, None)
     told = (name_of(error), text_of(error), traceback_text(error), data)
     return Payload(_placed_pickle(pickle.dumps(told, 5), place))
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of what the frames of an exception hold, and of those that it came from."""
+    found: BaseException | None = error
+    seen = set[int]()  # an exception may be its own context
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        traceback.clear_frames(trace_of(found))
+        found = context_of(found)
+
+
+_SHORT = 1000  # characters of a text for which there is always memory
+_NO_TRACE = "there was no memory for a traceback\n"
+_NO_MEMORY = Payload(pickle.dumps(("MemoryError", "", _NO_TRACE, pickle.dumps(MemoryError())), 5))
+_NOTHING_TOLD = Payload(pickle.dumps(("exception", "there was no memory to say which", _NO_TRACE, None), 5))
 
 
 def decode_error(payload: Encoded) -> BaseException:
@@ -187,6 +220,8 @@ def _dump(value: Any, views: list[memoryview] | None) -> bytes:
     callback = None if views is None else keep
     try:
         return dumps_plain(value, callback)
+    except MemoryError:
+        raise
     except Exception:
         if views:
             views.clear()

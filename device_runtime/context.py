@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from device_runtime.errors import MessageError
     from device_runtime.launch import ShardId
+
+T = TypeVar("T")
 
 
 class Mesh(Protocol):
@@ -30,7 +33,10 @@ class Mesh(Protocol):
         """
 
     def probe(self, core: int, tag: int = 0) -> bool:
-        """Tell whether `get` would return at once."""
+        """Tell whether `get` would return at once.
+
+        Raises PeerEnded for a core whose shard has ended, but not before it has been asked twice.
+        """
 
 
 class NoMesh:
@@ -54,11 +60,23 @@ class Context:
     """The shard that is being run.
 
     `cores` are the launch's, in rank order; `resident` is by module and name,
-    and belongs to the core; `depth` is of launches nested in kernels, and
-    `nested` the session that launches made here go to, once there is one.
+    and belongs to the core; `depth` is of launches nested in kernels, `outer` the
+    shard that has launched this one there, and `nested` the session that
+    launches made here go to, once there is one.
     """
 
-    __slots__ = ("core", "cores", "depth", "instance", "mesh", "nested", "numcores", "resident", "shard")
+    __slots__ = (
+        "_instance",
+        "core",
+        "cores",
+        "depth",
+        "mesh",
+        "nested",
+        "numcores",
+        "outer",
+        "resident",
+        "shard",
+    )
 
     def __init__(
         self,
@@ -78,7 +96,17 @@ class Context:
         self.resident = resident
         self.depth = depth
         self.nested: Any = None
-        self.instance: Any = None
+        self.outer: Context | None = None
+        self._instance: Any = None
+
+    @property
+    def instance(self) -> Any:
+        """What it has of an FPGA, that of the kernel which it is nested in; None elsewhere."""
+        return self._instance if self.outer is None else self.outer.instance
+
+    @instance.setter
+    def instance(self, instance: Any) -> None:
+        self._instance = instance
 
     @property
     def rank(self) -> int:
@@ -102,6 +130,21 @@ def current() -> Context | None:
         return _of_process
     found: Context | None = getattr(_of_thread, "context", None)
     return found if found is not None else _of_process
+
+
+def without_instance(function: Callable[..., T], *args: Any) -> T:
+    """Call a function that is to launch nothing on the instance that runs it: it stands for a circuit."""
+    here = current()
+    if here is None or here.instance is None:
+        return function(*args)
+    apart = Context(here.core, here.numcores, here.shard, here.cores, here.mesh, here.resident, here.depth)
+    enter_thread(apart)
+    try:
+        return function(*args)
+    finally:
+        enter_thread(here)
+        if apart.nested is not None:
+            apart.nested.shutdown()
 
 
 def enter_process(context: Context | None) -> None:

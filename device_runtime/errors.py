@@ -240,6 +240,12 @@ def trace_of(error: BaseException) -> TracebackType | None:
     return found
 
 
+def context_of(error: BaseException) -> BaseException | None:
+    """Return the exception in whose handling `error` was raised."""
+    found: BaseException | None = vars(BaseException)["__context__"].__get__(error)
+    return found
+
+
 def _attributes(error: BaseException) -> dict[str, Any]:
     found: dict[str, Any] = object.__getattribute__(error, "__dict__")
     return found

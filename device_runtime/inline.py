@@ -65,8 +65,8 @@ class InlineDevice(ImmediateDevice):
         self._ended: dict[int, set[int]] = {}  # by launch under way: the cores whose shards have ended
 
     def open(self) -> int:
-        outer = current()
-        self._depth = 0 if outer is None else outer.depth + 1
+        self.outer = current()  # the kernel whose launches it runs, None on the host
+        self._depth = 0 if self.outer is None else self.outer.depth + 1
         try:
             self._bell: tuple[int, ...] = os.pipe()
         except OSError as error:
@@ -179,18 +179,28 @@ class InlineDevice(ImmediateDevice):
         """Let other shards run until `ready()`; raise PeerEnded once it never will be."""
         strand.ready = ready
         while not ready():
-            if self._works:
-                self._waiting.append(strand)
-                threading.Thread(target=self._run_apart, args=self._works.popleft(), daemon=True).start()
-                strand.turn.acquire()
-                continue
+            if not self._switch(strand):
+                raise PeerEnded(vain())
+
+    def give_way(self, strand: _Strand) -> None:
+        """Let another shard run for a while, if one can."""
+        strand.ready = lambda: True
+        self._switch(strand)
+
+    def _switch(self, strand: _Strand) -> bool:
+        """Give the turn to another shard, until it is this one's again; return False if none can run."""
+        if self._works:
+            self._waiting.append(strand)
+            threading.Thread(target=self._run_apart, args=self._works.popleft(), daemon=True).start()
+        else:
             other = next((s for s in self._waiting if s.ready()), None)
             if other is None:
-                raise PeerEnded(vain())
+                return False
             self._waiting.remove(other)
             self._waiting.append(strand)
             other.turn.release()
-            strand.turn.acquire()
+        strand.turn.acquire()
+        return True
 
     def _run_apart(self, unit: int, work: Work) -> None:
         """Run a shard in this thread, then give the turn to another thread."""
@@ -214,6 +224,7 @@ class _InlineMesh:
 
     def begin(self, strand: _Strand) -> None:
         self._strand = strand
+        self._missed: set[int] = set()  # the cores of which nothing was found once they had ended
 
     def end(self) -> None:
         """Drop what was sent to the shard and not taken."""
@@ -232,17 +243,27 @@ class _InlineMesh:
         launch = self._strand.work.shard.launch
         key = (launch, core, tag)
 
-        def vain() -> str:
-            ended = core in self._device._ended.get(launch, ())
-            why = "its shard has ended" if ended else "every core of the launch waits"
-            return f"core {self._core} waits for core {core} in vain: {why}"
-
+        vain = partial(self._vain, core)
         self._device.wait(self._strand, lambda: bool(self._queues.get(key)), vain)
         return codec.decode(self._queues[key].popleft(), writable=True, error=SerializationError)
 
     def probe(self, core: int, tag: int = 0) -> bool:
         self._check(core)
-        return bool(self._queues.get((self._strand.work.shard.launch, core, tag)))
+        key = (self._strand.work.shard.launch, core, tag)
+        if not self._queues.get(key) and core != self._core:
+            if core in self._missed:
+                raise PeerEnded(self._vain(core))
+            self._device.give_way(self._strand)
+            if not self._queues.get(key) and self._has_ended(core):
+                self._missed.add(core)  # as elsewhere, where that is not known at once
+        return bool(self._queues.get(key))
+
+    def _has_ended(self, core: int) -> bool:
+        return core in self._device._ended.get(self._strand.work.shard.launch, ())
+
+    def _vain(self, core: int) -> str:
+        why = "its shard has ended" if self._has_ended(core) else "every core of the launch waits"
+        return f"core {self._core} waits for core {core} in vain: {why}"
 
     def _check(self, core: int) -> None:
         if core not in self._strand.work.plan.cores:
@@ -320,6 +341,7 @@ class _Entered:
         self._context = context
 
     def __enter__(self) -> None:
+        self._context.outer = self._device.outer
         self._before = enter_thread(self._context), getattr(_kernel, "window", None)
         self._window = _kernel.window = Window()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import time
@@ -16,7 +17,7 @@ from device_runtime.context import Context, Mesh
 from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
 from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, ShardId, Work, make
 from device_runtime.resident import Resident
-from device_runtime.traces import text_of
+from device_runtime.traces import relieve, text_of
 
 # The host keeps the same account of what each unit remembers: see `Remembered`.
 IMAGES_KEPT = 128
@@ -97,7 +98,14 @@ class Runner:
                 with self._enter(context):
                     begun = time.monotonic()
                     self._begin(shard, begun)
-                    value = _run_columns(function, *calls) if plan.mapped else function(*calls[0], **calls[1])
+                    try:
+                        if plan.mapped:
+                            value: Any = _run_columns(function, *calls)
+                        else:
+                            value = function(*calls[0], **calls[1])
+                    except MemoryError as error:
+                        relieve(error)
+                        raise
             finally:
                 if image.resident:
                     self._take_resident(image, shared)
@@ -108,8 +116,7 @@ class Runner:
             return make(Outcome, (self._encoded(image, value), False, None, begun, ended, None))
         except BaseException as error:
             ended = time.monotonic()
-            _explain(error)
-            return Outcome(codec.encode_error(error, self._place), True, None, begun, ended)
+            return Outcome(_told(error, self._place), True, None, begun, ended)
 
     def _load(self, image: Image) -> tuple[Callable[..., Any], dict[str, Any]]:
         for file, lines in image.sources.items():
@@ -118,7 +125,10 @@ class Runner:
             linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
         try:
             function: Callable[..., Any] = capture.load_image(image.data)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            relieve(error)
             raise ArgsDecodeError(
                 f"kernel {image.name}, or a value it captures, did not load on core {self.core}: {error!r}"
             ) from error
@@ -178,8 +188,8 @@ def run_calls(
     except BaseException as error:
         if _generation != before:
             raise
-        _explain(error)
-        return values, codec.encode_error(error, bytes)
+        relieve(error)
+        return values, _told(error, bytes)
     return values, None
 
 
@@ -199,6 +209,13 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _told(error: BaseException, place: Place) -> Payload:
+    """Take down a kernel's exception, whatever that does."""
+    with contextlib.suppress(BaseException):
+        _explain(error)
+    return codec.encode_error(error, place)
 
 
 def _explain(error: BaseException) -> None:

@@ -39,9 +39,15 @@ def traceback_text(error: BaseException) -> str:
     trace = _below_us(trace_of(error))
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # an exception may break its own formatting
+    except BaseException:  # an exception may break its own formatting
         frames = "".join(traceback.format_tb(trace))
         return f"Traceback (most recent call last):\n{frames}{name_of(error)}: {text_of(error)}\n"
+
+
+def relieve(error: BaseException) -> None:
+    """Let go of what frames hold because of which there is no memory, so that what follows has some."""
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(trace_of(error))
 
 
 def _below_us(trace: TracebackType | None) -> TracebackType | None:

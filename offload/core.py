@@ -101,7 +101,10 @@ def sendrecv(data: Any, core: int) -> Any:
 
 
 def probe(core: int) -> bool:
-    """Tell whether `recv(core)` would return at once."""
+    """Tell whether `recv(core)` would return at once.
+
+    Raises PeerEnded once it is known that nothing will come, which may be some milliseconds after that.
+    """
     return _here("probe").mesh.probe(operator.index(core))
 
 

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,26 @@ def in_memory(session: of.Session) -> int:
     device: Any = session.pool().device
     files = [device._arena_descriptor, *(core._arena_descriptor for core in device._cores)]
     return sum(os.fstat(file).st_blocks * 512 for file in files)
+
+
+def of_files() -> int:
+    """Return how many bytes are in files in memory that this process has open."""
+    files = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+    return sum(file.stat().st_blocks * 512 for file in files if "memfd:" in os.path.realpath(file))
+
+
+def test_a_session_that_is_closed_keeps_no_memory_of_results() -> None:
+    """Those that somebody still has stay until they go; nothing waits for a collection of garbage."""
+    before = of_files()
+    with of.connect("local:1") as session:
+        kept = offload(lambda: array(20 * MB))()
+        offload(lambda: array(20 * MB))()
+    janitor = next(one for one in threading.enumerate() if one.name == "offload-janitor")
+    assert of_files() - before > 19 * MB and kept[0].sum() == 20 * MB
+    del kept
+    janitor.join(20)
+    assert of_files() - before < MB
+    del session
 
 
 def test_arguments_are_a_snapshot_whatever_the_arena_is_like() -> None:

@@ -18,7 +18,7 @@ from device_runtime.process import memory
 from device_runtime.process.channel_device import ChannelDevice, opened
 from device_runtime.process.control import Beginning, Control, begin_zygote
 from device_runtime.process.cpus import available
-from device_runtime.process.deaths import count_oom_kills, describe
+from device_runtime.process.deaths import count_oom_kills, describe, end_group
 from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.mapping import create
 from device_runtime.process.settled import settle
@@ -97,7 +97,10 @@ class ProcessDevice(ChannelDevice):
         preload = [name for name in ("cloudpickle", "numpy") if name in sys.modules]
         if self._units > available() and "cloudpickle" not in preload:
             preload.append("cloudpickle")
-        self._order(("open", self._units, preload), [self._arena_descriptor, self._status_descriptor])
+        # Cores read arguments there, and so are not given what a kernel could write to by mistake.
+        arena = os.open(f"/proc/self/fd/{self._arena_descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        self._page.callback(os.close, arena)
+        self._order(("open", self._units, preload), [arena, self._status_descriptor])
         self._link(others=2)
 
     def _order(
@@ -213,6 +216,9 @@ class ProcessDevice(ChannelDevice):
         lost = [core for core in self._cores if core.unit not in self._gone]
         self._stillborn += 1
         for core in lost:
+            process = self._status.process(core.unit)
+            if process:
+                end_group(process)  # what its kernels have started would live on
             self._bury(core)
             begun, arrived = core.shard(self._status.begun(core.unit)), self._status.arrived(core.unit)
             self._status.clear(core.unit)

@@ -45,3 +45,11 @@ def describe(code: int | None, oom_kills: int = 0) -> str:
             return "signal 9, SIGKILL; the system has ended processes for lack of memory, maybe this one"
         return "signal 9, SIGKILL, cause unknown"
     return f"signal {-code}, {name}"
+
+
+def end_group(process: int) -> None:
+    """End the processes that a core's kernels left behind."""
+    try:
+        os.killpg(process, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # none are left

@@ -23,8 +23,8 @@ class Kept(Protocol):
     def lent(self) -> bool:
         """Tell whether there will be more to give back once the device is closed."""
 
-    def trim(self) -> float | None:
-        """Give back what was not used for a while; return in how many seconds to look again, if at all."""
+    def trim(self, idle: float = IDLE) -> float | None:
+        """Give back what was not used for so many seconds; return in how many to look again, if at all."""
 
 
 class Janitor:
@@ -76,7 +76,7 @@ class Janitor:
             for known in self._watched:
                 kept = known()
                 if kept is not None:
-                    pauses.append(kept.trim())
+                    pauses.append(kept.trim(0.0) if self.closed else kept.trim())
                     lent = lent or kept.lent
                 del kept  # or this thread would keep it
             if self.closed and not lent:

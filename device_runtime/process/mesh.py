@@ -13,7 +13,7 @@ one that is over, and is then dropped. What was sent to a core that died is lost
 with it, and nothing else is. Where a shard runs again after that, those that
 had exchanged messages with the attempt that died cannot go on: they are told.
 
-A core that has waited for a while tells the host whom it waits for. The host
+A core that has waited, or probed in vain, for a while tells the host whom it waits for. The host
 knows which shards have ended or died, and answers when nothing can come, or
 when nobody will take what is sent.
 """
@@ -169,11 +169,32 @@ class ProcessMesh:
 
     def probe(self, core: int, tag: int = 0) -> bool:
         peer = self._peer(core)
+        ended = peer.ended  # first, as in `_wait_alone`
         self._drain()
-        found = bool(peer.queues.get(tag))
-        if not found and core in self._met:
+        if peer.queues.get(tag):
+            peer.missed = 0
+            return True
+        if core in self._met:
             self._check(core)
-        return found
+        if ended:
+            raise self._in_vain(core, ended)
+        if core != self._core:
+            self._miss(core, peer)
+        return False
+
+    def _miss(self, core: int, peer: Peer) -> None:
+        """Ask the host about a core of which a probe has found nothing for a while, and hear what it says."""
+        now = time.monotonic_ns()
+        peer.missed = peer.missed or now
+        if not peer.asked:
+            if now - peer.missed > _GRACE * 1_000_000:
+                peer.asked = True
+                self._report(self._shard, core)
+        elif self._waiter.acquire(blocking=False):  # else another thread hears it
+            try:
+                self._hear()
+            finally:
+                self._waiter.release()
 
     def _peer(self, core: int) -> Peer:
         peer = self._peers.get(core)

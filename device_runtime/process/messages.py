@@ -36,6 +36,7 @@ class Peer:
     def __init__(self) -> None:
         self.asked = False  # the host will tell when its shard has ended
         self.ended = ""  # why it will send and take nothing more
+        self.missed = 0  # ns: since when a probe has found nothing from it
         self.sent = 0  # messages to it
         self.restart(0)
 

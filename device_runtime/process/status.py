@@ -76,12 +76,16 @@ class StatusPage:
         return sum(word & 1 for word in self._words[_PROGRESS : self._units * _SLOT : _SLOT].tolist())
 
     def arrive(self, unit: int) -> None:
-        """Mark that a core waits for its first work."""
-        self._words[unit * _SLOT + _ARRIVED] = 1
+        """Mark that a core, this process, waits for its first work."""
+        self._words[unit * _SLOT + _ARRIVED] = os.getpid()
 
     def arrived(self, unit: int) -> bool:
         """Tell whether a core has come so far as to wait for works."""
-        return bool(self._words[unit * _SLOT + _ARRIVED])
+        return bool(self.process(unit))
+
+    def process(self, unit: int) -> int:
+        """Return the process of such a core, 0 where there is none."""
+        return int(self._words[unit * _SLOT + _ARRIVED])
 
     def clear(self, unit: int) -> None:
         """Wipe off what a core has marked that is dead now."""

@@ -21,6 +21,7 @@ import time
 from typing import Any, NamedTuple, NoReturn
 
 from device_runtime.process import worker
+from device_runtime.process.deaths import end_group
 from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.status import StatusPage
 
@@ -206,7 +207,7 @@ class Zygote:
             if process in self._cores:
                 unit, epoch = self._cores.pop(process)
                 del self._processes[unit]
-                _end_group(process)
+                end_group(process)
                 self._tell(("exit", unit, epoch, os.waitstatus_to_exitcode(status), ""))
 
     def _tell(self, report: tuple[Any, ...]) -> None:
@@ -217,7 +218,7 @@ class Zygote:
 
     def _end_all(self) -> None:
         for process in self._cores:
-            _end_group(process)
+            end_group(process)
             os.kill(process, signal.SIGKILL)
         for process in self._cores:
             os.waitpid(process, 0)
@@ -242,14 +243,6 @@ def _children() -> set[int]:
             return {int(process) for process in file.read().split()}
     except FileNotFoundError:  # a system that was built without it
         return set()
-
-
-def _end_group(process: int) -> None:
-    """End the processes that a core's kernels left behind."""
-    try:
-        os.killpg(process, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # none are left
 
 
 def main(control: socket.socket) -> None:

@@ -244,7 +244,7 @@ class Watched:
         self.lent = True
         self.looked = threading.Semaphore(0)
 
-    def trim(self) -> float | None:
+    def trim(self, idle: float = 1.0) -> float | None:
         pause = self.pauses.pop(0) if self.pauses else None
         self.looked.release()
         return pause

@@ -7,6 +7,7 @@ import mmap
 import os
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
@@ -528,6 +529,16 @@ def test_a_receive_from_a_core_that_will_never_send_raises(ending: str) -> None:
     assert isinstance(error, of.PeerEnded) and "core 1" in str(error)
 
 
+def test_a_probe_for_what_a_dead_core_will_never_send_says_so() -> None:
+    def kernel() -> None:
+        if coreid() == 1:
+            os._exit(1)
+        while not probe(1):
+            pass
+
+    assert each_core(offload(kernel).launch()) == {0: of.PeerEnded, 1: of.WorkerDied}
+
+
 def test_what_was_sent_before_the_end_is_received() -> None:
     def kernel() -> Any:
         if coreid() == 1:
@@ -564,6 +575,26 @@ def test_the_process_that_starts_cores_is_killed() -> None:
     os.close(descriptor)
     assert whoami() == [0, 1]
     assert offload(os.getppid, target=0)()[0] != zygote
+
+
+def test_what_kernels_have_started_ends_with_that_process(tmp_path: Path) -> None:
+    gate = Gate.make(tmp_path / "gate")
+
+    def kernel() -> None:
+        started = subprocess.Popen(["sleep", "1000"])
+        (tmp_path / "process").write_text(f"{started.pid} {os.getppid()}")
+        gate.come()
+        started.wait()
+
+    handle = offload_single(kernel).launch()
+    gate.wait()
+    started, zygote = map(int, (tmp_path / "process").read_text().split())
+    descriptor = os.pidfd_open(started)
+    os.kill(zygote, signal.SIGKILL)
+    with pytest.raises(of.WorkerDied):
+        handle.result()
+    assert select.select([descriptor], [], [], 20)[0]
+    os.close(descriptor)
 
 
 def test_idle_cores_are_not_given_up_for_what_happens_to_that_process() -> None:

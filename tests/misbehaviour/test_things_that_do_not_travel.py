@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -124,9 +125,10 @@ def test_a_captured_value_that_does_not_pickle_is_named() -> None:
         offload(kernel)()
 
 
-def test_a_captured_value_that_does_not_load() -> None:
-    broken = Raises(ValueError, "load")
-    with pytest.raises(of.ArgsDecodeError, match="not now"):
+@pytest.mark.parametrize("error", [*ERRORS, GeneratorExit], ids=lambda error: error.__name__)
+def test_a_captured_value_that_does_not_load(error: type[BaseException]) -> None:
+    broken = Raises(error, "load")
+    with pytest.raises(of.ArgsDecodeError, match="did not load on core 0"):
         offload(lambda: broken)()
 
 
@@ -168,6 +170,30 @@ def test_an_exception_that_does_not_travel_tells_type_text_and_traceback(
     assert raised.value.text == said
     assert "raise error(said)" in raised.value.traceback
     assert "raise error(said)" in str(raised.value.__cause__)
+
+
+@pytest.mark.parametrize("hurts", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("what", ["nothing else", "__cause__", "__notes__", "args"])
+def test_an_exception_that_raises_where_it_is_looked_at(what: str, hurts: type[BaseException]) -> None:
+    """Neither the core nor the launch is lost with it."""
+
+    class Defends(Exception):
+        def __reduce__(self) -> Any:
+            raise hurts
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == what:
+                raise hurts
+            return super().__getattribute__(name)
+
+    def fail() -> None:
+        raise Defends("said")
+
+    before = offload(os.getpid)()
+    with pytest.raises(of.KernelError) as raised:
+        offload(fail)()
+    assert raised.value.type_name.endswith("Defends")
+    assert offload(os.getpid)() == before
 
 
 def test_an_exception_whose_class_wants_other_arguments() -> None:

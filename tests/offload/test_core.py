@@ -156,6 +156,35 @@ def test_probe_tells_whether_a_message_is_there(device: str) -> None:
     assert look(target=[0, 1]) == [(False, True, True)] * 2
 
 
+def test_a_core_may_probe_until_a_message_comes(device: str) -> None:
+    @offload(target=[0, 1])
+    def look() -> Any:
+        if coreid():
+            return send("here", 0)
+        while not probe(1):
+            pass
+        return recv(1)
+
+    assert look() == ["here", None]
+
+
+def test_a_probe_for_what_will_never_come_says_so(device: str) -> None:
+    """As `recv` does; it may find nothing for a while before that is known."""
+
+    @offload(target=[0, 1])
+    def look() -> str:
+        if coreid():
+            return "ended"
+        try:
+            while not probe(1):
+                pass
+        except PeerEnded as error:
+            return str(error)
+        return "found"
+
+    assert look() == ["core 0 waits for core 1 in vain: its shard has ended", "ended"]
+
+
 @pytest.mark.parametrize("cores", PLACES)
 def test_bcast_gives_the_roots_value_to_all(device: str, cores: list[int]) -> None:
     for root in cores:

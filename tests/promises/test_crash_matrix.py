@@ -40,13 +40,13 @@ def be_killed() -> None:
 
 
 def take_too_much() -> None:
-    """Ask for more memory than this process may have."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, before[1]))
-    try:
-        bytearray(1 << 31)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    """Take memory, a little at a time, until this process may have no more."""
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (256 << 20), resource.RLIM_INFINITY))
+    pieces = []
+    while True:
+        pieces.append(bytearray(3000))
 
 
 def hang() -> None:

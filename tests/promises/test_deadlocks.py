@@ -25,7 +25,9 @@ from offload.core import bcast, coreid, numcores, rank, recv, reduce, send, size
 
 CORES, THREADS = 4, 3
 STUCK = 30  # seconds without the end of anything; less than any test may take, or nobody saw the stacks
-ALLOWED = (CancelledError, of.WorkerDied, of.PeerEnded, of.LaunchTimeout, of.DependencyError)
+
+Errors = tuple[type[BaseException], ...]
+Made = tuple[of.Handle[Any], list[Any] | None, Errors]
 
 
 class Watchdog(threading.Thread):
@@ -123,45 +125,51 @@ class Player:
     def _step(self) -> None:
         draw = self.draw
         made = [self._launch() for _ in range(draw.choice((1, 1, 3, 8)))]
-        for handle, _ in made:
+        for place, (handle, expected, errors) in enumerate(made):
             if draw.random() < 0.1:
                 handle.cancel(kill=draw.random() < 0.5)
-        self._recent = [handle for handle, _ in made] + self._recent[:4]
+                made[place] = handle, expected, (*errors, CancelledError, of.PeerEnded)
+        self._recent = [handle for handle, _, _ in made] + self._recent[:4]
         if draw.random() < 0.3:
-            for handle in of.as_completed(*(handle for handle, _ in made)):
+            for handle in of.as_completed(*(handle for handle, _, _ in made)):
                 handle.done()
-        for handle, expected in made:
+        for handle, expected, errors in made:
             try:
                 values = handle.wait()
-            except ALLOWED as error:
+            except errors as error:
                 self.ends[type(error).__name__] += 1
             else:
                 self.ends["value"] += 1
                 assert expected is None or values == expected
             self.tell()
 
-    def _launch(self) -> tuple[of.Handle[Any], list[Any] | None]:
-        """Make a launch; return also what it must give, if it gives anything, None if that depends."""
+    def _launch(self) -> Made:
+        """Make a launch; return also what it must give, if anything, and which errors it may end with.
+
+        None is for a value that depends, or that there cannot be.
+        """
         draw = self.draw
         where = sorted(draw.sample(range(CORES), draw.randint(1, CORES)))
         kind = draw.random()
         if kind < 0.25:
             rounds, deadly = draw.randint(0, 5), draw.choice(where) if draw.random() < 0.05 else -1
             launched = ring.launch(rounds, draw.choice((10, 3000, 60_000)), deadly, target=where)
-            return launched, [float((n - rounds) % len(where)) for n in range(len(where))]
+            values = [float((n - rounds) % len(where)) for n in range(len(where))]
+            return launched, values, () if deadly < 0 else (of.WorkerDied, of.PeerEnded)
         if kind < 0.4:
-            return together.launch(7, target=where), [7 * len(where)] * len(where)
+            return together.launch(7, target=where), [7 * len(where)] * len(where), ()
         if kind < 0.5:
-            return together.launch(7, auto=len(where)), [7 * len(where)] * len(where)
+            return together.launch(7, auto=len(where)), [7 * len(where)] * len(where), ()
         if kind < 0.65:
             depth = draw.randint(0, 3)
-            return nested(depth, 5), [5 + depth]
+            return nested(depth, 5), [5 + depth], ()
         if kind < 0.67:
-            return hang(timeout=0.05), None
+            return hang(timeout=0.05), None, (of.LaunchTimeout,)
         if kind < 0.85 and self._recent:
             needed = draw.sample(self._recent, draw.randint(1, min(2, len(self._recent))))
-            return offload_single(lambda *values: len(values))(*needed), [len(needed)]
-        return add(1, 2, priority=draw.randrange(-1, 2)), [3]
+            counts = offload_single(lambda *values: len(values))
+            return counts(*needed), [len(needed)], (of.DependencyError,)
+        return add(1, 2, priority=draw.randrange(-1, 2)), [3], ()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def unix_sockets() -> dict[str, str]:
     return {fields[6]: " ".join(fields[7:]) for fields in map(str.split, lines)}
 
 
+def mapped(process: int) -> list[str]:
+    """Return the names of the files that a process has mapped."""
+    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    return [fields[5] for fields in (line.split(maxsplit=5) for line in lines) if len(fields) > 5]
+
+
 @pytest.mark.parametrize("umask", ["", "os.umask(0)"], ids=["umask of the user's", "umask 000"])
 def test_nothing_has_a_name(program: Callable[..., Program], umask: str) -> None:
     script = program("script.py", files={"script.py": SCRIPT.format(first=umask)})
@@ -56,7 +63,8 @@ def test_nothing_has_a_name(program: Callable[..., Program], umask: str) -> None
             elif target.startswith("/memfd:"):
                 assert target.endswith(" (deleted)")
             else:
-                assert kind in ("pipe", "anon_inode") or target.startswith("/dev/")
+                assert kind in ("pipe", "anon_inode") or target == "/dev/null"
+        assert not [name for name in mapped(process) if name.startswith("/dev/")]
     assert {"socket", "pipe", "/memfd"} <= seen
     assert not script.temporary_files()
     assert script.end("\n").code == 0
@@ -76,6 +84,38 @@ def test_a_core_cannot_change_what_another_one_was_sent() -> None:
             launch.wait()
         assert scribble(array, target=1) == [300_000.0]
         assert array.sum() == 300_000
+
+
+def test_a_core_is_given_no_way_to_write_to_what_others_were_sent() -> None:
+    def place_of(text: bytes, descriptor: int) -> int | None:
+        """Return where a file in memory has a page that begins with a text."""
+        place = 0
+        try:
+            while True:
+                place = os.lseek(descriptor, place, os.SEEK_DATA)
+                if os.pread(descriptor, len(text), place) == text:
+                    return place
+                place += 4096
+        except OSError:  # there is no more data
+            return None
+
+    @offload
+    def scribble(array: Any) -> set[str]:
+        told = set()
+        for name in os.listdir("/proc/self/fd"):
+            if "memfd:" in os.path.realpath(f"/proc/self/fd/{name}"):
+                place = place_of(array[:16].tobytes(), int(name))
+                try:
+                    if place is not None:
+                        os.pwrite(int(name), bytes(array.nbytes), place)
+                        told.add("written")
+                except OSError as error:
+                    told.add(error.strerror)
+        return told
+
+    with of.connect("local:2"):
+        array = np.frombuffer(b"not to be changed" * 10_000, np.uint8)
+        assert scribble(array) == [{"Bad file descriptor"}] * 2
 
 
 def test_no_configuration_is_read_from_the_current_folder(program: Callable[..., Program]) -> None:
