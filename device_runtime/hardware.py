@@ -72,13 +72,28 @@ def _length(value: Any) -> int:
     return operator.index(value)
 
 
-def converted(value: Any, dtype: Any) -> Any:
-    """Return what is written to an array of this dtype, as a NumPy array of it in which nothing is lost.
+def converted(value: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """Return what is written to an array of this dtype and shape, as a NumPy array in which nothing is lost.
 
     An array is of a dtype that NumPy casts safely; of numbers each has to
-    survive, but for the rounding of floats. Raises TypeError for an array of
-    another dtype, and ValueError for numbers that do not survive, and what is none.
+    survive, but for the rounding of floats. What is smaller fills the shape as
+    NumPy broadcasts it. Raises TypeError for an array of another dtype, and ValueError
+    for numbers that do not survive, for what is none, and for another shape.
     """
+    import numpy as np
+
+    found = _converted(value, dtype)
+    if found.shape == shape:
+        return found
+    try:
+        return np.broadcast_to(found, shape)
+    except ValueError:
+        raise ValueError(
+            f"write: the value has shape {found.shape}, which does not fill an array of shape {shape}"
+        ) from None
+
+
+def _converted(value: Any, dtype: Any) -> Any:
     import numpy as np
 
     if isinstance(value, np.ndarray) and value.dtype == dtype:
@@ -125,7 +140,7 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
             _check(taken, parameter, value)
     context = current()
     if context is not None and context.instance is not None:
-        outs = context.instance.run(taken, reference, args)
+        outs = context.instance.run(taken, reference, args, alone=not context.depth)
         return outs[0] if len(outs) == 1 else outs
     values, found = [], []
     for parameter, value in zip(taken.parameters, args, strict=True):
@@ -133,11 +148,27 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
             value = value.made()
         elif parameter.direction == "InOut":
             value = value.copy()
+        elif parameter.direction is None:
+            value = _number(taken, parameter, value)
         if parameter.direction in ("Out", "InOut"):
             found.append(value)
         values.append(value)
     reference(*values)
     return found[0] if len(found) == 1 else tuple(found)
+
+
+def _number(taken: Interface, parameter: Parameter, value: Any) -> Any:
+    """Return a number, which may be what a handle has given, as the argument holds it.
+
+    Raises TypeError and ValueError.
+    """
+    from device_runtime.fpga.scalars import held
+
+    try:
+        return held(parameter.dtype or "int", value)
+    except (TypeError, ValueError) as error:
+        told = f"kernel {taken.kernel}: argument {parameter.name}: {error}"
+        raise type(error)(told) from None
 
 
 def _check(taken: Interface, parameter: Parameter, value: Any) -> None:

@@ -107,8 +107,8 @@ Message = Work | PeerNotice
 class Costs(NamedTuple):
     """What a shard has moved to and from a device's own memory, in bytes, and how long that and it ran.
 
-    `loading` is how long it took to load the bitstream, for the first on a unit since then, and `predicted`
-    how long a circuit would have run where there is a timing model in its place.
+    `loading` is how long it took to load the bitstream, for the first on a unit since then. The last two
+    are how long a circuit would have run, and the transfers, where there is a timing model in their place.
     """
 
     to_device: int
@@ -117,6 +117,7 @@ class Costs(NamedTuple):
     compute: float
     loading: float
     predicted: float | None
+    predicted_transfer: float | None
 
 
 class Outcome(NamedTuple):

@@ -97,7 +97,16 @@ class DeviceArray(ABC):
     def __neg__(self) -> NoReturn:
         self._compute(None)
 
-    __pos__ = __abs__ = __invert__ = __neg__
+    __pos__ = __abs__ = __invert__ = __bool__ = __neg__
+
+    def __eq__(self, other: object) -> bool:
+        # Weak references, in a WeakSet, ask this of an array and itself.
+        return self is other or self._compute(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not (self is other or self._compute(other))
+
+    __hash__ = object.__hash__
 
     def __enter__(self) -> DeviceArray:
         return self
@@ -182,7 +191,7 @@ class HostArray(DeviceArray):
             self._root.failed.append((self._start, self._stop, kernel, error))
 
     def write(self, value: Any) -> None:
-        self.array[...] = converted(value, self.dtype)
+        self.array[...] = converted(value, self.dtype, self.shape)
         self.written()
 
     def free(self) -> None:
@@ -234,9 +243,7 @@ class BankArray(DeviceArray):
         return self.memory is other.memory and self.start < other.stop and other.start < self.stop
 
     def write(self, value: Any) -> None:
-        import numpy as np
-
-        found = np.broadcast_to(converted(value, self.dtype), self.shape)
+        found = converted(value, self.dtype, self.shape)
         if self.nbytes:
             self.memory.home.launch("replace", (self.kept, found), [(self, False, True)]).result()
 

@@ -11,7 +11,7 @@ from device_runtime.errors import DeviceError, DeviceMemoryError, OptionError
 from device_runtime.fpga.boards import read
 from device_runtime.fpga.circuit import directions
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
-from device_runtime.fpga.scalars import of_dtype, pack_argument, whole
+from device_runtime.fpga.scalars import held, held_argument
 from device_runtime.hardware import Blank, run
 from offload.arrays import BankArray, DeviceArray, HostArray
 from offload.body import Body
@@ -24,6 +24,7 @@ from offload.verifying import Verifier, Verify
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
     from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+    from offload.keeping import Needed
     from scheduler.ticket import Pool, Route
 
 
@@ -58,14 +59,19 @@ class HardwareBody(Body):
             self._capture.name, self._capture.module = self.name, self.module
         return self._capture
 
-    def verified(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]], filling: Filling) -> Finish:
+    def verified(
+        self,
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]],
+        filling: Filling,
+        resident: Sequence[Needed],
+    ) -> Finish:
         """Return what finishes a launch, and verifies it if it is one that is to be.
 
         One with a handle or an array on the device among its arguments is not:
         their values are not known here.
         """
         verifier = self._verifier
-        if verifier is None or filling.resident or not verifier.is_due():
+        if verifier is None or resident or not verifier.is_due():
             return filling
         if any(isinstance(value, Handle) for row, _ in calls for value in row):
             return filling
@@ -129,10 +135,11 @@ class HardwareBody(Body):
 
     def calls(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], route: Route, circuit: KernelSpec | None
-    ) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], Filling]:
-        """Return what travels to each shard, and what makes of a shard's value that of the call.
+    ) -> tuple[list[tuple[tuple[Any, ...], dict[str, Any]]], Filling, Sequence[Needed]]:
+        """Return what travels to each shard, what makes of a shard's value that of the call, and its arrays.
 
-        There is one entry where all shards get the same. Raises TypeError and
+        There is one entry where all shards get the same. The arrays are those on the device, and if
+        they are read and written. Raises TypeError and
         ValueError, naming kernel and argument, for what the kernel cannot take.
         """
         given = args
@@ -157,8 +164,10 @@ class HardwareBody(Body):
             pieces = self._pieces(parameter, value, count) if scattered else [value] * count
             shown.append(pieces)
             if parameter.direction is None:
-                for piece in pieces if scattered else pieces[:1]:
-                    self._check_scalar(parameter, piece, circuit)
+                if scattered:
+                    pieces = [self._held(parameter, piece, circuit) for piece in pieces]
+                else:
+                    pieces = [self._held(parameter, value, circuit)] * count
             else:
                 for piece in pieces if scattered else pieces[:1]:
                     self._check(parameter, piece, route, circuit, reached)
@@ -179,7 +188,7 @@ class HardwareBody(Body):
         if not any(type(value) is Scatter for value in given):
             del rows[1:]
         first = [column[0] for column in shown] if count == 1 else None
-        return [(row, {}) for row in rows], Filling(outs, resident, self.fn, first)
+        return [(row, {}) for row in rows], Filling(outs, self.fn, first), resident
 
     def _check_units(self, circuit: KernelSpec, route: Route, reached: Mapping[int, Unit]) -> None:
         """Raise OptionError for a launch on instances that have no unit of the circuit."""
@@ -252,23 +261,21 @@ class HardwareBody(Body):
                     f"{what} comes out of the kernel ({parameter.direction}), and its elements share memory"
                 )
 
-    def _check_scalar(self, parameter: Parameter, value: Any, circuit: KernelSpec | None) -> None:
+    def _held(self, parameter: Parameter, value: Any, circuit: KernelSpec | None) -> Any:
+        """Return a number as the argument holds it; a handle's is looked at where it runs."""
         if isinstance(value, Handle):
-            return
-        what, dtype = f"kernel {self.name}: argument {parameter.name}", parameter.dtype or "int"
+            return value
+        what = f"kernel {self.name}: argument {parameter.name}"
         try:
-            if dtype == "int":  # Python's has no bounds but those of the circuit
-                whole(value)
-            else:
-                of_dtype(dtype).pack(value)
-        except TypeError:
-            known = {"f": "a real number", "b": "True or False"}.get(dtype[0], "a whole number")
-            raise TypeError(f"{what} must be {known}, not {value!r}") from None
-        except OverflowError as error:
+            number = held(parameter.dtype or "int", value)
+        except TypeError as error:
+            raise TypeError(f"{what} {error}") from None
+        except ValueError as error:
             raise ValueError(f"{what}: {error}") from None
-        if circuit is not None:
-            place = self.interface.parameters.index(parameter)
-            pack_argument(self.name, circuit.arguments[place], value)
+        if circuit is None:
+            return number
+        place = self.interface.parameters.index(parameter)
+        return held_argument(self.name, circuit.arguments[place], value)
 
     def _refuse_sharing(self, shown: Sequence[Sequence[Any]]) -> None:
         """Raise ValueError for arrays on the device of which one is written and the other used."""

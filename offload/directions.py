@@ -117,4 +117,5 @@ def _parameter(kernel: str, name: str, annotation: Any) -> Parameter:
             "a scalar int, float, bool or a type of NumPy's"
         )
     # A Python number is as wide as the circuit has it.
-    return Parameter(name, None, annotation.__name__ if annotation in (int, float) else dtype.name)
+    plain = annotation is int or annotation is float
+    return Parameter(name, None, annotation.__name__ if plain else dtype.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import operator
 import threading
 import time
 import weakref
@@ -49,8 +50,8 @@ class Executor(concurrent.futures.Executor):
 
     Calls that are pending when the interpreter exits are completed first.
 
-    Raises ValueError (OptionError) for a `max_workers` below 1 or above what
-    the device has, UnknownDeviceError, DeviceUnavailable, and
+    Raises TypeError for a `max_workers` that is no integer, ValueError
+    (OptionError) for one below 1 or above what the device has, UnknownDeviceError, DeviceUnavailable, and
     KernelNotSerializable for an initializer that does not pickle.
     """
 
@@ -61,8 +62,15 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
+        if max_workers is not None:
+            try:
+                max_workers = operator.index(max_workers)
+            except TypeError:
+                raise TypeError(
+                    f"max_workers must be an integer, not {max_workers!r}; the address of a device is device="
+                ) from None
+            if max_workers <= 0:
+                raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         initialize = None if initializer is None else snapshot(initializer, tuple(initargs))

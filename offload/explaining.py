@@ -52,8 +52,9 @@ def _lines(name: str, address: str, timing: Timing, filling: Filling) -> list[st
         *([f"  (its bitstream  {_ms(timing.loading)})"] if timing.loading else []),
         f"  transfers       {_ms(timing.transfer)}   "
         f"{timing.to_device:,} bytes to the device, {timing.from_device:,} from it",
+        *_predicted(timing.predicted_transfer),
         f"  circuit         {_ms(timing.compute)}",
-        *([] if timing.predicted is None else [f"  (on a board     {_ms(timing.predicted)}, as predicted)"]),
+        *_predicted(timing.predicted),
         f"  all else        {_ms(rest)}",
     ]
     args = filling.arguments()
@@ -67,6 +68,10 @@ def _lines(name: str, address: str, timing: Timing, filling: Filling) -> list[st
     fixed = max(0.0, waited - (timing.loading or 0.0)) + rest  # a bitstream is not loaded for each launch
     told = _break_even(nbytes, fixed, timing.transfer + timing.compute, here)
     return [*lines, f"  break-even      {told}"]
+
+
+def _predicted(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"  (on a board     {_ms(seconds)}, as predicted)"]
 
 
 def _break_even(nbytes: int, fixed: float, growing: float, reference: float) -> str:

@@ -19,20 +19,17 @@ Finish = Callable[[int, Any], Any]
 class Filling:
     """Copy what came out of a shard to the caller's arrays, and return those; None if there are none.
 
-    `outs` has for each argument that comes out its arrays by shard. `resident`
-    are those on the device, and if they are read and written. `given` are the
-    arguments of a launch on one unit, and `reference` the kernel's function.
+    `outs` has for each argument that comes out its arrays by shard. `given` are the arguments
+    of a launch on one unit, and `reference` the kernel's function.
     """
 
     def __init__(
         self,
         outs: Sequence[Sequence[Any]],
-        resident: Sequence[tuple[BankArray, bool, bool]],
         reference: Callable[..., Any],
         given: Sequence[Any] | None,
     ) -> None:
         self.outs = outs
-        self.resident = resident
         self.reference = reference
         self.stays = any(isinstance(piece, DeviceArray) for pieces in outs for piece in pieces)
         # Several threads may take the value, and whoever has it may write to the arrays.

@@ -34,8 +34,9 @@ class Timing:
     The rest tells what a shard has cost on a device with memory of its own:
     bytes moved to it and from it, seconds that took, seconds its circuits ran,
     seconds that were waited for its bitstream to be loaded, where it was the
-    first on its unit since then, and seconds its circuits would have run by the
-    timing model of an emulated FPGA. All None elsewhere, and where `begun` is.
+    first on its unit since then, and seconds its circuits would have run, and the
+    bytes have moved, by the timing model of an emulated FPGA. All None elsewhere,
+    and where `begun` is.
     """
 
     core: int | None
@@ -48,6 +49,7 @@ class Timing:
     compute: float | None = None
     loading: float | None = None
     predicted: float | None = None
+    predicted_transfer: float | None = None
 
 
 class Handle(Shards[R]):

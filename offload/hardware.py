@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ from offload.handle import Handle
 from offload.keeping import Turn
 from offload.kernel import Kernel
 from offload.launching import call, launch, route_of
+from offload.mapping import Elements, check_counts, stream
 from offload.options import Options
 from offload.session import Session, session
 from offload.verifying import Verify
@@ -60,14 +59,14 @@ class HardwareKernel(Kernel[..., Any]):
     ) -> Iterator[Any]:
         """Run once per element, as `Kernel.map` does; each call is a launch of its own.
 
-        Raises OptionError for a `chunksize`, and a `window` below 1.
+        Raises OptionError for a `chunksize`, and a `window` that is no integer of at least 1.
         """
         if chunksize is not None:
             raise OptionError(f"{self._body.name}.map: calls of a hardware kernel do not travel in chunks")
-        if window is not None and (isinstance(window, bool) or operator.index(window) < 1):
-            raise OptionError(f"{self._body.name}.map: window={window!r} must be an integer of at least 1")
+        check_counts(self._body.name, window=window)
         if not iterables:
             raise TypeError(f"{self._body.name}.map() needs at least one iterable")
+        self._body.signature.check((*self._bound, *itertools.repeat(None, len(iterables))), {})
         here = session()
         options = self._options(here, {})
         pool = here.pool(options.device)
@@ -78,23 +77,14 @@ class HardwareKernel(Kernel[..., Any]):
             placed = [replace(options, auto=1, target=None)]
         else:
             placed = [replace(options, target=(unit,), single=True) for unit in units]
-        return self._stream(here, zip(*iterables), placed, window or 2 * max(len(placed), pool.units))
-
-    def _stream(
-        self, here: Session, rows: Iterator[tuple[Any, ...]], placed: Sequence[Options], window: int
-    ) -> Iterator[Any]:
-        pending: deque[Handle[Any]] = deque()
         turns = itertools.cycle(placed)
-        try:
-            while True:
-                for row in itertools.islice(rows, window - len(pending)):
-                    pending.append(self._start(here, row, {}, next(turns)))
-                if not pending:
-                    return
-                yield pending.popleft().result()
-        finally:
-            for handle in pending:
-                handle.cancel()
+
+        def start(row: tuple[list[Any], ...]) -> Handle[Any]:
+            return self._start(here, tuple([value for (value,) in row]), {}, next(turns))
+
+        elements = Elements(iterables, len(placed), chunksize=1)
+        most = window or 2 * max(len(placed), pool.units)
+        return stream(elements, most, start, lambda handle: [handle.result()])
 
     def __offload_reduce__(self) -> Any:
         # With the interface: where it goes to, its annotations may not be understood.
@@ -115,10 +105,10 @@ class HardwareKernel(Kernel[..., Any]):
         route = route_of(pool, self._body, options)
         circuit = self._body.circuit(pool.device.bitstream, pool.address)
         self._body.check_target(circuit, options.target, pool)
-        calls, filling = self._body.calls(full, kwargs, route, circuit)
-        finish = filling if circuit is None else self._body.verified(calls, filling)
+        calls, filling, resident = self._body.calls(full, kwargs, route, circuit)
+        finish = filling if circuit is None else self._body.verified(calls, filling, resident)
         arrays = here.arrays.get(pool.index)
-        turn = None if arrays is None or not filling.resident else Turn(arrays, filling.resident)
+        turn = None if arrays is None or not resident else Turn(arrays, resident)
         after = () if arrays is None else arrays.bury()
         return _Asked(calls, finish, after, turn, filling.outs_of(HostArray))
 

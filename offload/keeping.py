@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_runtime.capture import Capture
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from scheduler.ticket import Pool
 
 _OPTIONS = Options(auto=1, retries=2)
+_PATIENCE = 1.0  # seconds that another thread's collection is waited for
 _CALLED = {"keep": "array", "fetch": "numpy.asarray", "replace": "write", "drop": "free"}  # by the user
 Needed = tuple[BankArray, bool, bool]  # what a launch needs of an array: that it reads, and writes it
 
@@ -175,6 +178,9 @@ class Arrays:
         self.pool = pool
         self._session = session
         self.turns: set[Turn] = set()  # of launches under way; the guard's
+        self._burials: dict[Ticket, None] = {}  # launches under way that free buffers
+        self._buriers: set[object] = set()  # threads that are about to launch one
+        self._buried: object = None  # the last of them that has
         self._dead: deque[int] = deque()  # numbers of buffers that nobody has any more
         self._made: dict[int, int] = {}  # by number: how often memory had been lost when a buffer was made
         self._bodies: dict[str, Body] = {}
@@ -194,14 +200,23 @@ class Arrays:
         wired = {name for unit in units for banks in unit.banks for name in banks}
         bank = _bank(bank, [one.name for one in bitstream.banks if one.name in wired])
         while True:
+            before = self._buried
             try:
                 return self._make(value, bank)
             except DeviceMemoryError:
-                gc.collect()  # arrays in cycles hold memory that the interpreter knows nothing of
-                # Launches that end may leave some to bury.
-                self._session.dispatcher.wait(lambda: bool(self._dead or not self.turns))
-                if not self._dead:
+                _collect()  # arrays in cycles hold memory that the interpreter knows nothing of
+                # Launches that end may leave some to bury, and other threads may be about to.
+                self._session.dispatcher.wait(partial(self._knows, before))
+                if not self._frees(before):
                     raise
+
+    def _frees(self, before: object) -> bool:
+        """Tell whether an array that is made now finds more freed than one made when `before` was noted."""
+        return bool(self._dead) or self._buried is not before
+
+    def _knows(self, before: object) -> bool:
+        """Tell whether it does, or nothing is under way that could free some."""
+        return self._frees(before) or not (self.turns or self._buriers)
 
     def _make(self, value: Any, bank: str) -> BankArray:
         import numpy as np
@@ -225,20 +240,66 @@ class Arrays:
         return launch(self._session, body, args, {}, options, after=self.bury(), turn=Turn(self, needed))
 
     def bury(self) -> list[Depends]:
-        """Free what nobody has any more; return what comes after that."""
+        """Free what nobody has any more; return what comes after that, and after what other threads free."""
+        if self._dead:
+            mine = object()
+            self._buriers.add(mine)  # first: another thread may find nobody dead any more
+            try:
+                self._bury()
+            finally:
+                self._buried = mine
+                self._buriers.discard(mine)
+                self._session.dispatcher.look_up()
+        if not self._burials:
+            return []
+        for ticket in list(self._burials):
+            if ticket.done:
+                self._burials.pop(ticket, None)
+        return [Depends((ticket,), True, END) for ticket in list(self._burials)]
+
+    def _bury(self) -> None:
         numbers, losses = [], self.pool.device.losses
         while self._dead:
             with contextlib.suppress(IndexError):  # another thread has taken the last
                 number = self._dead.popleft()
                 if self._made.pop(number, losses) == losses:  # else it was lost, and needs no freeing
                     numbers.append(number)
-        if not numbers or self._session.closed:
-            return []
-        try:
-            return [Depends(self.launch("drop", (tuple(numbers),), ())._tickets, True, END)]
-        except BaseException:
-            self._dead.extend(numbers)
-            raise
+        if numbers and not self._session.closed:
+            try:
+                tickets = self.launch("drop", (tuple(numbers),), ())._tickets
+            except BaseException:
+                self._dead.extend(numbers)
+                raise
+            self._burials.update(dict.fromkeys(tickets))
+
+
+class _Cycle:
+    """Be garbage that only a collection finds."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def _collect() -> None:
+    """Collect garbage in cycles.
+
+    Python does nothing while another thread is in the midst of that, whose end is waited for then; nor where
+    this one is, in a finalizer, which waits for nothing.
+    """
+    left, ended = weakref.ref(_Cycle()), threading.Event()
+
+    def note(phase: str, _: object) -> None:
+        if phase == "stop":
+            ended.set()
+
+    gc.callbacks.append(note)
+    try:
+        gc.collect()
+        while left() is not None and ended.wait(_PATIENCE):
+            ended.clear()
+            gc.collect()
+    finally:
+        gc.callbacks.remove(note)
 
 
 def _body(what: str) -> Body:

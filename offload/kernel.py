@@ -148,9 +148,10 @@ class Kernel(Generic[P, R]):
         most `window` chunks are under way (twice as many as there are cores).
 
         A call that raises ends the iteration there with its exception. Closing
-        the iterator cancels what is queued. An element may be a handle: its
-        chunk begins when all handles in it have ended, and ends the iteration
-        if one of them failed.
+        the iterator cancels what is queued. Where an iterable fails, or an
+        element cannot be sent, the values before it come first. An element may
+        be a handle: its chunk begins when all handles in it have ended, and ends
+        the iteration if one of them failed.
         """
         here = session()
         here.pool(self._options(here, {}).device)

@@ -7,7 +7,7 @@ import operator
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -39,9 +39,7 @@ def map_kernel(
     """Return the iterator that `Kernel.map` promises; wrong arguments are refused at once."""
     if not iterables:
         raise TypeError(f"{body.name}.map() needs at least one iterable")
-    for name, value in (("chunksize", chunksize), ("window", window)):
-        if value is not None and (isinstance(value, bool) or operator.index(value) < 1):
-            raise OptionError(f"{body.name}.map: {name}={value!r} must be an integer of at least 1")
+    check_counts(body.name, chunksize=chunksize, window=window)
     body.signature.check((*bound, *itertools.repeat(None, len(iterables))), {})
     pool = here.pool(options.device)
     cores, (units, _) = pool.units, options.place(pool.units, body.name, pool.device.names)
@@ -49,11 +47,36 @@ def map_kernel(
         placed = [replace(options, target=(core,), single=True) for core in units]
     else:
         placed = [replace(options, auto=1)] * cores
-    elements = _Elements(iterables, len(placed), chunksize)
-    return _stream(here, body, bound, placed, elements, window or 2 * len(placed))
+    elements = Elements(iterables, len(placed), chunksize)
+    turns = itertools.cycle(placed)
+
+    def start(chunk: tuple[list[Any], ...]) -> Handle[Any]:
+        return launch(here, body, (bound, chunk), {}, next(turns), mapped=True)
+
+    def values(handle: Handle[Any]) -> Iterator[Any]:
+        found, error = handle.wait()[0]
+        timing = handle.timing[0]
+        if timing.begun is not None and timing.ended is not None:
+            elements.learn(max(1, len(found)), timing.ended - timing.begun)
+        yield from found
+        if error is not None:
+            raise codec.decode_error(error)
+
+    return stream(elements, window or 2 * len(placed), start, values)
 
 
-class _Elements:
+def check_counts(name: str, **given: int | None) -> None:
+    """Raise OptionError, naming the kernel, for what its `map` is given that is no integer of at least 1."""
+    for what, value in given.items():
+        try:
+            right = value is None or (not isinstance(value, bool) and operator.index(value) >= 1)
+        except TypeError:
+            right = False
+        if not right:
+            raise OptionError(f"{name}.map: {what}={value!r} must be an integer of at least 1")
+
+
+class Elements:
     """Cut a stream of elements into chunks; how long they are follows how long they took."""
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], cores: int, chunksize: int | None) -> None:
@@ -135,34 +158,33 @@ def _volume(value: Any) -> int:
     return getattr(value, "nbytes", 0) or sys.getsizeof(value, 0)
 
 
-def _stream(
-    here: Session,
-    body: Body,
-    bound: tuple[Any, ...],
-    placed: list[Options],
-    elements: _Elements,
+def stream(
+    elements: Elements,
     window: int,
+    start: Callable[[tuple[list[Any], ...]], Handle[Any]],
+    values: Callable[[Handle[Any]], Iterable[Any]],
 ) -> Iterator[Any]:
+    """Launch what a source gives, chunk by chunk, and give the values in its order.
+
+    `start` launches a chunk, and `values` are those of its launch. At most
+    `window` of them are under way. Where the source fails, or a chunk cannot be
+    launched, the values of what came before it are given first.
+    """
     pending: deque[Handle[Any]] = deque()
-    turns = itertools.cycle(placed)
     try:
         while True:
             while not elements.ended and len(pending) < window:
                 chunk = elements.chunk()
                 if chunk:
-                    pending.append(launch(here, body, (bound, chunk), {}, next(turns), mapped=True))
+                    try:
+                        pending.append(start(chunk))
+                    except Exception as error:
+                        elements.ended, elements.error = True, error
                 if elements.slow and pending and pending[0].done():
                     break  # deliver what is there rather than wait for the source
             if not pending:
                 break
-            handle = pending.popleft()
-            values, error = handle.wait()[0]
-            timing = handle.timing[0]
-            if timing.begun is not None and timing.ended is not None:
-                elements.learn(max(1, len(values)), timing.ended - timing.begun)
-            yield from values
-            if error is not None:
-                raise codec.decode_error(error)
+            yield from values(pending.popleft())
         if elements.error is not None:
             raise elements.error
     finally:

@@ -195,6 +195,8 @@ def _target(name: str, value: Any, where: str) -> dict[str, Any]:
         return {"target": tuple(asked), "single": isinstance(value, str)}  # the device knows their numbers
     if isinstance(value, str):
         raise OptionError(f"{where}: target={value!r} must be an integer or a sequence of integers")
+    if any(isinstance(core, str) and not core.isdecimal() for core in asked):
+        raise OptionError(f"{where}: target={value!r} has names and numbers of cores: give one or the other")
     cores = sorted(_integer("target", core, where) for core in asked)
     if not cores:
         raise OptionError(f"{where}: target={value!r} names no core")

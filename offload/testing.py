@@ -117,8 +117,9 @@ class Xclbin:
         for name, to in self._wiring.items():
             missing = [bank for bank in to if bank not in [known.name for known in self._banks]]
             if missing or not to:
+                told = f"bank {missing[0]!r}" if missing else "no bank"
                 raise OptionError(
-                    f"Xclbin: wiring of {name} names bank {missing[0] if missing else None!r}; "
+                    f"Xclbin: wiring of {name} names {told}; "
                     f"there is {', '.join(bank.name for bank in self._banks)}"
                 )
         used: set[str] = set()
@@ -261,6 +262,8 @@ def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:
         kind = next((kind for kind in ("HBM", "DDR4") if name.startswith(kind[:3])), "DDR4")
         made.append(Bank(name, kind, base, nbytes))
         base += nbytes
+    if base > 1 << 64:
+        raise OptionError(f"Xclbin: banks={given!r} are {base:,} bytes together, and addresses have 64 bits")
     return tuple(made)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from device_runtime import hardware
@@ -39,8 +42,13 @@ class Verify:
             if value is None and name == "rtol":
                 continue
             most = 1 if name == "share" else float("inf")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            number = math.nan
+            if isinstance(value, Real) and not isinstance(value, bool):
+                with contextlib.suppress(OverflowError):
+                    number = float(value)
+            if not 0 <= number <= most:
                 raise OptionError(f"Verify: {name}={value!r} must be a number from 0 to {most:g}")
+            object.__setattr__(self, name, number)  # NumPy's may be too narrow to count launches with
 
 
 class Verifier:

@@ -265,7 +265,9 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
             for unit in kernel.units
         }
         self._by_name = {one.unit.name: one for one in self._units.values()}
-        self._without = {name for name, one in self._by_name.items() if one.model is None}
+        self._without = {
+            unit.name for one in bitstream.kernels if one.name not in circuit.models for unit in one.units
+        }
         self._spans = {unit.address: kernel.span for kernel in bitstream.kernels for unit in kernel.units}
 
     def give_model(self, unit: str, model: Model, directions: Directions) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,31 +18,66 @@ from device_runtime.errors import DeviceMemoryError, ResidentDataLost
 from device_runtime.hardware import Blank, Kept, converted
 from device_runtime.launch import Costs
 
+if TYPE_CHECKING:
+    from device_runtime.fpga.timing import Predictor
 
-class Meter(threading.local):
-    """What this thread has moved and run since it was last asked: bytes, and seconds."""
 
-    to_device = from_device = 0
-    transfer = compute = loading = 0.0
-    predicted: float | None = None
+class Meter:
+    """What an instance has moved and run since it was last asked: bytes, and seconds. Any thread tells it."""
+
+    def __init__(self, predictor: Predictor | None = None) -> None:
+        self.loading = 0.0
+        self._predictor = predictor
+        self._lock = threading.Lock()  # around single additions
+        self._clear()
+
+    def _clear(self) -> None:
+        self._to_device = self._from_device = 0
+        self._transfer = self._compute = 0.0
+        self._predicted = 0.0
+
+    def moved(self, seconds: float, to_device: int = 0, from_device: int = 0) -> None:
+        """Take note of a transfer."""
+        with self._lock:
+            self._transfer += seconds
+            self._to_device += to_device
+            self._from_device += from_device
+
+    def ran(self, seconds: float, predicted: float | None) -> None:
+        """Take note of a run."""
+        with self._lock:
+            self._compute += seconds
+            self._predicted += predicted or 0.0
 
     def take(self) -> Costs:
-        """Return it, and begin anew."""
-        moved = self.to_device, self.from_device, self.transfer
-        found = Costs(*moved, self.compute, self.loading, self.predicted)
-        self.__dict__.clear()
-        return found
-
-
-METER = Meter()
+        """Return what there was, and begin anew."""
+        with self._lock:
+            loading, self.loading = self.loading, 0.0
+            run = there = None
+            if self._predictor is not None:
+                run = self._predicted
+                there = self._predictor.transfer(self._to_device + self._from_device)
+            moved = self._to_device, self._from_device, self._transfer
+            found = Costs(*moved, self._compute, loading, run, there)
+            self._clear()
+            return found
 
 
 class _Memory:
     """What a buffer and its slices have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter  # of the instance that it was made on
         self.uploads = self.downloads = 0  # bytes moved so far
         self.behind = True  # the device's copy is newer than the host's, or neither holds anything yet
+
+    def moved(self, begun: float, to_device: int = 0, from_device: int = 0) -> None:
+        """Take note of a transfer."""
+        here = current()  # none in a thread that a kernel has started
+        meter = self._meter if here is None or here.instance is None else here.instance.meter
+        meter.moved(time.monotonic() - begun, to_device, from_device)
+        self.uploads += to_device
+        self.downloads += from_device
 
 
 class Buffer:
@@ -52,23 +87,25 @@ class Buffer:
     for reading; `write` replaces both. A slice is a buffer in the same memory.
     """
 
-    def __init__(self, held: Any, bank: str, memory: _Memory | None = None, whole: bool = True) -> None:
+    def __init__(self, held: Any, bank: str, memory: _Memory, whole: bool = True) -> None:
         self.bank = bank
         self.shape: tuple[int, ...] = held.shape
         self.dtype: np.dtype[Any] = held.dtype
         self.nbytes = int(held.nbytes)
         self.address: int = held.device_address
         self._held = held
-        self._memory = memory or _Memory()
+        self._memory = memory
         self.whole = whole
 
     @classmethod
-    def allocate(cls, board: Any, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
+    def allocate(
+        cls, board: Any, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any], meter: Meter
+    ) -> Buffer:
         """Return a buffer in a bank; it is freed with the last reference to it and its slices.
 
         Raises DeviceMemoryError if the bank is full.
         """
-        return cls(board.allocate(bank, shape, dtype), bank)
+        return cls(board.allocate(bank, shape, dtype), bank, _Memory(meter))
 
     @property
     def uploads(self) -> int:
@@ -91,13 +128,11 @@ class Buffer:
         Raises ValueError for an array of another shape.
         """
         begun = time.monotonic()
-        self._held[...] = converted(value, self.dtype)
+        self._held[...] = converted(value, self.dtype, self.shape)
         self._held.flush()
         if self.whole:
             self._memory.behind = False
-        METER.transfer += time.monotonic() - begun
-        METER.to_device += self.nbytes
-        self._memory.uploads += self.nbytes
+        self._memory.moved(begun, to_device=self.nbytes)
 
     def written(self) -> None:
         """Note that a launch has changed the device's copy, or may have."""
@@ -108,9 +143,7 @@ class Buffer:
         if self._memory.behind:
             begun = time.monotonic()
             self._held.invalidate()
-            METER.transfer += time.monotonic() - begun
-            METER.from_device += self.nbytes
-            self._memory.downloads += self.nbytes
+            self._memory.moved(begun, from_device=self.nbytes)
             self._memory.behind = not self.whole
         view: NDArray[Any] = self._held.view(np.ndarray)
         return view
@@ -153,12 +186,12 @@ class Store:
         self._board = board
         self._buffers: dict[int, Buffer] = {}
 
-    def put(self, number: int, bank: str, value: Any) -> None:
+    def put(self, number: int, bank: str, value: Any, meter: Meter) -> None:
         """Make a buffer; `value` is an array, or a Blank for what is yet to be written.
 
         Raises DeviceMemoryError.
         """
-        allocate = partial(Buffer.allocate, self._board, bank, value.shape, np.dtype(value.dtype))
+        allocate = partial(Buffer.allocate, self._board, bank, value.shape, np.dtype(value.dtype), meter)
         try:
             buffer = allocate()
         except DeviceMemoryError:
@@ -192,26 +225,26 @@ class Store:
 
 def keep(number: int, bank: str, value: Any) -> None:
     """Make a buffer that the host keeps."""
-    _store().put(number, bank, value)
+    _instance().kept.put(number, bank, value, _instance().meter)
 
 
 def fetch(kept: Kept) -> NDArray[Any]:
     """Return what a part of a buffer holds."""
-    return _store().find(kept).host()
+    found: NDArray[Any] = _instance().kept.find(kept).host()
+    return found
 
 
 def replace(kept: Kept, value: Any) -> None:
     """Replace that."""
-    _store().find(kept).write(value)
+    _instance().kept.find(kept).write(value)
 
 
 def drop(numbers: tuple[int, ...]) -> None:
     """Free buffers."""
-    _store().drop(numbers)
+    _instance().kept.drop(numbers)
 
 
-def _store() -> Store:
+def _instance() -> Any:
     context = current()
     assert context is not None and context.instance is not None
-    kept: Store = context.instance.kept
-    return kept
+    return context.instance

@@ -23,7 +23,8 @@ class Fault:
 
     `kind` is "hang": it is never done; "error": its registers do not answer any
     more, and are read as ones, as where a bus has failed; "slow": it takes
-    `seconds` more; or "flip": a bit of the last array that it writes is wrong afterwards.
+    `seconds` more; or "flip": a bit of the last array that it writes is wrong
+    afterwards, of a float one of its exponent.
 
     Raises OptionError for another kind.
     """
@@ -35,9 +36,10 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in ("hang", "error", "slow", "flip"):
             raise OptionError(f"Fault: kind={self.kind!r} must be 'hang', 'error', 'slow' or 'flip'")
-        if not (isinstance(self.after, int) and self.after >= 0):
+        if isinstance(self.after, bool) or not (isinstance(self.after, int) and self.after >= 0):
             raise OptionError(f"Fault: after={self.after!r} must be a number of runs")
-        if not (isinstance(self.seconds, (int, float)) and 0 <= self.seconds < math.inf):
+        number = isinstance(self.seconds, (int, float)) and not isinstance(self.seconds, bool)
+        if not (number and 0 <= self.seconds < math.inf):
             raise OptionError(f"Fault: seconds={self.seconds!r} must be a number of seconds")
 
 

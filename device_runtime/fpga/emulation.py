@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from device_runtime.context import without_instance
 from device_runtime.errors import DeviceMemoryError, EmulationError
 from device_runtime.fpga.bitstream import Argument, Bank, KernelSpec, Unit
 from device_runtime.fpga.bounded import bounded
@@ -232,7 +233,7 @@ class EmulatedUnit:
                     f"unit {self.unit.name} has no model: what kernel {self.spec.name} does is neither "
                     "in the bitstream nor known from a decorated function"
                 )
-            self.model(*self._arguments(reached))
+            without_instance(self.model, *self._arguments(reached))
         finally:
             self._control = DONE | IDLE | READY
         self._predict(reached)
@@ -248,7 +249,12 @@ class EmulatedUnit:
         elif fault is not None:
             arrays = [one.array for one in written if one.array.nbytes]
             if arrays:
-                arrays[-1].view(np.uint8).reshape(-1)[0] ^= 1
+                array = arrays[-1]
+                data = array.view(np.uint8).reshape(-1)
+                if array.dtype.kind in "fc":  # of the exponent: another one might be taken for rounding
+                    data[array.itemsize - 1] ^= 0x40
+                else:
+                    data[0] ^= 1
 
     def _predict(self, reached: Sequence[Reached]) -> None:
         """Add what this run would have taken."""
@@ -258,7 +264,7 @@ class EmulatedUnit:
         for direction, bank, _, array in reached:
             passes = max(passes, array.size)
             traffic[bank] = traffic.get(bank, 0) + array.nbytes * (2 if direction == INOUT else 1)
-        self.predicted += self._predictor.predict(self.spec.name, passes, traffic).compute
+        self.predicted += self._predictor.run(self.spec.name, passes, traffic)
 
     def _arguments(self, reached: list[Reached]) -> list[Any]:
         return [self._argument(place, one, reached) for place, one in enumerate(self.spec.arguments)]

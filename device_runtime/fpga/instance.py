@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from device_runtime import context
 from device_runtime.errors import DeviceError
-from device_runtime.fpga.buffers import Buffer, Store
+from device_runtime.fpga.buffers import Buffer, Meter, Store
 from device_runtime.fpga.interface import Interface
 from device_runtime.fpga.room import Room
 from device_runtime.fpga.unit import UnitDriver
@@ -37,6 +37,7 @@ class Instance:
         batch: int | None = None,
     ) -> None:
         self.kept = kept
+        self.meter = Meter(board.predictor)
         self._room = room
         self.batch = batch  # how much of a data set is its share, where a manifest says so
         self._board = board
@@ -97,7 +98,8 @@ class Instance:
             raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
         asked = blank(shape, dtype)
         return self._take(
-            (bank,), partial(Buffer.allocate, self._board, bank, asked.shape, np.dtype(asked.dtype))
+            (bank,),
+            partial(Buffer.allocate, self._board, bank, asked.shape, np.dtype(asked.dtype), self.meter),
         )
 
     def _take(
@@ -110,9 +112,12 @@ class Instance:
         """Take note of the end of a launch, which has given back what memory it had taken."""
         self._room.ended(self)
 
-    def run(self, interface: Interface, model: Any, args: Sequence[Any]) -> tuple[NDArray[Any], ...]:
+    def run(
+        self, interface: Interface, model: Any, args: Sequence[Any], alone: bool
+    ) -> tuple[NDArray[Any], ...]:
         """Run a kernel as a decorated function describes it; return the arrays that come out.
 
+        `alone`: the launch that runs here is this one, and no driver kernel that holds something.
         Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
         """
         driver = self._drivers.get(interface.kernel)
@@ -122,7 +127,7 @@ class Instance:
                 f"it has {', '.join(self._drivers) or 'none'}"
             )
         found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
-        return tuple(driver.run(found, interface, model).values())
+        return tuple(driver.run(found, interface, model, alone).values())
 
     def check(self) -> str:
         """Have the units give the answers that are known of them; return what is wrong, if it is."""

@@ -141,7 +141,9 @@ def dtype_error(ctype: str, dtype: Any) -> str | None:
 def parameter_error(parameter: Parameter, value: Any) -> str | None:
     """Return what is wrong with an array given for a parameter, in words; None if nothing is."""
     if parameter.dtype is not None and value.dtype != parameter.dtype:
-        return f"has dtype {value.dtype}, and the kernel takes {parameter.dtype}"
+        import numpy as np
+
+        return f"has dtype {value.dtype}, and the kernel takes {np.dtype(parameter.dtype)}"
     if parameter.shape is not None and value.shape != parameter.shape:
         return f"has shape {value.shape}, and the kernel takes {parameter.shape}"
     return None

@@ -24,7 +24,6 @@ from device_runtime.context import Context, NoMesh
 from device_runtime.errors import DeviceError, MessageError
 from device_runtime.fpga.answers import Answers
 from device_runtime.fpga.boards import HUNG, open_board
-from device_runtime.fpga.buffers import METER
 from device_runtime.fpga.instance import Instance
 from device_runtime.launch import Encoded, Outcome, ShardId
 from device_runtime.process import wire
@@ -100,11 +99,11 @@ class UnitThread(threading.Thread):
     def run(self) -> None:
         if self._owner.again:
             why = self._instance.check()
-            METER.take()
+            self._instance.meter.take()
             self._owner.tell("unfit" if why else "fit", (self._unit, why))
             if why:
                 return  # the host sends it nothing more
-        METER.loading = self._owner.loading
+        self._instance.meter.loading = self._owner.loading
         self._status.arrive(self._unit)
         self._awake.add(self._unit)
         works, channel = self._endpoint.works, self._channel
@@ -149,7 +148,7 @@ class UnitThread(threading.Thread):
         self._endpoint.running = False
         if self._instance.hung:
             self._owner.tell("hung", (self._unit, ""))  # first: it may be that the owner is ended at once
-        self._endpoint.end(outcome._replace(costs=METER.take()), followed)
+        self._endpoint.end(outcome._replace(costs=self._instance.meter.take()), followed)
         self._status.end(self._unit, self._work)
         self._work += 1
         del outcome

@@ -24,6 +24,7 @@ namespace {
 constexpr unsigned kReset = 16;        // cycles that a reset takes
 constexpr unsigned kPatience = 10000;  // cycles within which a register must answer
 constexpr size_t kOutstanding = 16;    // bursts that a memory takes ahead
+constexpr unsigned kAfter = 64;        // cycles for which it is watched after it has said that it is done
 constexpr uint64_t kPage = 4096;       // bytes whose boundaries no burst may cross
 constexpr uint64_t kIncrementing = 1;  // the only type of burst that memories have
 constexpr uint32_t kEnded = 2 | 4;     // bits of the first register: it is done, it is idle
@@ -66,6 +67,15 @@ template <class P> class Memory {
     void lay(const Region *regions, size_t count, const char *banks) {
         regions_.assign(regions, regions + count);
         banks_ = banks;
+        over_ = false;
+    }
+
+    // Buffers may be gone from now on.
+    void end() { over_ = true; }
+
+    void check() const {
+        if (!reads_.empty() || !writes_.empty() || !answers_.empty())
+            fail("is in the midst of a burst, and the kernel has said that it is done");
     }
 
     // Take note of what the coming edge of the clock hands over.
@@ -105,6 +115,7 @@ template <class P> class Memory {
         const uint64_t last = made.begin() + length * made.nbytes;
         const std::string what = std::string(does) + " " + std::to_string((length + 1) * made.nbytes) +
                                  " bytes at " + hex(address);
+        if (over_) fail(what + ", and the kernel has said that it is done");
         if (made.nbytes > P::bytes)
             fail(what + ", " + std::to_string(made.nbytes) + " in a beat, and has " +
                  std::to_string(P::bytes));
@@ -151,6 +162,7 @@ template <class P> class Memory {
 
     std::vector<Region> regions_;  // by address
     std::string banks_;
+    bool over_ = true;  // no run is under way
     std::deque<Burst> reads_, writes_;
     std::deque<uint64_t> answers_;  // that a burst is written: ids
 };
@@ -188,6 +200,13 @@ class Simulation {
         unsigned place = 0;
         std::apply([&](auto &...each) { ((place++ == port ? each.lay(regions, count, banks) : void()), ...); },
                    memories_);
+    }
+
+    // The run has ended: nothing of it may touch memory any more.
+    void end() {
+        std::apply([](auto &...each) { (each.end(), ...); }, memories_);
+        for (unsigned n = 0; n < kAfter; ++n) cycle();
+        std::apply([](const auto &...each) { (each.check(), ...); }, memories_);
     }
 
     void write(uint32_t offset, uint32_t word) {
@@ -307,6 +326,13 @@ OFFERED int rtl_reset(Unit *unit) {
 
 OFFERED void rtl_lay(Unit *unit, unsigned port, const Region *regions, size_t count, const char *banks) {
     unit->simulation->lay(port, regions, count, banks);
+}
+
+OFFERED int rtl_end(Unit *unit) {
+    return guarded(unit, [&] {
+        unit->simulation->enter();
+        unit->simulation->end();
+    });
 }
 
 OFFERED int rtl_write(Unit *unit, uint32_t offset, uint32_t word) {

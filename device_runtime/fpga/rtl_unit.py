@@ -122,12 +122,13 @@ class RtlUnit(EmulatedUnit):
         if not status[0] & (DONE | IDLE):
             return
         self._running = None
-        self._held.clear()
         self.cycles = self._library.rtl_cycles(self._simulation) - self._begun
         _log.info("unit %s has run for %d cycles", self.unit.name, self.cycles)
+        self._call("end")
+        self._held.clear()
         self._control = status[0] | IDLE  # where that it is done is seen a cycle before that it is idle
         if self._predictor is not None:
-            self.predicted += self._predictor.seconds(self.cycles)
+            self.predicted += self._predictor.counted(self.cycles)
         self._end(reached, fault)
 
     def _set(self, offset: int, word: int) -> None:
@@ -143,7 +144,7 @@ class RtlUnit(EmulatedUnit):
         if getattr(self._library, f"rtl_{verb}")(self._simulation, *given):
             why = self._library.rtl_why(self._simulation).decode(errors="replace")
             self._running = None
-            self._held.clear()
             self._control = IDLE
             self._library.rtl_reset(self._simulation)
+            self._held.clear()
             raise EmulationError(f"unit {self.unit.name}: {why}")

@@ -10,11 +10,14 @@ from __future__ import annotations
 import operator
 import re
 import struct
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar
 
 from device_runtime.errors import ArgsNotSerializable
 from device_runtime.fpga.bitstream import Argument
+
+T = TypeVar("T")
 
 _WORD = 4  # bytes of a register
 _INTEGERS = {
@@ -83,6 +86,16 @@ class Scalar:
             return bool(number)
         return number - (1 << self.bits) if self.signed and number >> self.bits - 1 else number
 
+    def held(self, value: SupportsIndex | SupportsFloat) -> int | float | bool:
+        """Return a number as the registers hold it, Python's: a float is rounded.
+
+        Raises what `pack` raises.
+        """
+        packed = self.pack(value)
+        if self.kind == "bits":  # which say nothing of what they are
+            return real(value) if type(value).__name__.startswith("float") else whole(value)
+        return self.unpack(packed)
+
     def as_float(self) -> Scalar:
         """Return the float of as many bits; raises TypeError if there is none."""
         if self.bits not in _BY_BITS:
@@ -119,6 +132,21 @@ def real(value: Any) -> float:
     except (TypeError, ValueError):
         pass
     raise TypeError(f"{value!r} is no real number")
+
+
+def held(dtype: str, value: Any) -> Any:
+    """Return a number as an argument of this type holds it: what NumPy calls so, or Python's int or float.
+
+    Python's int has no bounds here. Raises TypeError for what is no number of
+    that kind, and ValueError for one that the type cannot hold.
+    """
+    try:
+        return whole(value) if dtype == "int" else of_dtype(dtype).held(value)
+    except TypeError:
+        known = {"f": "a real number", "b": "True or False"}.get(dtype[0], "a whole number")
+        raise TypeError(f"must be {known}, not {value!r}") from None
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
 
 
 @lru_cache
@@ -165,6 +193,15 @@ def pack_argument(kernel: str, argument: Argument, value: Any) -> bytes:
     Raises ArgsNotSerializable, naming kernel, argument and type, for a value
     that the type cannot hold, and for a type that is not known or does not fit the registers.
     """
+    return _of_argument(kernel, argument, value, Scalar.pack)
+
+
+def held_argument(kernel: str, argument: Argument, value: Any) -> int | float | bool:
+    """Return a number as the registers of a scalar argument hold it; raises what `pack_argument` raises."""
+    return _of_argument(kernel, argument, value, Scalar.held)
+
+
+def _of_argument(kernel: str, argument: Argument, value: Any, ask: Callable[[Scalar, Any], T]) -> T:
     what = f"kernel {kernel}: argument {argument.name}"
     kind = scalar(argument.ctype)
     if kind is None:
@@ -174,6 +211,6 @@ def pack_argument(kernel: str, argument: Argument, value: Any) -> bytes:
             f"{what} is of type {kind.ctype}, {kind.bits} bits, and has registers for {8 * argument.nbytes}"
         )
     try:
-        return kind.pack(value)
+        return ask(kind, value)
     except (TypeError, OverflowError) as error:
         raise ArgsNotSerializable(f"{what} is of type {kind.ctype}: {error}") from None

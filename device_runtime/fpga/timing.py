@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from device_runtime.errors import OptionError
 from device_runtime.fpga.bitstream import DATA_CLOCK, Bitstream
@@ -68,19 +67,6 @@ class TimingModel:
         return kernels | depths, banks
 
 
-class Prediction(NamedTuple):
-    """Seconds that a launch would take: its way in, the run itself, and its way out."""
-
-    transfer_in: float
-    compute: float
-    transfer_out: float
-
-    @property
-    def total(self) -> float:
-        """Seconds of all three, one after the other."""
-        return sum(self)
-
-
 class Predictor:
     """Predict what a bitstream's kernels would take. Any thread may use it."""
 
@@ -94,23 +80,17 @@ class Predictor:
             for bank in bitstream.banks
         }
 
-    def predict(
-        self, kernel: str, passes: int, traffic: Mapping[str, int], uploaded: int = 0, downloaded: int = 0
-    ) -> Prediction:
-        """Return the seconds of a launch.
-
-        `traffic` is how many bytes the unit reads and writes in each bank;
-        `uploaded` and `downloaded` are those that go there, and come back, first and last.
-        """
+    def run(self, kernel: str, passes: int, traffic: Mapping[str, int]) -> float:
+        """Return the seconds of a run; `traffic` is how many bytes it reads and writes in each bank."""
         interval, depth = _of(self._timing.interval, kernel, 1), _of(self._timing.depth, kernel, 1)
         longest = (depth + interval * max(passes - 1, 0)) / self._second
         for bank, nbytes in traffic.items():
             longest = max(longest, nbytes / self._bandwidth[bank])
-        return Prediction(self.transfer(uploaded), self._timing.launch + longest, self.transfer(downloaded))
+        return self._timing.launch + longest
 
-    def seconds(self, cycles: int) -> float:
-        """Return the seconds that cycles of the clock take."""
-        return cycles / self._second
+    def counted(self, cycles: int) -> float:
+        """Return the seconds of a run that takes so many cycles of the clock."""
+        return self._timing.launch + cycles / self._second
 
     def transfer(self, nbytes: int) -> float:
         """Return the seconds that bytes take between host and device."""

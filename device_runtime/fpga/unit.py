@@ -16,7 +16,7 @@ from device_runtime import context
 from device_runtime.errors import DeviceError, DeviceMemoryError
 from device_runtime.fpga.answers import LONGEST, MOST, Answer, Answers, same, steady
 from device_runtime.fpga.bitstream import Argument, KernelSpec, Unit
-from device_runtime.fpga.buffers import METER, Buffer
+from device_runtime.fpga.buffers import Buffer
 from device_runtime.fpga.control import Control
 from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
@@ -128,12 +128,16 @@ class UnitDriver:
         raise TypeError(f"unit {self.unit.name} stays on its device")
 
     def run(
-        self, args: Sequence[Any], interface: Interface | None = None, model: Any = None
+        self,
+        args: Sequence[Any],
+        interface: Interface | None = None,
+        model: Any = None,
+        alone: bool = False,
     ) -> dict[int, NDArray[Any]]:
         """Run the kernel; return the arrays that come back, by their places among the arguments.
 
         `interface` is what a decorated function says, and `model` that
-        function, for an emulated unit that has none. Raises TypeError for
+        function, for an emulated unit that has none. `alone`: see `_run`. Raises TypeError for
         another number of arguments, ArgsNotSerializable for a scalar that its
         type cannot hold, DeviceMemoryError, and DeviceError for a unit that
         does not end or another kernel than the function's.
@@ -147,7 +151,7 @@ class UnitDriver:
             better = known is None or (known.driven and not self._driven)
             given = _noted(args, way) if better else None
             busy = self.busy
-            outs = self._run(args, way, interface is not None)
+            outs = self._run(args, way, alone)
             self._answers.ended(self.unit.name)
             if given is not None and self.busy - busy <= LONGEST:
                 kept = {} if self._driven else {place: found.copy() for place, found in outs.items()}
@@ -250,9 +254,8 @@ class UnitDriver:
         before = self.predicted
         took = self._control.run(words)
         self.busy += took
-        METER.compute += took
-        if before is not None and (after := self.predicted) is not None:
-            METER.predicted = (METER.predicted or 0.0) + after - before
+        after = self.predicted
+        self.instance.meter.ran(took, None if before is None or after is None else after - before)
         return {
             place: buffers[place].host()
             for place in arrays
@@ -295,10 +298,10 @@ class UnitDriver:
     def _allocate(self, wired: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         for bank in wired[:-1]:
             try:
-                return Buffer.allocate(self._board, bank, shape, dtype)
+                return Buffer.allocate(self._board, bank, shape, dtype, self.instance.meter)
             except DeviceMemoryError:
                 pass  # the board may take any of them
-        return Buffer.allocate(self._board, wired[-1], shape, dtype)
+        return Buffer.allocate(self._board, wired[-1], shape, dtype, self.instance.meter)
 
 
 def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:

@@ -56,12 +56,16 @@ def in_numpy(part: Part, model: forward.Real) -> Result:
 
 
 def on_device(address: str, parts: list[Part], model: forward.Real) -> list[Result]:
-    """Invert each part on an instance of its own, all at the same time."""
+    """Invert each part on an instance of its own, all at the same time.
+
+    Raises ConfigurationError and DeviceError for a device that has not what that takes.
+    """
     with offload.connect(address):
         known = session().pool().device.bitstream
-        for name in ("dotprod", "update"):
-            if known is None or name not in [kernel.name for kernel in known.kernels]:
+        for name, kernel in (("dotprod", kernels.dotprod), ("update", kernels.update)):
+            if known is None or name not in [circuit.name for circuit in known.kernels]:
                 raise ConfigurationError(f"{address} has no circuit {name!r}, which an inversion needs")
+            kernel._body.circuit(known, address)  # it says so if that takes other arguments
         units = numcores()
         if units < len(parts):
             raise ConfigurationError(f"{address} has {units} instances, and {len(parts)} are asked for")

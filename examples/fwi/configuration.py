@@ -27,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Band:
-    """Frequencies in Hz, `nTotal` of them from `min` to `max`, equally spaced."""
+    """Frequencies in Hz, `nTotal` of them from `min` to `max`, equally spaced; a single one is `min`."""
 
     min: float = 10.0
     max: float = 40.0
@@ -86,13 +86,21 @@ def read(path: str | Path) -> Configuration:
     if not text.strip():
         raise ConfigurationError(f"{path} is empty; {{}} is a configuration of nothing but defaults")
     try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number of too many digits
-        raise ConfigurationError(f"{path} is no JSON that can be read: {error}") from error
-    try:
-        return parse(given)
+        return parse(json.loads(text, object_pairs_hook=_once))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
+        raise ConfigurationError(f"{path} is no JSON that can be read: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON's; Python would keep the last of those that are given twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigurationError(f"{twice} is given more than once")
+    return found
 
 
 def parse(given: Any) -> Configuration:
@@ -146,11 +154,10 @@ def _a(kind: Any) -> str:
 
 def _check(asked: Configuration) -> None:
     top, bottom = asked.reservoirTopLeft, asked.reservoirBottomRight
-    one_frequency = asked.Freq.nTotal == 1
     least = [
         ("c_0", asked.c_0, 0, False),
         ("Freq.min", asked.Freq.min, 0, False),
-        ("Freq.max", asked.Freq.max, asked.Freq.min, one_frequency),
+        *([("Freq.max", asked.Freq.max, asked.Freq.min, False)] if asked.Freq.nTotal != 1 else []),
         ("Freq.nTotal", asked.Freq.nTotal, 1, True),
         ("nSources", asked.nSources, 1, True),
         ("nReceivers", asked.nReceivers, 1, True),

@@ -20,6 +20,7 @@ from .forward import Real, spacing
 Complex = NDArray[Any]  # complex64 or complex128
 # Of the steepest slope squared: a flat place has at least so much, or its weight would be infinite.
 _FLAT = 1e-12
+_NO_NUMBER = "the device gives what is no number (NaN) where it multiplies with the matrix"
 
 
 class InversionError(ArithmeticError):
@@ -83,6 +84,8 @@ class Inversion:
         self._data = np.asarray(data, np.complex128) / loudness
         echo = np.asarray(update(self._data)).real
         heard, loudest = echo.astype(np.float64), float(np.abs(echo).max())
+        if math.isnan(loudest):
+            raise InversionError(_NO_NUMBER)
         if not loudest >= np.finfo(echo.dtype).tiny:
             raise InversionError(f"no contrast can be heard in the data: the largest product is {loudest}")
         self._strength = _power(loudest)
@@ -179,6 +182,8 @@ def recover(
     data = dotprod(model)
     kept = np.finfo(data.dtype)
     sizes = float(np.abs(model).max()), float(np.abs(data).max())
+    if np.isnan(data).any() and not np.isinf(data).any() and sizes[0] <= kept.max:  # else it is an overflow
+        raise InversionError(_NO_NUMBER)
     if model.any() and not all(kept.tiny <= size <= kept.max for size in sizes):
         raise InversionError(
             f"the data {'vanish' if min(sizes) < kept.tiny else 'overflow'} in "

@@ -12,11 +12,13 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from examples.fwi import configuration, forward
+from examples.fwi import configuration, forward, kernels
 from examples.fwi.__main__ import main
 from examples.fwi.configuration import Configuration, ConfigurationError
 from examples.fwi.inversion import InversionError, reconstruct, recover
 from examples.fwi.split import join, split
+from offload import In, Out, offload
+from offload.testing import Xclbin
 
 SQUARE = {"ngrid": {"x": 10, "z": 10}, "Freq": {"nTotal": 20}, "nSources": 20, "nReceivers": 20}
 SMALL = {"ngrid": {"x": 7, "z": 5}, "Freq": {"nTotal": 3}, "nSources": 4, "nReceivers": 3}
@@ -128,6 +130,12 @@ def test_what_is_no_number_does_not_pass() -> None:
         reconstruct(asked, data, broken, lambda rest: np.conj(np.conj(rest) @ matrix))
     with pytest.raises(InversionError, match="the data hold what is no number"):
         reconstruct(asked, data * np.nan, broken, broken)
+    for told in (
+        lambda: recover(asked, forward.layered(asked), lambda chi: matrix @ chi * np.nan, broken),
+        lambda: reconstruct(asked, data, broken, lambda rest: np.full(asked.cells, complex(np.nan, 0))),
+    ):
+        with pytest.raises(InversionError, match="the device gives what is no number"):
+            told()
 
 
 def test_the_matrix_is_the_formula() -> None:
@@ -198,6 +206,11 @@ def test_configurations_that_cannot_be(given: Any, told: str) -> None:
         configuration.parse(given)
 
 
+def test_one_frequency_needs_no_other() -> None:
+    asked = configuration.parse({"Freq": {"nTotal": 1, "min": 50}})
+    assert forward.wave_numbers(asked) * asked.c_0 / (2 * np.pi) == pytest.approx([50])
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     asked = configuration.parse(SMALL)
@@ -241,6 +254,12 @@ def test_the_command_line(files: Path, device: str, capsys: pytest.CaptureFixtur
         ("model.txt", None, "cannot be read"),
         ("config.json", '{"nSources": 1' + "0" * 400 + "}", "must be finite"),
         ("config.json", "[" * 100_000, "is no JSON"),
+        (
+            "config.json",
+            '{"Freq": {"min": 20, "max": 30, "min": 25}}',
+            "config.json: min is given more than once",
+        ),
+        ("config.json", '{"max": 3, "nSources": 2, "max": 5}', "config.json: max is given more than once"),
         ("config.json", '{"nSources": 1' + "0" * 5000 + "}", "config.json"),  # some Pythons do not read it
         (
             "config.json",
@@ -306,3 +325,33 @@ def test_a_model_that_vanishes_on_the_device(files: Path, capsys: pytest.Capture
     files.joinpath("model.txt").write_text("1e-150 " * 35)
     assert main([str(files / "config.json"), str(files / "model.txt"), "--device", "emu"]) == 1
     assert "fwi: the data vanish in single precision" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="needs pynq")
+@pytest.mark.timeout(100)
+def test_circuits_of_the_right_names_that_take_something_else(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @offload(kernel="update")
+    def update(matrix: In("complex64"), out: Out("complex64"), rows: int) -> None:  # type: ignore[valid-type]
+        pass
+
+    path = Xclbin([kernels.dotprod, update]).write(files / "other.xclbin")
+    assert main([str(files / "config.json"), str(files / "model.txt"), "--device", f"emu:{path}"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("fwi: kernel ") and "update does not fit kernel update" in said and "'rest'" in said
+    )
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="needs pynq")
+@pytest.mark.timeout(100)
+def test_a_device_that_gives_what_is_no_number(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def dotprod(matrix: Any, chi: Any, out: Any, rows: int, cells: int) -> None:
+        out[:] = np.nan
+
+    made = Xclbin([kernels.dotprod, kernels.update], models={"dotprod": dotprod})
+    path = made.write(files / "nan.xclbin")
+    assert main([str(files / "config.json"), str(files / "model.txt"), "--device", f"emu:{path}"]) == 1
+    assert "fwi: the device gives what is no number" in capsys.readouterr().err

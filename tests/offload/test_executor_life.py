@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gates import Gate, gated
@@ -265,6 +266,12 @@ class TestHowMany:
     def test_must_be_positive(self, number: int) -> None:
         with pytest.raises(ValueError, match="max_workers must be greater than 0"):
             Executor(number)
+
+    @pytest.mark.parametrize("given", ["emu:vadd.xclbin", 2.0])
+    def test_must_be_a_number(self, given: Any) -> None:
+        told = f"max_workers must be an integer, not {given!r}; the address of a device is device="
+        with pytest.raises(TypeError, match=told):
+            Executor(given)
 
     def test_more_than_the_device_has(self) -> None:
         with pytest.raises(OptionError, match="3 is more than the 2 cores"):

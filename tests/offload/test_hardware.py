@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_a_handle_that_gives_something_else(device: str) -> None:
         return np.zeros(2)
 
     wide = zeros()
-    with pytest.raises(TypeError, match="argument a has dtype float64, and the kernel takes <f4"):
+    with pytest.raises(TypeError, match="argument a has dtype float64, and the kernel takes float32"):
         add.launch(wide, floats(1, 2), np.empty(2, "float32"), 2).result()
     words = offload_single(lambda: "word")()
     with pytest.raises(TypeError, match="argument b takes an array, not str"):
@@ -148,6 +149,57 @@ def test_map_gives_the_callers_arrays_in_order(device: str) -> None:
     given = list(add.map(ones, ones, outs, [2] * 9))
     assert [a is b for a, b in zip(given, outs, strict=True)] == [True] * 9
     assert [out.tolist() for out in outs] == [[2 * i, 2 * i] for i in range(9)]
+
+
+def test_a_map_whose_source_fails_gives_what_came_before(device: str) -> None:
+    def rows() -> Iterator[Any]:
+        yield from (floats(1), floats(2), floats(3))
+        raise OSError("the source")
+
+    seen = []
+    with pytest.raises(OSError, match="the source"):
+        for out in add.map(rows(), [floats(1)] * 9, [np.empty(1, "float32") for _ in range(9)], [1] * 9):
+            seen.append(out.tolist())
+    assert seen == [[2], [3], [4]]
+
+
+def test_a_map_with_a_wrong_element_gives_what_came_before(device: str) -> None:
+    seen = []
+    with pytest.raises(TypeError, match="argument a has dtype float64"):
+        for out in add.map(
+            [floats(1), floats(2), np.ones(1), floats(4)],
+            [floats(1)] * 4,
+            [np.empty(1, "float32") for _ in range(4)],
+            [1] * 4,
+        ):
+            seen.append(out.tolist())
+    assert seen == [[2], [3]]
+
+
+def test_a_map_does_not_wait_for_a_slow_source(device: str) -> None:
+    handed_over, taken = threading.Event(), []
+
+    def rows() -> Iterator[Any]:
+        for number in range(4):
+            if number:
+                handed_over.wait(0.5)  # nobody says so while the window is being filled
+                taken.append(handed_over.is_set())
+            yield floats(number)
+
+    outs = [np.empty(1, "float32") for _ in range(4)]
+    for _ in add.map(rows(), [floats(1)] * 4, outs, [1] * 4, window=4):
+        handed_over.set()
+    assert taken[-1], "the first was delivered before the last was there"
+
+
+def test_a_map_that_cannot_be_meant_is_refused_at_once(device: str) -> None:
+    with pytest.raises(TypeError, match=r"add\(\) missing a required argument: 'n'"):
+        add.map([], [], [])
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        scale.map([], [], [])
+    for window in (1.5, 0, True, "2"):
+        with pytest.raises(of.OptionError, match=f"map: window={window!r} must be an integer of at least 1"):
+            scale.map([], [], window=window)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +244,7 @@ def test_a_number_that_is_no_float_is_refused_at_the_call(
 @pytest.mark.parametrize(
     ("kind", "most", "too_much"),
     [
+        pytest.param(np.dtype("float64"), 1e308, 10**400, id="dtype"),
         (np.float16, 65504.0, 65520.0),
         (np.float32, 3e38, 1e39),
         (np.int16, 32767, 32768),
@@ -207,10 +260,48 @@ def test_a_number_that_its_type_cannot_hold_is_refused_at_the_call(
 
     function.__annotations__ = {"x": Out, "n": kind}
     typed = offload(kernel="typed", device="inline:1")(function)
-    assert typed(np.empty(1), most)[0][0] == most
+    assert typed(np.empty(1), most)[0][0] == (np.float32(most) if kind is np.float32 else most)
     for number in (too_much, 10**5000):  # that is too long to be written down
         with pytest.raises(ValueError, match=r"function: argument n: .* is (not between|larger)"):
             typed.launch(np.empty(1), number)
+
+
+def test_a_number_of_a_handle_is_looked_at_where_it_runs(device: str) -> None:
+    half = offload_single(lambda: 0.5)()
+    assert scale.launch(np.ones(2), half).result().tolist() == [0.5, 0.5]
+    refused = (TypeError, of.ArgsNotSerializable)
+    with pytest.raises(refused, match=r"argument n.* 0\.5"):
+        add.launch(floats(1), floats(1), np.empty(1, "float32"), half).result()
+    word = offload_single(lambda: "0.5")()
+    with pytest.raises(refused, match=r"argument factor.* '0\.5'"):
+        scale.launch(np.ones(2), word).result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "held"),
+    [
+        (np.float32, 0.1, float(np.float32(0.1))),
+        (np.float32, np.float64(0.1), float(np.float32(0.1))),
+        (np.float16, 0.1, float(np.float16(0.1))),
+        (float, 0.1, 0.1),
+        (float, 2, 2.0),
+        (np.uint8, np.int64(7), 7),
+        (int, True, 1),
+        (bool, np.True_, True),
+    ],
+)
+def test_a_number_reaches_the_function_as_its_type_holds_it(kind: Any, given: Any, held: Any) -> None:
+    """As Python's number, whether it is given or comes by a handle."""
+
+    def function(x, n):  # type: ignore[no-untyped-def]
+        x[:] = n, type(n) is type(held)
+
+    function.__annotations__ = {"x": Out, "n": kind}
+    with of.connect("inline"):
+        typed = offload(kernel="typed")(function)
+        handle = offload_single(lambda: given)()
+        for number in (given, handle):
+            assert typed.launch(np.empty(2), number).result().tolist() == [held, True]
 
 
 def test_arrays_of_another_byte_order(device: str) -> None:

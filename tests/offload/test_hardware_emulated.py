@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,25 @@ def test_a_scalar_that_the_circuit_cannot_hold(device: str) -> None:
         of.ArgsNotSerializable, match="argument n is of type int: 1099511627776 is not between"
     ):
         add.launch(floats(), floats(), floats(), 1 << 40)
+
+
+def scaling(kind: Any, verify: Any = None) -> Any:
+    def scale(x, out, s):  # type: ignore[no-untyped-def]
+        out[:] = x * s
+
+    scale.__annotations__ = {"x": In("float64"), "out": Out("float64"), "s": kind}
+    return offload(kernel="scale", verify=verify)(scale)
+
+
+@pytest.mark.parametrize("kind", [np.float32, float, np.dtype("float32")])
+def test_a_right_circuit_is_not_accused_of_rounding_a_number(tmp_path: Path, kind: Any) -> None:
+    """Its argument is a C float, whether the function says so or leaves it open."""
+    with of.connect(address(f"emu:{Xclbin([scaling(np.float32)]).write(tmp_path / 'scale.xclbin')}")):
+        found = scaling(kind, 1.0)(np.ones(2), np.empty(2), 0.1)[0]
+    assert found.tolist() == [float(np.float32(0.1))] * 2
+    if kind is not float:
+        with of.connect("inline"):
+            assert scaling(kind)(np.ones(2), np.empty(2), 0.1)[0].tolist() == found.tolist()
 
 
 def test_a_unit_by_name(device: str) -> None:
@@ -381,6 +402,79 @@ def test_directions_that_are_not_the_circuits(doubling: of.Session) -> None:
     assert (out.tolist(), a.tolist()) == ([2], [1])
 
 
+def minus(a: Any, b: Any, out: Any, n: int) -> None:
+    out[:n] = a[:n] - b[:n]
+
+
+@pytest.fixture
+def subtracting(tmp_path: Path) -> Iterator[of.Session]:
+    """Have units that do something else than the function, to tell them apart."""
+    made = Xclbin([add], units=2, models={"vadd": minus}).write(tmp_path / "minus.xclbin")
+    with of.connect(address(f"emu:{made}")) as session:
+        yield session
+
+
+def test_a_hardware_kernel_in_a_driver_runs_the_circuit(subtracting: of.Session) -> None:
+    @offload(auto=1)
+    def inner() -> Any:
+        return add(floats(5), floats(3), np.empty(1, "float32"), 1)[0].tolist(), instance().units
+
+    @offload(auto=1)
+    def drive() -> Any:
+        held = instance().array(floats(1, 1))
+        out = np.empty(1, "float32")
+        handle = add.launch(floats(5), floats(3), out, 1)
+        found = handle.result().tolist(), inner()[0], instance().units
+        instance().vadd(held, held, held, 2)
+        with pytest.raises(of.DeviceError, match="no kernel 'split'"):
+            split(np.arange(2, dtype="int32"), np.empty(1, "int32"), np.empty(1, "int32"))
+        return *found, np.asarray(held).tolist()
+
+    for unit, name in enumerate(("vadd_1", "vadd_2")):
+        assert drive(target=unit) == [([2], ([2], [name]), [name], [0, 0])]
+
+
+def test_a_process_that_a_nested_kernel_forks_has_no_instance(subtracting: of.Session) -> None:
+    @offload(auto=1)
+    def fork() -> int:
+        import os
+
+        child = os.fork()
+        if not child:
+            try:
+                instance()
+            except of.NotOnDevice:
+                os._exit(7)
+            os._exit(8)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    @offload(auto=1)
+    def drive() -> Any:
+        return fork()[0]
+
+    assert drive() == [7]
+
+
+def test_a_function_in_the_place_of_a_circuit_calls_functions(tmp_path: Path) -> None:
+    """What another hardware kernel's call in it means is that one's function, as on other devices."""
+
+    @offload(kernel="twice")
+    def twice(x: In("float32"), out: Out("float32")) -> None:  # type: ignore[valid-type]
+        if len(x) > 1:
+            twice(x[1:], out[1:])
+        one = np.empty(1, "float32")
+        add(x[:1], x[:1], one, 1)
+        out[:1] = one
+
+    def run() -> Any:
+        return twice(floats(1, 2, 3), np.empty(3, "float32"))[0].tolist()
+
+    with of.connect("inline"):
+        here = run()
+    with of.connect(address(f"emu:{Xclbin([twice]).write(tmp_path / 'twice.xclbin')}")):
+        assert run() == offload(run)(target=0)[0] == here
+
+
 def test_a_buffer_in_another_bank(device: str) -> None:
     @offload(auto=1)
     def drive() -> None:
@@ -403,7 +497,7 @@ def spoil(a: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignor
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[None]:
     """Have a device whose bitstream says which way arguments go, and what its times are."""
-    timing = TimingModel(interval=2, depth=10, bandwidth={"DDR0": 1e6}, launch=0.5)
+    timing = TimingModel(interval=2, depth=10, bandwidth={"DDR0": 1e6}, launch=0.5, link=1e8)
     made = Xclbin([spoil], banks=["DDR0", "DDR1"], wiring={"spoil.out": "DDR1"}, timing=timing, clock=100)
     with of.connect(f"emu:{made.write(tmp_path / 'spoil.xclbin')}"):
         yield
@@ -465,8 +559,49 @@ def test_predicted_times_stand_beside_those_that_were_measured(strict: None) -> 
     predicted, busy = handle.result()
     assert predicted == pytest.approx(2 * 0.5 + 4e-6 + 4000e-6), "its bank is what it waits for"
     assert 0 < busy < 0.5
-    assert handle.timing[0].predicted == pytest.approx(predicted)
-    assert handle.timing[0].compute == pytest.approx(busy)
+    (timing,) = handle.timing
+    assert timing.predicted == pytest.approx(predicted)
+    assert timing.compute == pytest.approx(busy)
+    assert (timing.to_device, timing.from_device) == (8 * 1001, 8 * 1001), (
+        "a driver says of none which way it goes"
+    )
+    assert timing.predicted_transfer == pytest.approx(16 * 1001 / 1e8)
+
+
+def test_what_is_predicted_is_of_one_launch(strict: None) -> None:
+    for size in (100, 1):
+        handle = spoil.launch(np.ones(size, "float32"), np.empty(size, "float32"), 1)
+        handle.wait()
+        assert handle.timing[0].predicted == pytest.approx(0.5 + size * 4e-6)
+        assert handle.timing[0].predicted_transfer == pytest.approx(8 * size / 1e8)
+
+
+def test_what_a_drivers_own_threads_do_is_counted(strict: None) -> None:
+    @offload(auto=1)
+    def drive() -> Any:
+        here, unit = instance(), instance().spoil
+        before = unit.busy
+
+        def work() -> None:
+            held = here.array(np.ones(100, "float32"), bank="DDR0")
+            out = here.empty(100, "float32", bank="DDR1")
+            unit(held, out, 100)
+            np.asarray(out)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return unit.busy - before
+
+    handle = drive.launch()
+    busy = handle.result()
+    (timing,) = handle.timing
+    assert (timing.to_device, timing.from_device) == (1600, 1600)
+    assert timing.compute == pytest.approx(busy) and timing.transfer is not None and timing.transfer > 0
+    assert timing.predicted == pytest.approx(4 * (0.5 + 400e-6))
+    assert timing.predicted_transfer == pytest.approx(3200 / 1e8)
 
 
 def splitting(verify: Any) -> Any:
@@ -539,7 +674,26 @@ def test_whole_numbers_are_compared_to_the_last_bit(tmp_path: Path) -> None:
             high(zeros, np.empty(3, "uint64"))
 
 
-@pytest.mark.parametrize("given", [-0.1, 2, True, "often"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
+def test_a_bit_that_flips_is_seen(tmp_path: Path, dtype: str) -> None:
+    @offload(kernel="copy", verify=1)
+    def copy(x: In, y: Out) -> None:
+        y[:] = x
+
+    made = Xclbin([copy], faults={"copy_1": Fault("flip", after=1)}).write(tmp_path / "copy.xclbin")
+    with of.connect(address(f"emu:{made}")):
+        copy(np.ones(3, dtype), np.empty(3, dtype))
+        with pytest.raises(of.VerificationError, match=r"in 1 of 3 places, most at \[0\]"):
+            copy(np.ones(3, dtype), np.empty(3, dtype))
+
+
+@pytest.mark.parametrize("share", [np.float32(0.5), np.int64(1), Fraction(1, 4)])
+def test_a_share_may_be_any_real_number(share: Any) -> None:
+    assert type(of.Verify(share).share) is float and of.Verify(share).share == share
+    assert splitting(share)._body.verify.rtol is None
+
+
+@pytest.mark.parametrize("given", [-0.1, 2, True, "often", np.True_, 1j, float("nan")])
 def test_a_share_that_cannot_be(given: Any) -> None:
     with pytest.raises(of.OptionError, match="Verify: share="):
         splitting(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,14 @@ def test_map_raises_at_the_place_of_the_element(device: str) -> None:
     assert seen == [2, 4]
 
 
+def test_map_gives_what_comes_before_an_element_that_cannot_be_sent(device: str) -> None:
+    seen = []
+    with pytest.raises(ArgsNotSerializable):
+        for value in double.map([1, 2, threading.Lock(), 4], chunksize=1, window=4):
+            seen.append(value)
+    assert seen == [2, 4]
+
+
 def test_map_keeps_to_its_target(device: str) -> None:
     assert set(core_of.options(target=[1, 3]).map(range(40), chunksize=1)) == {1, 3}
     assert set(core_of.options(target=2).map(range(40))) == {2}
@@ -112,6 +121,10 @@ def test_map_refuses_what_cannot_be_meant(device: str) -> None:
         add.map([1])
     with pytest.raises(OptionError, match="chunksize=0"):
         double.map([1], chunksize=0)
+    with pytest.raises(OptionError, match=r"window=1\.5 must be an integer of at least 1"):
+        double.map([1], window=1.5)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="chunksize='2' must be an integer"):
+        double.map([1], chunksize="2")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="window=-1"):
         double.map([1], window=-1)
     with pytest.raises(OptionError, match="names core 9"):

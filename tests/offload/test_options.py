@@ -35,6 +35,7 @@ def merged(*layers: dict[str, object]) -> Options:
         ({"auto": -3}, "auto=-3 must be at least 1"),
         ({"target": "1"}, "target='1' must be an integer or a sequence"),
         ({"target": [0, "1"]}, "target='1' must be an integer"),
+        ({"target": ["vadd_1", 0]}, "target=['vadd_1', 0] has names and numbers of cores: give one or the"),
         ({"target": []}, "names no core"),
         ({"target": [0, 1, 0]}, "names core 0 more than once"),
         ({"target": -1}, "core -1"),

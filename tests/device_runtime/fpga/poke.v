@@ -50,8 +50,9 @@ module poke (
     output wire        m_axi_data_RREADY
 );
 
-localparam READ = 0, WRITE = 1, HANG = 2, FATAL = 3, FINISH = 4, BAD_ANSWER = 5, NO_ANSWER = 6, NOT_LAST = 7, LOOP = 8;
-localparam IDLE = 0, ASK = 1, DATA = 2, AGREED = 3, WRONG = 4;
+localparam READ = 0, WRITE = 1, HANG = 2, FATAL = 3, FINISH = 4, BAD_ANSWER = 5, NO_ANSWER = 6, NOT_LAST = 7, LOOP = 8,
+    EARLY = 9, LATE = 10;  // they say that it is done before their burst
+localparam IDLE = 0, ASK = 1, DATA = 2, AGREED = 3, WRONG = 4, LINGER = 5;
 localparam ID = 4'd5;
 
 reg [31:0] registers [0:31];
@@ -63,7 +64,7 @@ reg [31:0] seen;
 wire [63:0] at = {registers[5], registers[4]};
 wire [7:0]  length = registers[7][7:0];
 wire [31:0] mode = registers[15];
-wire        writes = mode == WRITE || mode == NOT_LAST;
+wire        writes = mode == WRITE || mode == NOT_LAST || mode == EARLY || mode == LATE;
 
 assign m_axi_data_AWADDR = at;
 assign m_axi_data_ARADDR = at;
@@ -127,9 +128,14 @@ always @(posedge ap_clk) begin
             beat <= 0;
             seen <= 0;
             start <= 0;
-            state <= mode == READ || writes ? ASK : WRONG;
+            state <= mode == LATE ? LINGER : mode == READ || writes ? ASK : WRONG;
+            if (mode == EARLY || mode == LATE) done <= 1;
             if (mode == FATAL) $fatal(1, "this is what it is for");
             if (mode == FINISH) $finish;
+        end
+        LINGER: begin
+            beat <= beat == 30 ? 0 : beat + 1;
+            if (beat == 30) state <= ASK;
         end
         ASK: if (writes ? m_axi_data_AWREADY : m_axi_data_ARREADY) state <= DATA;
         DATA: if ((taken || given) && beat == length) begin

@@ -24,7 +24,8 @@ from device_runtime.fpga.circuit import Fault
 from device_runtime.fpga.emulation import DONE, IDLE, START, EmulatedBank, EmulationError
 from device_runtime.fpga.rtl_unit import RtlUnit
 from offload import In, InOut, Out, offload
-from offload.testing import Rtl, Xclbin
+from offload.core import instance
+from offload.testing import Rtl, TimingModel, Xclbin
 
 ROOT = Path(__file__).parents[3]
 VADD = ROOT / "examples" / "rtl" / "vadd.v"
@@ -65,7 +66,7 @@ def bitstream(kernel: Any, model: Rtl) -> Xclbin:
 
 POKED = bitstream(poke, Rtl([POKE], ports="m_axi_data")).bitstream.kernels[0]
 ADDED = bitstream(vadd, Rtl([VADD])).bitstream.kernels[0]
-READ, WRITE, HANG, FATAL, FINISH, BAD_ANSWER, NO_ANSWER, NOT_LAST, LOOP = range(9)
+READ, WRITE, HANG, FATAL, FINISH, BAD_ANSWER, NO_ANSWER, NOT_LAST, LOOP, EARLY, LATE = range(11)
 
 
 class Poked:
@@ -158,6 +159,11 @@ def test_the_last_beat_may_reach_over_the_end_of_a_buffer() -> None:
         ({"length": 3, "burst": 2}, "reads 32 bytes at 0x1000 in a burst of type 2; only INCR"),
         ({"length": 3, "burst": 0, "mode": WRITE}, "writes 32 bytes at 0x1000 in a burst of type 0"),
         ({"length": 3, "mode": NOT_LAST}, "that it is the last"),
+        (
+            {"length": 255, "mode": EARLY},
+            "is in the midst of a burst, and the kernel has said that it is",
+        ),
+        ({"mode": LATE}, "writes 8 bytes at 0x1000, and the kernel has said that it is done"),
         ({"mode": FATAL}, r"its Verilog ended the simulation: .*stop in line \d+ of poke.v"),
         ({"mode": FINISH}, r"its Verilog ended the simulation: \$finish in line \d+ of poke.v"),
         ({"mode": LOOP}, "its Verilog ended the simulation: .* did not converge"),
@@ -454,6 +460,38 @@ def test_verilog_that_hangs_and_verilog_that_errs(connected: Callable[..., None]
         with pytest.raises(of.DeviceError, match=told):
             poke(at, 1, 3, 1, 255, mode, 0)
         assert poke(at, 1, 3, 1, 255, WRITE, 0)[0].tolist() == [1] * 8 + [2] * 8
+
+
+@needs_pynq
+@pytest.mark.slow
+@pytest.mark.parametrize("models", [{}, {"vadd": Rtl([VADD])}], ids=("function", "verilog"))
+def test_a_unit_has_to_answer_before_it_is_used_again(
+    connected: Callable[..., None], models: dict[str, Any]
+) -> None:
+    """Its answer is the run after which it hangs; so the launch that comes then finds it hanging."""
+    made = Xclbin([vadd], models=models, faults={"vadd_1": Fault("hang", after=1)})
+    connected(made, "?timeout=0.3")
+    a = np.arange(4, dtype="int32")
+    assert vadd(a, a, np.empty_like(a), 4)[0].tolist() == [0, 2, 4, 6]
+    for _ in range(2):
+        with pytest.raises(of.DeviceError, match="unit vadd_1 has not ended"):
+            vadd(a, a, np.empty_like(a), 4)
+
+
+@needs_pynq
+@pytest.mark.slow
+def test_what_is_predicted_of_verilog_are_its_cycles_and_the_launch(connected: Callable[..., None]) -> None:
+    @offload(auto=1)
+    def drive() -> Any:
+        unit, a = instance().vadd, np.arange(4, dtype="int32")
+        unit(a, a, np.empty_like(a), 4)
+        return unit.cycles
+
+    timing = TimingModel(launch=0.5)
+    connected(Xclbin([vadd], clock=100, models={"vadd": Rtl([VADD])}, timing=timing))
+    handle = drive.launch()
+    cycles = handle.result()
+    assert cycles > 4 and handle.timing[0].predicted == pytest.approx(0.5 + cycles / 100e6, rel=1e-12)
 
 
 @needs_pynq
