@@ -59,6 +59,8 @@ def test_there_is_one_lock() -> None:
         # The owner's, in a process of its own: a unit's while it runs, and inside that the banks' room.
         "device_runtime/fpga/unit.py": ["Lock"],
         "device_runtime/fpga/room.py": ["Condition"],
+        "device_runtime/fpga/buffers.py": ["Lock"],  # around single additions to what an instance has moved
+        "offload/keeping.py": ["Event"],  # by which a thread waits for another one's collection of garbage
         # Fences: taken and released at once, for the order of stores in memory.
         "device_runtime/process/channel.py": ["Lock"],
         "device_runtime/process/lines.py": ["Lock"],
