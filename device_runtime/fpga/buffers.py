@@ -52,15 +52,13 @@ class Meter:
     def take(self) -> Costs:
         """Return what there was, and begin anew."""
         with self._lock:
-            loading, self.loading = self.loading, 0.0
-            run = there = None
-            if self._predictor is not None:
-                run = self._predicted
-                there = self._predictor.transfer(self._to_device + self._from_device)
-            moved = self._to_device, self._from_device, self._transfer
-            found = Costs(*moved, self._compute, loading, run, there)
+            up, down, transfer = self._to_device, self._from_device, self._transfer
+            compute, predicted = self._compute, self._predicted
             self._clear()
-            return found
+        loading, self.loading = self.loading, 0.0
+        if self._predictor is None:
+            return Costs(up, down, transfer, compute, loading, None, None)
+        return Costs(up, down, transfer, compute, loading, predicted, self._predictor.transfer(up + down))
 
 
 class _Memory:
