@@ -283,8 +283,8 @@ class _Cycle:
 def _collect() -> None:
     """Collect garbage in cycles.
 
-    Python does nothing while another thread is in the midst of that, whose end is waited for then; nor where
-    this one is, in a finalizer, which waits for nothing.
+    Python does nothing while another thread is in the midst of that, whose end is waited for then: for a
+    second at most, as it may also be this one, which calls from a finalizer.
     """
     left, ended = weakref.ref(_Cycle()), threading.Event()
 
