@@ -76,7 +76,8 @@ class Placing:
         pool = self.pools[launch.pool]
         if launch.count > pool.left:
             return False
-        self.order.enter(launch)
+        if not launch.key:  # else it comes back from a unit that is gone
+            self.order.enter(launch)
         idle = pool.idle()
         if at_once and (idle is not None or not pool.autos.queued):  # so no others wait
             unit = idle if launch.count > 1 else self._next(pool, launch.kernel, 1)[0]
@@ -98,13 +99,15 @@ class Placing:
         return True
 
     def queue_again(self, launch: Launch) -> None:
-        """Let a launch of one shard, whose unit is gone, wait for another one; it keeps its place."""
-        pool = self.pools[launch.pool]
+        """Let a launch of one shard, whose unit is gone, wait for another one; it keeps its place.
+
+        One that waits for others has no unit until they have ended. What waits for it stays behind it, as
+        units idle for that which may take it then. A unit that it was given now may run a later launch,
+        which may need one of those.
+        """
         launch.units = None
-        if launch.waits():  # a launch that names its units may wait for it: see `queue_now`
-            self._place(pool, launch)
-        else:
-            pool.push_auto(launch)
+        if not launch.waits():
+            self.pools[launch.pool].push_auto(launch)
             self.eager[launch.pool] = None
 
     def drop(self, launch: Launch, rank: int) -> None:
@@ -121,9 +124,9 @@ class Placing:
                 self.touch(unit)
 
     def drop_auto(self, launch: Launch) -> None:
-        """Leave out a launch that has just settled, if it waited for a unit."""
+        """Leave out a launch that has just settled, if it waited for any unit, and for nothing else."""
         pool = self.pools.get(launch.pool)
-        if pool is not None and launch.key and launch.units is None:
+        if pool is not None and launch.key and launch.units is None and not launch.waits():
             pool.drop_auto(launch)
 
     def _place(self, pool: Pool, launch: Launch, first: Unit | None = None) -> None:

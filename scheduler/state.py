@@ -328,6 +328,7 @@ class State:
                     self._settle_queued(launch, rank, "cancelled")
         else:
             self._settle_rest(launch, "cancelled")
+            self._placing.drop_auto(launch)
 
     def _tick(self, event: events.Tick) -> None:
         for shard in self._deadlines.take(event.now):
@@ -412,6 +413,7 @@ class State:
                 self._settle_queued(launch, launch.rank(unit.number), "no units")
         for launch in too_large:
             self._settle_rest(launch, "no units")
+            self._placing.drop_auto(launch)
 
     def _take_apart(self, unit: Unit) -> None:
         """Let the bundles that a unit holds be launches by themselves."""
@@ -442,7 +444,6 @@ class State:
         for rank in range(launch.count):
             if not launch.has_settled(rank):
                 self._settle_queued(launch, rank, how)
-        self._placing.drop_auto(launch)
 
     def _finish(self, launch: Launch) -> None:
         del self._launches[launch.number]

@@ -51,8 +51,22 @@ MUTANTS = (
     Mutant(
         "what goes from a unit that is gone to another one does not wait for others any more",
         _PLACING,
-        "        if launch.waits():  # a launch that names",
-        "        if False:  # a launch that names",
+        "        if not launch.waits():\n            self.pools",
+        "        if True:\n            self.pools",
+    ),
+    Mutant(
+        "what comes back from a unit that is gone is put behind what waits for it",
+        _PLACING,
+        "        if not launch.waits():\n            self.pools[launch.pool].push_auto(launch)\n",
+        "        if launch.waits():\n            self._place(self.pools[launch.pool], launch)\n"
+        "        else:\n            self.pools[launch.pool].push_auto(launch)\n",
+        ("tests/scheduler/test_state.py",),
+    ),
+    Mutant(
+        "what came back from a unit that is gone goes behind all others",
+        _PLACING,
+        "        if not launch.key:  # else it comes back from a unit that is gone\n            self",
+        "        if True:  # else it comes back from a unit that is gone\n            self",
     ),
     Mutant(
         "a card is taken from units that are at work",

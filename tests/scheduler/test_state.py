@@ -689,7 +689,7 @@ def test_what_any_unit_could_run_goes_to_another_one_if_its_own_is_gone() -> Non
         assert bench.runs(0) == [launch]
 
 
-def test_what_waits_for_others_on_a_unit_that_is_gone_waits_on_another_one() -> None:
+def test_what_waits_for_others_on_a_unit_that_is_gone_goes_to_another_one() -> None:
     """It has its unit already, as a launch that names its own waits for it."""
     bench = Bench(units=3)
     needed = bench.submit(2)
@@ -699,11 +699,55 @@ def test_what_waits_for_others_on_a_unit_that_is_gone_waits_on_another_one() -> 
 
     bench.gone(held)
 
-    (unit,) = bench.placed[auto]
     bench.end(2)
+    (unit,) = bench.placed[auto]
     assert bench.runs(unit) == [auto]
     bench.end(unit)
     assert bench.runs(1) == [last]
+
+
+def test_what_comes_back_from_a_unit_that_is_gone_is_not_put_behind_what_waits_for_it() -> None:
+    bench = Bench(units=4)
+    needed = bench.submit(0)
+    auto = bench.submit(auto=1, needs=(needed,))
+    last = bench.submit(3, needs=(auto,))  # has unit 3 kept for it, as for all that comes before
+    (held,) = bench.placed[auto]
+    gang = bench.submit(2, 3)
+    assert (bench.runs(2), bench.runs(3)) == ([gang], [])  # it waits for its other half, behind that
+
+    bench.gone(held)
+    bench.end(0)
+    (unit,) = bench.placed[auto]
+    assert bench.runs(unit) == [auto]
+    bench.end(unit)
+    assert bench.runs(3) == [last]
+    bench.end(3)
+    assert bench.runs(3) == [gang]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "dependency", "no units", "closed"])
+def test_what_came_back_from_a_unit_that_is_gone_may_end_before_it_has_another_one(how: str) -> None:
+    bench = Bench(units=2)
+    needed = bench.submit(0)
+    if how == "no units":  # else it fails because of what it needs
+        auto = bench.submit(auto=1, behind=(needed,))
+    else:
+        auto = bench.submit(auto=1, needs=(needed,))
+    bench.submit(0, behind=(auto,))
+    assert bench.placed[auto] == (1,)
+    bench.gone(1)
+
+    if how == "cancelled":
+        bench.cancel(auto)
+    elif how == "dependency":
+        bench.end(0, ok=False)
+    elif how == "no units":
+        bench.gone(0)
+    else:
+        bench.close()
+
+    assert (auto, 0, how) in bench.ends
+    bench.submit(auto=1)  # the account is right
 
 
 def test_a_unit_that_is_gone_takes_along_what_only_it_could_run() -> None:

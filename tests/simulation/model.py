@@ -235,6 +235,8 @@ class Model:
         if launch.units is None and launch.count > sum(not unit.gone for unit in units):
             self._settle_rest(launch, "no units")
             return
+        if launch.moved:
+            return  # it has its place
         launch.entered = self._entries
         self._entries += 1
         for rank, number in enumerate(launch.units or ()):
@@ -321,13 +323,11 @@ class Model:
             if launch.pool != pool or launch.entered < 0:
                 continue
             if launch.units is None:
-                if launch.count > left:
+                if launch.count > left and not launch.needs:
                     self._settle_rest(launch, "no units")
             elif number in launch.units and launch.units.index(number) not in launch.settled:
                 if left and launch.count == 1 and launch.asked.units is None:
                     launch.units, launch.moved = None, True
-                    if launch.needs:
-                        self._early.add(launch.number)
                 else:
                     self._settle(launch, launch.units.index(number), "no units")
         unit.resumed = []
@@ -409,7 +409,7 @@ class Model:
                 continue
             if lacks:
                 self._settle_rest(dependant, "dependency")
-            elif not dependant.needs and dependant.entered < 0:
+            elif not dependant.needs and dependant.units is None:
                 self._released.append(dependant.number)
 
     # ---- what actions must obey --------------------------------------------------------
@@ -432,7 +432,7 @@ class Model:
         down = [number for number in action.units if not units[number].able]
         assert not down or set(up) <= set(action.units), "placed on a unit that is down without need"
         # One that the launch just submitted waits for goes before that one.
-        before = launch.entered if early and not launch.moved else self._entries
+        before = launch.entered if early else self._entries
         claimed = {number for number in up if self._queued(launch.pool, number, before)}
         idle = [number for number in up if number not in claimed and not units[number].held]
         assert set(idle[: launch.count]) <= set(action.units), "an idle unit was passed over"
@@ -485,7 +485,7 @@ class Model:
         for launch in self.launches.values():
             if launch.pool == pool and launch.entered >= 0:
                 units = launch.units
-                if units is None or (unit in units and units.index(unit) in launch.fresh):
+                if not launch.needs if units is None else unit in units and units.index(unit) in launch.fresh:
                     yield launch
 
     def _queued(self, pool: int, unit: int, before: int = sys.maxsize) -> int:
@@ -608,7 +608,7 @@ class Model:
             if launch.partial:
                 partial.add(number)
             if launch.units is None:
-                autos[launch.pool] += 1
+                autos[launch.pool] += not launch.needs
             else:
                 for rank in launch.fresh:
                     queued[launch.pool][launch.units[rank]] += 1
