@@ -121,6 +121,7 @@ class Extra:
         "dependants",
         "doomed",
         "lost",
+        "moved",
         "needs",
         "ok",
         "priority",
@@ -150,6 +151,7 @@ class Extra:
         self.settled = 0  # a bit for each rank
         self.ok = True
         self.lost = 0  # units lost under it
+        self.moved = False  # a unit that it was given was given up
         self.waits = 0  # unfinished launches it depends on
         self.cause = -1  # the launch because of which it fails
         # Made when they are needed.

@@ -101,11 +101,11 @@ class Placing:
     def queue_again(self, launch: Launch) -> None:
         """Let a launch of one shard, whose unit is gone, wait for another one; it keeps its place.
 
-        One that waits for others has no unit until they have ended. What waits for it stays behind it, as
-        units idle for that which may take it then. A unit that it was given now may run a later launch,
-        which may need one of those.
+        A launch that comes after it may run on any unit by now, and need one that idles for what waits for
+        it. So it goes only to a unit that holds nothing, as that one is, once what it waits for has ended.
         """
         launch.units = None
+        launch.more().moved = True
         if not launch.waits():
             self.pools[launch.pool].push_auto(launch)
             self.eager[launch.pool] = None
@@ -282,8 +282,11 @@ class Placing:
             head = unit.resumed[0] if unit.resumed else unit.head() if unit.queued else None
             auto = autos.head() if autos.queued else None
             if auto is not None and (head is None or (not unit.resumed and auto.key < head.key)):
-                if unit.flight and not self._has_room(pool, unit, auto.kernel):
-                    return
+                if unit.flight:
+                    if auto.extra is not None and auto.extra.moved:
+                        return  # see `queue_again`
+                    if not self._has_room(pool, unit, auto.kernel):
+                        return
                 pool.take_auto(auto)
                 self._place(pool, auto, pool.idle() or unit)
                 continue

@@ -63,6 +63,13 @@ MUTANTS = (
         ("tests/scheduler/test_state.py",),
     ),
     Mutant(
+        "what comes back from a unit that is gone is sent behind what waits for it",
+        _PLACING,
+        "                    if auto.extra is not None and auto.extra.moved:",
+        "                    if False:",
+        ("tests/scheduler/test_state.py",),
+    ),
+    Mutant(
         "what came back from a unit that is gone goes behind all others",
         _PLACING,
         "        if not launch.key:  # else it comes back from a unit that is gone\n            self",

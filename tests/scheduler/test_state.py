@@ -725,6 +725,26 @@ def test_what_comes_back_from_a_unit_that_is_gone_is_not_put_behind_what_waits_f
     assert bench.runs(3) == [gang]
 
 
+def test_what_comes_back_from_a_unit_that_is_gone_is_not_sent_behind_what_waits_for_it() -> None:
+    bench = Bench(units=3, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)  # so that units are fed ahead
+    first, second, auto = (bench.submit(auto=1) for _ in range(3))
+    assert [bench.runs(unit) for unit in range(3)] == [[first], [second], [auto]]
+    last = bench.submit(1, needs=(auto,))
+    gang = bench.submit(0, 1)
+    assert bench.runs(0) == [first, gang]  # its other half is behind what waits for `auto`
+
+    bench.lose(2, begun=False)
+    bench.gone(2)
+    bench.end(0, seconds=SHORT)
+    bench.end(1, seconds=SHORT)
+
+    assert (bench.runs(0), bench.runs(1)) == ([gang], [auto])
+    bench.end(1, seconds=SHORT)
+    assert bench.runs(1) == [last, gang]
+
+
 @pytest.mark.parametrize("how", ["cancelled", "dependency", "no units", "closed"])
 def test_what_came_back_from_a_unit_that_is_gone_may_end_before_it_has_another_one(how: str) -> None:
     bench = Bench(units=2)
