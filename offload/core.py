@@ -58,7 +58,7 @@ def instance() -> Any:
     found = _here("instance").instance
     if found is None:
         raise NotOnDevice("offload.core.instance() is for kernels on an FPGA; this core is none")
-    return found
+    return found.shown
 
 
 def ishost() -> bool:

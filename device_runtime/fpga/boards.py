@@ -16,7 +16,7 @@ from device_runtime.fpga.writing import with_units
 
 if TYPE_CHECKING:
     from device_runtime.fpga.answers import Answers
-    from device_runtime.fpga.instance import Instance
+    from device_runtime.fpga.instance import InstanceDriver
 
 HUNG = 75  # exit code of an owner one of whose units has hung: EX_TEMPFAIL
 
@@ -163,7 +163,7 @@ def names(bitstream: Bitstream, members: Sequence[Member] = ()) -> dict[str, int
     return {unit.name: n for n, group in enumerate(instances(bitstream, members)) for _, unit in group}
 
 
-def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list[Instance]:
+def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list[InstanceDriver]:
     """Load a bitstream, in the owner of the device, and return its instances.
 
     `uuid` is the bitstream's that was opened, and `answers` is for what is known of its units.
@@ -172,7 +172,7 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     """
     from device_runtime.fpga.buffers import Store
     from device_runtime.fpga.habit import Habit
-    from device_runtime.fpga.instance import Instance
+    from device_runtime.fpga.instance import InstanceDriver
     from device_runtime.fpga.room import Room
     from device_runtime.fpga.unit import UnitDriver
 
@@ -206,4 +206,4 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     driven = [
         [UnitDriver(made, spec, unit, habits[spec.name], answers) for spec, unit in group] for group in groups
     ]
-    return [Instance(made, drivers, kept, room, share) for drivers, share in zip(driven, shares, strict=True)]
+    return [InstanceDriver(made, drivers, kept, room, share) for drivers, share in zip(driven, shares, strict=True)]

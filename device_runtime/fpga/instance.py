@@ -15,18 +15,13 @@ from device_runtime.fpga.buffers import Buffer, Meter, Store
 from device_runtime.fpga.interface import Interface
 from device_runtime.fpga.room import Room
 from device_runtime.fpga.unit import UnitDriver
-from device_runtime.hardware import Kept, blank, checked
+from device_runtime.hardware import Blank, Kept, blank, checked
 
 T = TypeVar("T")
 
 
-class Instance:
-    """Units of a device that work together, one of each kernel, as what runs on them has them.
-
-    `instance.vadd(a, b, out, n)` runs a kernel, on its first unit here, and
-    `instance.vadd_2(...)` that unit; `instance["run"]` is one that has the name
-    of something else here. `array` and `empty` give buffers that stay.
-    """
+class InstanceDriver:
+    """Units of a device that work together, one of each kernel; `shown` is what a kernel sees of it."""
 
     def __init__(
         self,
@@ -38,57 +33,22 @@ class Instance:
     ) -> None:
         self.kept = kept
         self.meter = Meter(board.predictor)
-        self._room = room
         self.batch = batch  # how much of a data set is its share, where a manifest says so
+        self.units = {driver.unit.name: driver for driver in drivers}
+        self.kernels = {driver.spec.name: driver for driver in reversed(drivers)}  # by kernel: its first unit
+        self.shown = Instance(self)
+        self._room = room
         self._board = board
-        self._units = {driver.unit.name: driver for driver in drivers}
-        # By kernel: its first unit here.
-        self._drivers = {driver.spec.name: driver for driver in reversed(drivers)}
         for driver in drivers:
             driver.join(self, self._take)
 
     @property
     def hung(self) -> bool:
         """Tell whether one of the units has hung."""
-        return any(driver.hung for driver in self._units.values())
+        return any(driver.hung for driver in self.units.values())
 
-    def __getitem__(self, name: str) -> UnitDriver:
-        drivers, units = self.__dict__["_drivers"], self.__dict__["_units"]
-        driver: UnitDriver | None = drivers.get(name) or units.get(name)
-        if driver is None:
-            raise KeyError(
-                f"there is no kernel or unit {name!r} on this instance; "
-                f"it has {', '.join((*drivers, *units))}"
-            )
-        return driver
-
-    def __getattr__(self, name: str) -> UnitDriver:
-        try:
-            return self[name]
-        except KeyError as error:
-            raise AttributeError(error.args[0]) from None
-
-    @property
-    def units(self) -> list[str]:
-        """Names of the units."""
-        return list(self._units)
-
-    def array(self, value: Any, bank: str | None = None) -> Buffer:
-        """Return a buffer that holds a copy of an array; see `empty`."""
-        array = checked("array", np.asarray(value))
-        buffer = self.empty(array.shape, array.dtype, bank)
-        buffer.write(array)
-        return buffer
-
-    def empty(
-        self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None
-    ) -> Buffer:
-        """Return a buffer in a bank; it is freed with the last reference to it.
-
-        The bank need not be named if all of the instance's arguments are wired to one.
-        Raises ValueError for a bank that is not, and for a shape that cannot be, TypeError for
-        a dtype that is not of numbers, DeviceMemoryError if the bank is full.
-        """
+    def allocate(self, asked: Blank, bank: str | None) -> Buffer:
+        """Return a buffer; see `Instance.empty`."""
         wired = self._wired()
         if bank is None:
             if len(wired) != 1:
@@ -96,7 +56,6 @@ class Instance:
             bank = wired[0]
         elif bank not in wired:
             raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
-        asked = blank(shape, dtype)
         return self._take(
             (bank,),
             partial(Buffer.allocate, self._board, bank, asked.shape, np.dtype(asked.dtype), self.meter),
@@ -120,11 +79,11 @@ class Instance:
         `alone`: the launch that runs here is this one, and no driver kernel that holds something.
         Raises DeviceError, naming every mismatch, if the bitstream's kernel is another one.
         """
-        driver = self._drivers.get(interface.kernel)
+        driver = self.kernels.get(interface.kernel)
         if driver is None:
             raise DeviceError(
                 f"the device's bitstream has no kernel {interface.kernel!r}; "
-                f"it has {', '.join(self._drivers) or 'none'}"
+                f"it has {', '.join(self.kernels) or 'none'}"
             )
         found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
         return tuple(driver.run(found, interface, model, alone).values())
@@ -132,16 +91,76 @@ class Instance:
     def check(self) -> str:
         """Have the units give the answers that are known of them; return what is wrong, if it is."""
         try:
-            return next(filter(None, (driver.check() for driver in self._units.values())), "")
+            return next(filter(None, (driver.check() for driver in self.units.values())), "")
         finally:
             self.launch_ended()
 
     def _wired(self) -> list[str]:
         return list(
             dict.fromkeys(
-                bank for driver in self._units.values() for banks in driver.unit.banks for bank in banks
+                bank for driver in self.units.values() for banks in driver.unit.banks for bank in banks
             )
         )
+
+    def __repr__(self) -> str:
+        return repr(self.shown)
+
+
+class Instance:
+    """What a kernel has to itself of a device: units that work together, one of each kernel, and memory.
+
+    `instance.vadd(a, b, out, n)` runs a kernel, on its first unit here, and
+    `instance.vadd_2(...)` that unit; `instance["array"]` is one that has the name
+    of something else here. `array` and `empty` give buffers that stay.
+    """
+
+    def __init__(self, driven: InstanceDriver) -> None:
+        self._driven = driven
+
+    def __getitem__(self, name: str) -> UnitDriver:
+        # A copy under construction has no attribute yet.
+        driven: InstanceDriver = self.__dict__["_driven"]
+        driver = driven.kernels.get(name) or driven.units.get(name)
+        if driver is None:
+            raise KeyError(
+                f"there is no kernel or unit {name!r} on this instance; "
+                f"it has {', '.join((*driven.kernels, *driven.units))}"
+            )
+        return driver
+
+    def __getattr__(self, name: str) -> UnitDriver:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
+
+    @property
+    def units(self) -> list[str]:
+        """Names of the units."""
+        return list(self._driven.units)
+
+    @property
+    def batch(self) -> int | None:
+        """How much of a data set is its share, where a manifest says so."""
+        return self._driven.batch
+
+    def array(self, value: Any, bank: str | None = None) -> Buffer:
+        """Return a buffer that holds a copy of an array; see `empty`."""
+        array = checked("array", np.asarray(value))
+        buffer = self.empty(array.shape, array.dtype, bank)
+        buffer.write(array)
+        return buffer
+
+    def empty(
+        self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None
+    ) -> Buffer:
+        """Return a buffer in a bank; it is freed with the last reference to it.
+
+        The bank need not be named if all of the instance's arguments are wired to one.
+        Raises ValueError for a bank that is not, and for a shape that cannot be, TypeError for
+        a dtype that is not of numbers, DeviceMemoryError if the bank is full.
+        """
+        return self._driven.allocate(blank(shape, dtype), bank)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} stays on its device; offload.core.instance() gives it to each launch")

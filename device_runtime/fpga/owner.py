@@ -24,7 +24,7 @@ from device_runtime.context import Context, NoMesh
 from device_runtime.errors import DeviceError, MessageError
 from device_runtime.fpga.answers import Answers
 from device_runtime.fpga.boards import HUNG, open_board
-from device_runtime.fpga.instance import Instance
+from device_runtime.fpga.instance import InstanceDriver
 from device_runtime.launch import Encoded, Outcome, ShardId
 from device_runtime.process import wire
 from device_runtime.process.arena import place
@@ -69,7 +69,7 @@ class UnitThread(threading.Thread):
         self,
         unit: int,
         seat: Seat,
-        instance: Instance,
+        instance: InstanceDriver,
         owner: Owner,
     ) -> None:
         super().__init__(name=f"offload-unit-{unit}")

@@ -24,7 +24,7 @@ from device_runtime.fpga.scalars import pack_argument
 from device_runtime.hardware import Blank
 
 if TYPE_CHECKING:
-    from device_runtime.fpga.instance import Instance
+    from device_runtime.fpga.instance import InstanceDriver
 
 _MOST_HANGS = 3  # times in a row that a unit may hang of which no answer is known
 
@@ -54,7 +54,7 @@ class UnitDriver:
         self._plain = Way(spec.arguments, directions, (None,) * len(directions))
         self._settled: tuple[Interface | None, Way] = None, self._plain  # the last one that was asked for
 
-    def join(self, instance: Instance, take: Callable[..., Any]) -> None:
+    def join(self, instance: InstanceDriver, take: Callable[..., Any]) -> None:
         """Become a part of an instance, whose `take` gives memory to launches that run there."""
         self.instance, self._take = instance, take
 
