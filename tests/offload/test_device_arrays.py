@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bitstreams import address, need_pynq, on_cards
 from gates import Gate
 
 import offload as of
@@ -44,22 +45,27 @@ def both(a: In("float32"), x: Out("float32"), y: Out("float32")):  # type: ignor
 
 
 def made(folder: Path, **options: Any) -> str:
-    return f"emu:{Xclbin([vadd, grow, both], **options).write(folder / 'made.xclbin')}"
+    need_pynq()
+    return address(f"emu:{Xclbin([vadd, grow, both], **options).write(folder / 'made.xclbin')}")
+
+
+def knows_lengths() -> None:
+    """Skip a test on cards: their circuits are not told how long a slice is, and here no argument says it."""
+    if on_cards():
+        pytest.skip("a circuit is not told the length of a slice")
 
 
 @pytest.fixture(scope="module", params=["emu", "local:2", "inline"])
 def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[of.Session]:
-    address = request.param
-    if address == "emu":
-        pytest.importorskip("pynq")
-        address = made(tmp_path_factory.mktemp("bitstreams"), units=2)
-    with of.connect(address) as session:
+    where = request.param
+    if where == "emu":
+        where = made(tmp_path_factory.mktemp("bitstreams"), units=2)
+    with of.connect(where) as session:
         yield session
 
 
 @pytest.fixture
 def fpga(tmp_path: Path) -> Iterator[of.Session]:
-    pytest.importorskip("pynq")
     banks = {"HBM0": "1M", "HBM1": "1M", "HBM2": "1M"}
     wiring = {"vadd_2.a": "HBM1", "vadd.out": ["HBM0", "HBM1"]}
     with of.connect(made(tmp_path, units=2, banks=banks, wiring=wiring)) as session:
@@ -151,6 +157,7 @@ def test_write_replaces_what_it_holds(device: of.Session) -> None:
 
 
 def test_a_slice_is_an_array_in_the_same_memory(device: of.Session) -> None:
+    knows_lengths()
     x = device.array(floats())
     low, high = x[:400], x[400:]
 
@@ -469,12 +476,13 @@ def test_one_of_another_device(fpga: of.Session) -> None:
     a = fpga.array(floats(), "HBM0")
     with (
         of.connect("inline"),
-        pytest.raises(ValueError, match=r"a is on emu:.*, and the launch goes to"),
+        pytest.raises(ValueError, match=r"a is on (emu|pynq):.*, and the launch goes to"),
     ):
         vadd(a, floats(), np.empty(N, "float32"), N)
 
 
 def test_two_that_come_out_may_not_overlap(fpga: of.Session) -> None:
+    knows_lengths()
     x = fpga.array(floats(), "HBM0")
     with pytest.raises(ValueError, match="two arrays that come out of it share memory"):
         both(floats()[:600], x[:600], x[400:])
@@ -503,6 +511,8 @@ def test_a_full_bank_says_so_and_takes_what_is_freed(fpga: of.Session) -> None:
 def test_a_full_bank_is_waited_for_where_launches_are_about_to_leave_it(
     fpga: of.Session, gate: Gate, monkeypatch: pytest.MonkeyPatch, leave: Callable[[of.DeviceArray], None]
 ) -> None:
+    knows_lengths()
+
     @offload(target=0)
     def busy() -> None:
         gate.pass_through()
@@ -521,8 +531,6 @@ def test_a_full_bank_is_waited_for_where_launches_are_about_to_leave_it(
 def test_who_waits_for_room_in_the_queue_holds_up_nobody_else(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("pynq")
-
     @offload(target=0)
     def busy() -> None:
         gate.pass_through()
@@ -679,7 +687,7 @@ def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
 
     told = text.getvalue()
     assert "8,000 bytes to the device, 4,000 from it" in told
-    assert told.count("as predicted)") == 2, "transfers and circuit"
+    assert told.count("as predicted)") == (0 if on_cards() else 2), "transfers and circuit"
     assert "reference" in told
     assert "break-even" in told
     text = io.StringIO()
