@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import operator
+import sys
 import threading
 import time
 import weakref
@@ -91,10 +92,11 @@ class Executor(concurrent.futures.Executor):
 
         What does not pickle, function or arguments, is the future's exception;
         KernelTypeError is, for an `async def` function.
-        Raises RuntimeError after `shutdown` and once the interpreter exits, and
-        BrokenExecutor after an initializer has failed.
+        Raises RuntimeError after `shutdown` and once the interpreter exits,
+        BrokenExecutor after an initializer has failed, and TypeError for a hardware kernel.
         """
         _refuse_at_exit()
+        _refuse_hardware(fn)
         return self._submissions.submit(fn, args, kwargs)
 
     def map(
@@ -115,6 +117,7 @@ class Executor(concurrent.futures.Executor):
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout)
         _refuse_at_exit()
+        _refuse_hardware(fn)
         end = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
@@ -168,6 +171,16 @@ def _values(futures: list[Future[Any]], end: float | None) -> Iterator[Any]:
 def _refuse_at_exit() -> None:
     if _exiting:
         raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+
+def _refuse_hardware(fn: object) -> None:
+    """Raise TypeError for a hardware kernel: what comes out of it would be a core's, and lost."""
+    hardware = sys.modules.get("offload.hardware")  # there is no hardware kernel before it is imported
+    if hardware is not None and isinstance(fn, hardware.HardwareKernel):
+        raise TypeError(
+            f"{fn._body.name} is a hardware kernel, and is launched by itself: "
+            "kernel.launch(...).future() is the future of its arrays"
+        )
 
 
 def _at_exit() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 MAGIC = b"xclbin2\0"
-CIRCUIT, METADATA, MEMORY, CONNECTIVITY, LAYOUT, CLOCKS, BUILD = 0, 2, 6, 7, 8, 11, 14  # kinds of sections
+CIRCUIT, METADATA, MEMORY, CONNECTIVITY, LAYOUT, CLOCKS = 0, 2, 6, 7, 8, 11  # kinds of sections
 GROUP_MEMORY, GROUP_CONNECTIVITY = 26, 27  # the same, with banks that the board picks from
 
 LENGTH = struct.Struct("<304xQ")  # of the file; behind the magic, a cipher, a key block and an id
@@ -29,6 +29,8 @@ BANK_KINDS = (
     "BRAM",
     "URAM",
     "AXI Stream",
+    "Host",
+    "PS",
 )
 KERNEL_IP = 1  # the type of a compute unit in the layout
 EMULATED = b"offload-emulated\0"  # what a circuit begins with that is for the emulated device

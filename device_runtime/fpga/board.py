@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -338,25 +338,18 @@ class EmulatedDevice(pynq.Device):  # type: ignore[misc, unused-ignore]
     def get_memory(self, description: Mapping[str, Any]) -> _Memory:
         return self.get_memory_by_name(description["tag"])
 
-    def flush(self, bo: int, offset: int, vaddr: int, nbytes: int) -> None:
-        _, buffer = self._find(bo)
+    def flush(self, bo: _Object, offset: int, vaddr: int, nbytes: int) -> None:
+        _, buffer = bo
         buffer.memory[offset : offset + nbytes] = _host(vaddr, nbytes)
         buffer.written = True
 
-    def invalidate(self, bo: int, offset: int, vaddr: int, nbytes: int) -> None:
-        bank, buffer = self._find(bo)
-        if not buffer.written:
+    def invalidate(self, bo: _Object, offset: int, vaddr: int, nbytes: int) -> None:
+        bank, buffer = bo
+        if nbytes and not buffer.written:
             raise EmulationError(
                 f"a buffer of bank {bank} is read that was never written, neither by the host nor by a unit"
             )
         _host(vaddr, nbytes)[:] = buffer.memory[offset : offset + nbytes]
-
-    def _find(self, address: int) -> tuple[str, Allocation]:
-        for name, bank in self._memories.items():
-            found = bank.find(address)
-            if found is not None:
-                return name, found[0]
-        raise DeviceUnavailable(f"no buffer begins at {address:#x}")
 
 
 def _emulated(
@@ -371,6 +364,13 @@ def _emulated(
     if isinstance(model, Rtl):
         return RtlUnit(kernel, unit, banks, model, fault, directions, predictor)
     return EmulatedUnit(kernel, unit, banks, model, fault, directions, predictor)
+
+
+class _Object(NamedTuple):
+    """A buffer as its driver has it. Banks may have the same addresses."""
+
+    bank: str
+    allocation: Allocation
 
 
 class _Memory:
@@ -389,7 +389,7 @@ class _Memory:
             buffer=bytearray(made.memory.nbytes),
             device=self._device,
             device_address=made.address,
-            bo=made.address,
+            bo=_Object(self._bank.bank.name, made),
             coherent=False,
         )
         buffer.memory = buffer.return_to = self

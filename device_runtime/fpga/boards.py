@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -177,7 +179,9 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     from device_runtime.fpga.unit import UnitDriver
 
     try:
-        from device_runtime.fpga import board
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pynq says of most machines that it does not know them
+            from device_runtime.fpga import board
     except ImportError as error:
         raise DeviceUnavailable(
             f"pynq cannot be imported ({error}): pip install 'offload[alveo]', "
@@ -188,6 +192,9 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
             f"XRT cannot be loaded ({error}), and XILINX_XRT is {os.environ.get('XILINX_XRT')!r}: "
             "source the setup.sh of an XRT that is there, up to 2.15"
         ) from error
+    except Exception as error:
+        stripped = "; PYTHONOPTIMIZE=2 leaves out what its parser needs" if sys.flags.optimize > 1 else ""
+        raise DeviceUnavailable(f"pynq cannot be imported: {error!r}{stripped}") from error
     bitstream = manifest.wired(read(path), config.members, config.manifest)
     if bitstream.uuid != uuid:
         raise DeviceUnavailable(
@@ -198,7 +205,7 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
         made: board.Board = board.EmulatedBoard(path, bitstream)
     else:
         made = board.open_card(config.device or 0, path, bitstream)
-    kept = Store(made)
+    kept = Store()
     groups = instances(bitstream, config.members)
     shares = [member.batch for member in config.members] or [None] * len(groups)
     habits = {kernel.name: Habit(config.timeout) for kernel in bitstream.kernels}
@@ -206,4 +213,7 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     driven = [
         [UnitDriver(made, spec, unit, habits[spec.name], answers) for spec, unit in group] for group in groups
     ]
-    return [InstanceDriver(made, drivers, kept, room, share) for drivers, share in zip(driven, shares, strict=True)]
+    return [
+        InstanceDriver(made, drivers, kept, room, share)
+        for drivers, share in zip(driven, shares, strict=True)
+    ]

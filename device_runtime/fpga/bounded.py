@@ -42,6 +42,8 @@ class Bounded(np.ndarray):
         # What comes out is what would come out of NumPy's own arrays: a sum is a number, no array.
         if out:
             options["out"] = tuple(map(_plain, out))
+        if "where" in options:
+            options["where"] = _plain(options["where"])
         found = getattr(ufunc, method)(*map(_plain, inputs), **options)
         return out[0] if len(out) == 1 else found
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import threading
 import time
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.context import current
-from device_runtime.errors import DeviceMemoryError, ResidentDataLost
+from device_runtime.errors import ResidentDataLost
 from device_runtime.hardware import Blank, Kept, converted
 from device_runtime.launch import Costs
 
@@ -71,8 +69,9 @@ class _Memory:
 
     def moved(self, begun: float, to_device: int = 0, from_device: int = 0) -> None:
         """Take note of a transfer."""
-        here = current()  # none in a thread that a kernel has started
-        meter = self._meter if here is None or here.instance is None else here.instance.meter
+        here = current()
+        running = None if here is None or here.instance is None else here.instance.meter
+        meter = running or self._meter  # there is none in a thread that outlives its launch
         meter.moved(time.monotonic() - begun, to_device, from_device)
         self.uploads += to_device
         self.downloads += from_device
@@ -180,23 +179,11 @@ class Buffer:
 class Store:
     """The buffers of a device that the host keeps, by number."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self) -> None:
         self._buffers: dict[int, Buffer] = {}
 
-    def put(self, number: int, bank: str, value: Any, meter: Meter) -> None:
-        """Make a buffer; `value` is an array, or a Blank for what is yet to be written.
-
-        Raises DeviceMemoryError.
-        """
-        allocate = partial(Buffer.allocate, self._board, bank, value.shape, np.dtype(value.dtype), meter)
-        try:
-            buffer = allocate()
-        except DeviceMemoryError:
-            gc.collect()  # buffers in cycles hold memory that the interpreter knows nothing of
-            buffer = allocate()
-        if not isinstance(value, Blank):
-            buffer.write(value)
+    def put(self, number: int, buffer: Buffer) -> None:
+        """Keep a buffer."""
         self._buffers[number] = buffer
 
     def find(self, kept: Kept) -> Buffer:
@@ -222,8 +209,15 @@ class Store:
 
 
 def keep(number: int, bank: str, value: Any) -> None:
-    """Make a buffer that the host keeps."""
-    _instance().kept.put(number, bank, value, _instance().meter)
+    """Make a buffer that the host keeps; `value` is an array, or a Blank for what is yet to be written.
+
+    Waits for launches on other units that hold some of the bank. Raises DeviceMemoryError.
+    """
+    instance = _instance()
+    buffer = instance.allocate_in(bank, value.shape, np.dtype(value.dtype), waits=True)
+    if not isinstance(value, Blank):
+        buffer.write(value)
+    instance.kept.put(number, buffer)
 
 
 def fetch(kept: Kept) -> NDArray[Any]:

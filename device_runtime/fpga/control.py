@@ -14,6 +14,7 @@ from device_runtime.fpga.habit import Habit
 
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _FAILED = 0xFFFFFFFF  # what is read where no device answers
+_GAP = 64  # bytes between arguments whose registers are told as one
 _NAP = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
 
 
@@ -80,6 +81,16 @@ class Control:
         return took
 
     def _dump(self) -> str:
-        last = max((one.offset + one.nbytes for one in self._spec.arguments), default=4)
-        dump = " ".join(f"{self._registers.read(offset):08x}" for offset in range(0, last, 4))
-        return f"its registers from 0x0 on: {dump}"
+        """Return what its registers hold, without large gaps between them."""
+        parts = [[0, 4]]
+        for one in sorted(self._spec.arguments, key=lambda one: one.offset):
+            if one.kind == "stream":
+                continue
+            if one.offset > parts[-1][1] + _GAP:
+                parts.append([one.offset, one.offset])
+            parts[-1][1] = one.offset + one.nbytes
+        told = []
+        for first, end in parts:
+            words = " ".join(f"{self._registers.read(offset):08x}" for offset in range(first, end, 4))
+            told.append(f"from {first:#x} on: {words}")
+        return f"its registers {', '.join(told)}"

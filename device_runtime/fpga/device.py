@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from device_runtime.claims import claim, readable
 from device_runtime.device import SharedDevice
@@ -39,12 +39,15 @@ from device_runtime.process.channel_device import ChannelDevice, opened
 from device_runtime.process.control import search_path
 from device_runtime.process.core import Core
 from device_runtime.process.deaths import count_oom_kills, describe
+from device_runtime.process.limits import allow_descriptors
 from device_runtime.process.mapping import create
 from device_runtime.process.quick import Alarm
 from device_runtime.process.settled import settle
 from device_runtime.process.status import StatusPage
 
 _OPENING = 60  # seconds that loading a bitstream may take
+_NOFILE_PER_UNIT = 8  # channel, output, and memory, both ends of each while an owner is started
+_SPARE = 40  # descriptors of the device itself, and of what starts
 _MOST_STILLBORN = 5  # times in a row that an owner may end before it has done anything
 # Run by the fresh interpreter. Its first entry of sys.path, the current
 # directory, goes before anything is imported from there.
@@ -52,10 +55,10 @@ _BOOT = """
 import sys
 sys.path[:] = [entry for entry in sys.path if entry]
 import marshal, socket
-control = socket.socket(fileno=int(sys.argv[1]))
-sys.path[:] = marshal.loads(control.recv(1 << 17))
+orders = open(int(sys.argv[2]), "rb")
+sys.path[:] = marshal.load(orders)
 from device_runtime.fpga.owner import main
-main(control)
+main(socket.socket(fileno=int(sys.argv[1])), orders)
 """
 
 
@@ -65,6 +68,13 @@ class _Owner(NamedTuple):
     control: socket.socket
     process: subprocess.Popen[bytes]
     watch: int  # a descriptor that is readable when it has ended
+    hold: int  # a pipe's: it is ended when nobody has that any more
+
+    def close(self) -> None:
+        """Give back descriptors."""
+        self.control.close()
+        os.close(self.watch)
+        os.close(self.hold)
 
 
 class FpgaDevice(ChannelDevice, SharedDevice):
@@ -99,6 +109,12 @@ class FpgaDevice(ChannelDevice, SharedDevice):
                 self.batches = tuple([member.batch or 0 for member in members])
             self._units = max(self.names.values()) + 1
             self.memory = sum(bank.nbytes for bank in self.bitstream.banks if bank.used)
+            needed, allowed = allow_descriptors(_NOFILE_PER_UNIT * self._units + _SPARE)
+            if needed > allowed:
+                raise DeviceUnavailable(
+                    f"{self.address} has {self._units} units, and needs {needed} open files; this process "
+                    f"may have {allowed}: see `ulimit -Hn`, or ask for fewer with ?units="
+                )
             self._settled = settle()
             self._prepare(memory.bound())
             self._status_descriptor = self._own(create())
@@ -164,25 +180,54 @@ class FpgaDevice(ChannelDevice, SharedDevice):
             self._start_owner(since)
 
     def _start_owner(self, since: float | None) -> None:
-        cores = [
-            Core(unit, self._epoch, self._arena, partial(self._lines.connect, unit))
-            for unit in range(self._units)
-        ]
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            given = [theirs.fileno(), self._arena_descriptor, self._status_descriptor, self._file]
+        with ExitStack() as ours, ExitStack() as theirs:
+            cores = []
+            for unit in range(self._units):
+                core = Core(unit, self._epoch, self._arena, partial(self._lines.connect, unit))
+                ours.callback(core.close)
+                cores.append(core)
+            control, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.callback(control.close)
+            theirs.callback(end.close)
+            host, hold = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, host)
+            ours.callback(os.close, hold)
+            given = [end.fileno(), host, self._arena_descriptor, self._status_descriptor, self._file]
             given += [self._answers] if self.claim is None else [self._answers, self.claim.fileno()]
+            orders = os.memfd_create("offload-orders")
+            theirs.callback(os.close, orders)
+            with open(orders, "wb", closefd=False) as file:
+                marshal.dump(search_path(), file)
+                pickle.dump(self._order(cores, since, host, given), file)
+            os.lseek(orders, 0, os.SEEK_SET)
             process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno())],
+                [sys.executable, "-c", _BOOT, str(end.fileno()), str(orders)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[*given, *(number for core in cores for number in core.birthright)],
+                pass_fds=[*given, orders, *(number for core in cores for number in core.birthright)],
                 start_new_session=True,
             )
+            ours.callback(process.wait)
+            ours.callback(process.kill)
+            watch = os.pidfd_open(process.pid)
+            ours.callback(os.close, watch)
+            for core in cores:
+                core.give_away()
+            control.setblocking(False)
+            ours.pop_all()
+        self._owner = _Owner(control, process, watch, hold)
+        self._cores, self._ready, self._deaf, self._why = cores, False, False, ""
         for core in cores:
-            core.give_away()
             self._watch_core(core)
+        self._epoll.register(control, select.EPOLLIN)
+        self._epoll.register(watch, select.EPOLLIN)
+        self._limit.set(True)
+
+    def _order(
+        self, cores: Sequence[Core], since: float | None, host: int, given: Sequence[int]
+    ) -> dict[str, Any]:
+        """Return what an owner is told."""
         assert self.bitstream is not None
-        order = {
+        return {
             "seats": [core.birthright for core in cores],
             "config": self._config,
             "path": f"/proc/self/fd/{self._file}" if self._config.kind == "emu" else self._config.path,
@@ -192,16 +237,9 @@ class FpgaDevice(ChannelDevice, SharedDevice):
             "answers": self._answers,
             "since": since,
             "again": bool(self._unchecked),
-            "given": given,
+            "host": host,
+            "given": list(given),
         }
-        self._owner = _Owner(ours, process, os.pidfd_open(process.pid))
-        self._epoll.register(ours, select.EPOLLIN)
-        self._epoll.register(self._owner.watch, select.EPOLLIN)
-        self._cores, self._ready, self._deaf, self._why = cores, False, False, ""
-        self._limit.set(True)
-        ours.send(marshal.dumps(search_path()))
-        ours.send(pickle.dumps(order))
-        ours.setblocking(False)
 
     def _wait_until_loaded(self) -> None:
         """Wait for the owner's first word.
@@ -309,8 +347,7 @@ class FpgaDevice(ChannelDevice, SharedDevice):
 
     def _close_descriptors(self) -> None:
         if self._owner is not None:
-            self._owner.control.close()
-            os.close(self._owner.watch)
+            self._owner.close()
             self._owner = None
         if self.claim is not None:
             self.claim.close()
@@ -324,7 +361,6 @@ class FpgaDevice(ChannelDevice, SharedDevice):
         assert owner is not None
         self.losses += 1
         self._epoll.unregister(owner.watch)
-        os.close(owner.watch)
         code = owner.process.wait()
         before, self._oom_kills = self._oom_kills, count_oom_kills()
         why = self._why or describe(code, self._oom_kills - before)
@@ -345,7 +381,7 @@ class FpgaDevice(ChannelDevice, SharedDevice):
             served = own and self._status.arrived(core.unit)
             lost.append(Lost(core.unit, begun.get(core.unit), told, code, core.tail(), own, served))
             self._status.clear(core.unit)
-        owner.control.close()
+        owner.close()
         if self._leaving:
             self._leaving, self._cores = False, []
             self._events.append(Unloaded())

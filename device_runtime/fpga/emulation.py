@@ -89,16 +89,20 @@ class EmulatedBank:
         nbytes = max(1, dtype.itemsize * math.prod(shape))
         with self._lock:
             self._forget()
-            address = self.bank.base
+            address, largest = self.bank.base, 0
             for at in self._addresses:
                 if at - address >= _whole(nbytes):
                     break
+                largest = max(largest, at - address)
                 address = at + _whole(self._allocations[at].memory.nbytes)
-            if address + nbytes > self.bank.base + self.bank.nbytes:
-                taken = sum(_whole(one.memory.nbytes) for one in self._allocations.values())
+            end = self.bank.base + self.bank.nbytes
+            if address + nbytes > end:
+                free = self.bank.nbytes - sum(_whole(one.memory.nbytes) for one in self._allocations.values())
+                largest = max(largest, end - address)
                 raise DeviceMemoryError(
                     f"bank {self.bank.name} has no room for {nbytes:,} bytes: "
-                    f"{self.bank.nbytes - taken:,} of its {self.bank.nbytes:,} are free"
+                    f"{free:,} of its {self.bank.nbytes:,} are free"
+                    + (f", {largest:,} at most in one piece" if largest < free else "")
                 )
             made = Allocation(address, shape, dtype, np.full(nbytes, _UNWRITTEN, np.uint8))
             bisect.insort(self._addresses, address)
@@ -285,7 +289,7 @@ class EmulatedUnit:
             )
         found = self._pointed(place, argument, int.from_bytes(raw, "little"))
         what = f"unit {self.unit.name}: argument {argument.name}"
-        if found.direction in (IN, INOUT) and not found.buffer.written:
+        if found.direction in (IN, INOUT) and found.array.nbytes and not found.buffer.written:
             raise EmulationError(
                 f"{what} ({found.direction}) points to a buffer of bank {found.bank} that was never written, "
                 "neither by the host nor by a unit"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn, SupportsIndex, TypeVar
@@ -56,9 +57,21 @@ class InstanceDriver:
             bank = wired[0]
         elif bank not in wired:
             raise ValueError(f"the instance is wired to {', '.join(wired) or 'no bank'}, not to {bank}")
+        return self.allocate_in(bank, asked.shape, np.dtype(asked.dtype))
+
+    def allocate_in(
+        self, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any], waits: bool = False
+    ) -> Buffer:
+        """Return a buffer in a bank.
+
+        `waits`: this launch holds nothing, and where there is no room waits for others that do.
+        Raises DeviceMemoryError.
+        """
+        room = {one.name: one.nbytes for one in self._board.bitstream.banks}[bank]
         return self._take(
             (bank,),
-            partial(Buffer.allocate, self._board, bank, asked.shape, np.dtype(asked.dtype), self.meter),
+            partial(Buffer.allocate, self._board, bank, shape, dtype, self.meter),
+            (lambda: math.prod(shape) * dtype.itemsize <= room) if waits else None,
         )
 
     def _take(

@@ -6,10 +6,13 @@ It is a fresh interpreter, told what to be over a socket, and ends with it.
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import io
 import logging
 import os
 import pickle
+import select
+import signal
 import socket
 import sys
 import threading
@@ -17,11 +20,11 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple, NoReturn
 
 from device_runtime import context
 from device_runtime.context import Context, NoMesh
-from device_runtime.errors import DeviceError, MessageError
+from device_runtime.errors import DeviceError, MessageError, NotOnDevice
 from device_runtime.fpga.answers import Answers
 from device_runtime.fpga.boards import HUNG, open_board
 from device_runtime.fpga.instance import InstanceDriver
@@ -47,6 +50,7 @@ class Seat(NamedTuple):
     room: int
 
 
+_LONGEST = 4000  # characters of what is told of a unit, or of opening
 _NO_MESSAGES = "the units of an FPGA exchange no messages; launch on process cores for that"
 
 
@@ -60,6 +64,20 @@ class Owner(NamedTuple):
     again: bool  # they have to be checked first
     tell: Callable[[str, Any], None]  # tells the host something of a unit itself
     awake: set[int]  # the units whose threads do not sleep
+
+
+class _Over:
+    """Stand for the instance of a launch that has ended, in threads of its kernel that have not."""
+
+    meter = None
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NotOnDevice(
+            "the launch that this thread belongs to has ended: its instance may be another's now"
+        )
+
+
+_OVER = _Over()
 
 
 class UnitThread(threading.Thread):
@@ -86,6 +104,7 @@ class UnitThread(threading.Thread):
         self._pure = False  # what runs may be run again
         self._instance = instance
         self._entered = Entered(context.enter_thread)
+        self._context: Context | None = None  # of what runs
         self._runner = Runner(
             unit,
             owner.units,
@@ -100,7 +119,7 @@ class UnitThread(threading.Thread):
         if self._owner.again:
             why = self._instance.check()
             self._instance.meter.take()
-            self._owner.tell("unfit" if why else "fit", (self._unit, why))
+            self._owner.tell("unfit" if why else "fit", (self._unit, _cut(why)))
             if why:
                 return  # the host sends it nothing more
         self._instance.meter.loading = self._owner.loading
@@ -142,6 +161,8 @@ class UnitThread(threading.Thread):
         work = self._endpoint.work(shard, place.plan, args, more)
         outcome = work if isinstance(work, Outcome) else self._runner.run(work)
         del work, args, more
+        if self._context is not None:
+            self._context.instance, self._context = _OVER, None
         _Streams.mend()
         for stream in self.streams:
             stream.finish()
@@ -163,6 +184,7 @@ class UnitThread(threading.Thread):
 
     def _enter(self, entered: Context) -> Entered:
         entered.instance = self._instance
+        self._context = entered
         return self._entered(entered)
 
     def _begin(self, shard: ShardId, at: float) -> None:
@@ -234,9 +256,11 @@ def _core() -> int:
     return 0 if here is None else here.core
 
 
-def main(control: socket.socket) -> None:
+def main(control: socket.socket, orders: IO[bytes]) -> None:
     """Be the owner of a device until the host is gone."""
-    order = pickle.loads(control.recv(1 << 17))
+    order = pickle.load(orders)
+    orders.close()
+    _end_with_the_host(order["host"])
     for descriptor in order["given"]:
         os.set_inheritable(descriptor, False)  # what a kernel starts must not keep the card
     seats = [Seat(*seat) for seat in order["seats"]]
@@ -249,7 +273,10 @@ def main(control: socket.socket) -> None:
     try:
         instances = open_board(order["config"], order["path"], order["uuid"], Answers(order["answers"]))
     except BaseException as error:
-        _say(control, "failed", str(error) if isinstance(error, DeviceError) else repr(error))
+        told = str(error) if isinstance(error, DeviceError) else repr(error)
+        if sys.flags.optimize > 1:
+            told += " (PYTHONOPTIMIZE=2 leaves out docstrings, which pynq's parser needs)"
+        _say(control, "failed", _cut(told))
         os._exit(1)
     status = StatusPage(order["status"], len(seats))
     loading = 0.0 if order["since"] is None else time.monotonic() - order["since"]
@@ -267,6 +294,7 @@ def main(control: socket.socket) -> None:
     given: list[int] = order["given"]
     os.register_at_fork(before=_flush, after_in_child=partial(_leave, threads, forwarder, given))
     sys.modules["__main__"] = types.ModuleType("__main__")
+    _inherit()
     _say(control, "ready", None)
     for thread in threads:
         thread.start()
@@ -291,6 +319,42 @@ def _leave(threads: Sequence[UnitThread], forwarder: _UnitForwarder, given: list
     descriptors, given[:] = list(given), []  # once: a process that this one forks has no part in them
     for descriptor in descriptors:  # the owner's end would not be seen, nor would the card be free
         os.close(descriptor)
+
+
+def _inherit() -> None:
+    """Have threads that a kernel starts belong to its launch: they have its instance, and its streams."""
+    start = threading.Thread.start
+
+    def begin(thread: threading.Thread) -> None:
+        here = context.current()
+        if here is not None and thread.ident is None:
+            vars(thread)["run"] = partial(_within, here, thread, thread.run)
+        start(thread)
+
+    threading.Thread.start = begin  # type: ignore[method-assign, assignment]
+
+
+def _within(here: Context, thread: threading.Thread, run: Callable[[], None]) -> None:
+    vars(thread).pop("run", None)  # else it would be in a cycle
+    context.enter_thread(here)
+    run()
+
+
+def _end_with_the_host(its: int) -> None:
+    """Have the system end this process with the host, the one that may write to a pipe.
+
+    A kernel that never lets go of the interpreter's lock would keep every thread from hearing of that.
+    """
+    fcntl.fcntl(its, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(its, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(its, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    if select.select([its], [], [], 0)[0]:  # it has ended before
+        os._exit(0)
+
+
+def _cut(told: str) -> str:
+    """Return a text that is short enough for one record to the host."""
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]} ... ({len(told):,} characters)"
 
 
 def _say(control: socket.socket, word: str, told: Any) -> None:

@@ -133,13 +133,19 @@ def ports_header(kernel: KernelSpec, top: str, verilated: str) -> str:
     return "\n".join([*parts, f"using Memories = std::tuple<{memories}>;", ""])
 
 
+def _spelled(name: str) -> str:
+    """Return a signal's name as its source has it: Verilator writes what C++ does not take as `__05F`."""
+    return re.sub("__0([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), name)
+
+
 class _Module:
     """The signals of a module, in any case, as they are called in Verilator's header of it."""
 
     def __init__(self, what: str, verilated: str) -> None:
         self._what = what
         self._signals = {
-            name.lower(): (name, way.lower(), int(most) + 1) for way, name, most in _SIGNAL.findall(verilated)
+            _spelled(name).lower(): (name, way.lower(), int(most) + 1)
+            for way, name, most in _SIGNAL.findall(verilated)
         }
 
     def refuse(self, why: str) -> NoReturn:

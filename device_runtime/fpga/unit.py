@@ -98,8 +98,9 @@ class UnitDriver:
 
         A buffer stays where it is. An array is copied to the bank that its
         argument is wired to and, if it is writable and was changed on the
-        device, copied back. Raises what `run` raises, and DeviceError from a
-        kernel that runs on another instance.
+        device, copied back. Raises what `run` raises, DeviceError from a
+        kernel that runs on another instance, and ValueError for a read-only
+        array that comes out, where it is known that it does.
         """
         here = context.current()
         if here is not None and here.instance is not self.instance:
@@ -108,6 +109,14 @@ class UnitDriver:
                 f"{here.instance!r}: ask for offload.core.instance() in each launch"
             )
         args = self._in_order(args, named) if named else args
+        for argument, value, direction in zip(
+            self.spec.arguments, args, self._board.directions(self.spec.name)
+        ):
+            if direction in (OUT, INOUT) and isinstance(value, np.ndarray) and not value.flags.writeable:
+                raise ValueError(
+                    f"kernel {self.spec.name}: argument {argument.name} comes out of the circuit "
+                    f"({direction}), and is read-only, as what a kernel is given is: give a copy of it"
+                )
         came = [(args[place], found) for place, found in self.run(args).items()]
         # First: one array may stand for what goes in and what comes out.
         for value, found in [(old, new) for old, new in came if old.tobytes() != new.tobytes()]:

@@ -78,6 +78,9 @@ def pack(bitstream: Bitstream) -> bytes:
     return data
 
 
+_SPAN = 0x1000  # bytes of addresses between units that have no registers
+
+
 def with_units(bitstream: Bitstream, count: int) -> Bitstream:
     """Return the same circuit with so many units of each kernel, wired as those that there are, in turns.
 
@@ -88,15 +91,18 @@ def with_units(bitstream: Bitstream, count: int) -> Bitstream:
     for kernel in bitstream.kernels:
         units = list(kernel.units[:count])
         names = {unit.name for unit in units}
+        span = kernel.span or _SPAN
         while kernel.units and len(units) < count:
             like = kernel.units[len(units) % len(kernel.units)]
-            address = -(-address // kernel.span) * kernel.span
+            address = -(-address // span) * span
+            if address + span > 1 << 64:
+                refuse(f"there is no room for {count} units of {kernel.name}: a unit lies at {address:#x}")
             name = next(
                 name for n in itertools.count(len(units) + 1) if (name := f"{kernel.name}_{n}") not in names
             )
             names.add(name)
             units.append(like._replace(name=name, address=address))
-            address += kernel.span
+            address += span
         kernels.append(kernel._replace(units=tuple(units)))
     return bitstream._replace(kernels=tuple(kernels))
 

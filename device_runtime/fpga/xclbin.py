@@ -20,6 +20,17 @@ from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec,
 _STREAMS = (3, 9)
 _PROTOCOLS = ("ap_ctrl_hs", "ap_ctrl_chain", "ap_ctrl_none", "user_managed", "s_axilite")
 _KINDS = {"0": "scalar", "1": "pointer", "2": "pointer", "4": "stream"}  # by "addressQualifier"
+_ONCE = {  # sections that are read; of others a file may have several
+    axlf.CIRCUIT,
+    axlf.METADATA,
+    axlf.MEMORY,
+    axlf.CONNECTIVITY,
+    axlf.LAYOUT,
+    axlf.CLOCKS,
+    axlf.GROUP_MEMORY,
+    axlf.GROUP_CONNECTIVITY,
+}
+_PLACES = 5  # digits of an argument's number, more than there ever are
 _MOST = 1 << 16  # entries of a section, far more than there ever are
 _LARGEST = 1 << 31  # bytes of a file
 
@@ -115,7 +126,7 @@ def _sections(data: bytes, count: int) -> dict[int, bytes]:
     for kind, _, offset, size in axlf.SECTION.iter_unpack(data[axlf.SECTIONS : end]):
         if offset < end or offset + size > len(data):
             refuse(f"section {kind} lies outside of the file: {size:,} bytes from {offset:,} on")
-        if kind in found and kind != axlf.BUILD:
+        if kind in found and kind in _ONCE:
             refuse(f"it has section {kind} twice")
         found[kind] = data[offset : offset + size]
     return found
@@ -191,7 +202,10 @@ def _kernels(
         refuse("it has no metadata, and so tells nothing of its kernels")
     root = tree(metadata.rstrip(b"\0"), "its metadata")
     wires = _wires(sections, layout, banks)
-    found = [_kernel(element, layout, wires) for element in root.findall("platform/device/core/kernel")]
+    empty = {bank.name for bank in banks if not bank.nbytes} - {bank.name for bank in banks if bank.nbytes}
+    found = [
+        _kernel(element, layout, wires, empty) for element in root.findall("platform/device/core/kernel")
+    ]
     once([kernel.name for kernel in found], "kernel")
     units = [unit for kernel in found for unit in kernel.units]
     once([unit.name for unit in units], "unit")
@@ -200,7 +214,10 @@ def _kernels(
 
 
 def _kernel(
-    element: ElementTree.Element, layout: list[str], wires: dict[tuple[str, int], list[str]]
+    element: ElementTree.Element,
+    layout: list[str],
+    wires: dict[tuple[str, int], list[str]],
+    empty: set[str],
 ) -> KernelSpec:
     name = _attribute(element, "name", "a kernel")
     what = f"kernel {name}"
@@ -223,6 +240,10 @@ def _kernel(
         if layout and full not in layout:
             refuse(f"unit {unit} of {what} is not in the layout of the circuit")
         banks = tuple(tuple(wires.get((full, place), ())) for place in range(len(arguments)))
+        for argument, names in zip(arguments, banks, strict=True):
+            lacks = [one for one in names if argument.kind == "pointer" and one in empty]
+            if lacks:
+                refuse(f"argument {argument.name} of unit {unit} is wired to bank {lacks[0]}, of no bytes")
         units.append(Unit(unit, _number(remap, "base", f"unit {unit}"), banks))
     units.sort(key=lambda unit: unit.address)
     return KernelSpec(
@@ -238,8 +259,8 @@ def _arguments(element: ElementTree.Element, what: str) -> tuple[Argument, ...]:
             continue  # a part of an argument that has a register of its own
         name = _attribute(entry, "name", what)
         qualifier = entry.get("addressQualifier", "")
-        if qualifier not in _KINDS or not place.isdecimal():
-            refuse(f"{what}: argument {name} is number {place!r}, of kind {qualifier!r}")
+        if qualifier not in _KINDS or not (place.isascii() and place.isdecimal() and len(place) <= _PLACES):
+            refuse(f"{what}: argument {name} is number {place[:80]!r}, of kind {qualifier!r}")
         kind = _KINDS[qualifier]
         argument = Argument(
             name,

@@ -528,6 +528,32 @@ def test_a_full_bank_is_waited_for_where_launches_are_about_to_leave_it(
     waits.wait()
 
 
+def test_a_full_bank_is_waited_for_where_a_launch_of_other_arrays_is_about_to_leave_it(
+    fpga: of.Session, gate: Gate
+) -> None:
+    @offload(target=0)
+    def busy() -> None:
+        held = instance().empty(200_000, "float32", "HBM0")
+        gate.pass_through()
+        del held
+
+    waits = busy.launch()
+    gate.wait()
+    made: list[Any] = []
+    thread = threading.Thread(target=lambda: made.append(fpga.empty(200_000, "float32", "HBM0")))
+    thread.start()
+    gate.let_on()
+    thread.join()
+    waits.wait()
+    assert made[0].nbytes == 800_000
+
+
+def test_an_array_of_nothing_is_read(fpga: of.Session) -> None:
+    nothing, out = fpga.empty(0, "float32", "HBM0"), np.zeros(N, "float32")
+    vadd(nothing, nothing, out, 0, target="vadd_1")
+    assert held(nothing).tolist() == []
+
+
 def test_who_waits_for_room_in_the_queue_holds_up_nobody_else(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

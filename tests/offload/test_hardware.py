@@ -52,6 +52,15 @@ def test_a_call_fills_the_callers_array_and_gives_it(device: str) -> None:
     assert given is out and out.tolist() == [5, 7, 9]
 
 
+def test_an_executor_takes_no_hardware_kernel() -> None:
+    with of.Executor(device="inline") as executor:
+        told = r"add is a hardware kernel, .* kernel.launch\(...\).future\(\)"
+        with pytest.raises(TypeError, match=told):
+            executor.submit(add, floats(1), floats(1), np.empty(1, "float32"), 1)
+        with pytest.raises(TypeError, match=told):
+            executor.map(add, [floats(1)], [floats(1)], [np.empty(1, "float32")], [1], chunksize=2)
+
+
 def test_arguments_by_name(device: str) -> None:
     out = np.empty(2, "float32")
     add(b=floats(1, 2), n=2, a=floats(3, 4), out=out)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitstreams import address, written
+from bitstreams import address, on_cards, written
 from hardware_kernels import add, bitstream, split
 
 import offload as of
@@ -294,6 +294,81 @@ def test_a_kernel_with_a_name_that_something_else_has(tmp_path: Path, name: str)
 
     with of.connect(address(f"emu:{Xclbin([add]).write(tmp_path / 'a.xclbin')}")):
         assert driver(target=0)[0].tolist() == [3 + (name != "array")] * 2
+
+
+def test_threads_of_a_driver_have_its_instance(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A hardware kernel runs the circuit there, too, and what they print is the unit's."""
+
+    def circuit(out: Any, a: Any, n: int) -> None:
+        out[:n] = 3 * a[:n]
+
+    @offload
+    def drive() -> Any:
+        from concurrent.futures import ThreadPoolExecutor
+
+        def call(n: int) -> tuple[list[float], bool]:
+            sys.stdout.write("printed in a thread\n")
+            return double(np.empty(1, "float32"), floats(n), 1)[0].tolist(), instance().double is not None
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(call, range(4)))
+
+    made = Xclbin([double], units=2, models={"double": circuit}).write(tmp_path / "a.xclbin")
+    with of.connect(address(f"emu:{made}")):
+        assert drive(target=1) == [[([3.0 * n], True) for n in range(4)]]
+    assert capfd.readouterr().out == "[core 1] printed in a thread\n" * 4
+
+
+def test_a_thread_that_outlives_its_launch_has_no_instance(doubling: of.Session) -> None:
+    @offload(target=0)
+    def start() -> None:
+        go, told = threading.Event(), []  # type: ignore[var-annotated]
+
+        def late() -> None:
+            go.wait()
+            for call in (lambda: instance().units, lambda: double(np.empty(1, "float32"), floats(1), 1)):
+                try:
+                    call()
+                except Exception as error:
+                    told.append(f"{type(error).__name__}: {error}")
+
+        thread = threading.Thread(target=late)
+        thread.start()
+        sys.modules["outlives"] = (go, thread, told)  # type: ignore[assignment]
+
+    @offload(target=0)
+    def end() -> Any:
+        go, thread, told = sys.modules.pop("outlives")  # type: ignore[misc]
+        go.set()
+        thread.join()
+        return told
+
+    start()
+    (told,) = end()
+    assert [one.split(":")[0] for one in told] == ["NotOnDevice"] * 2
+    assert "the launch that this thread belongs to has ended" in told[0]
+
+
+def test_a_driver_gives_what_it_was_given_for_what_comes_out(doubling: of.Session) -> None:
+    """It is read-only, and so what came out would be lost."""
+    if on_cards():
+        pytest.skip("which way an argument goes is not known there")
+
+    @offload(target=0)
+    def drive(out: Any) -> None:
+        instance().double(out, floats(1), 1)
+
+    with pytest.raises(
+        ValueError, match=r"double: argument out comes out of the circuit \(Out\), and is read-only"
+    ):
+        drive(floats(0))
+
+
+def test_banks_of_the_same_addresses(tmp_path: Path) -> None:
+    made = Xclbin([double], banks=["HP0", "HP1"], wiring={"double.out": "HP1"}).bitstream
+    path = written(tmp_path, made._replace(banks=tuple(bank._replace(base=0) for bank in made.banks)))
+    with of.connect(address(f"emu:{path}")):
+        assert double(np.empty(2, "float32"), floats(1, 2), 2)[0].tolist() == [2, 4]
 
 
 def test_a_driver_gives_one_array_for_what_goes_in_and_comes_out(tmp_path: Path) -> None:

@@ -82,3 +82,11 @@ def test_one_that_is_only_read() -> None:
         array[0] = 1
     with pytest.raises(ValueError, match="read-only"):
         array += 1
+
+
+def test_where_a_mask_says() -> None:
+    array, mask = (bounded(np.array(one), "a") for one in ([1.0, 2.0, 4.0], [True, False, True]))
+    out = bounded(np.zeros(3), "out")
+    assert np.add(array, 1, out=out, where=mask) is out
+    assert out.tolist() == [2, 0, 5]
+    assert np.sum(array, where=mask) == 5

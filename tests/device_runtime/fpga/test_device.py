@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import enum
+import errno
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bitstreams import address, on_cards
+from bitstreams import address, on_cards, written
+from gates import Gate
 from hardware_kernels import add, bitstream, scale
+from programs import Program
 
 import offload as of
 from device_runtime.fpga.writing import pack
@@ -400,6 +405,107 @@ def test_a_bus_that_fails(connected: Any) -> None:
     with pytest.raises(of.DeviceError, match=told):
         added(1, 2)
     assert added(1, 2) == [2, 4], "the device was set up anew"
+
+
+@needs_pynq
+def test_what_is_told_of_a_unit_may_be_long(connected: Any, here: Path) -> None:
+    """Who waits for it is told that it is gone, with as much of that as helps."""
+
+    mark = str(here / "mark")
+
+    def model(a: Any, b: Any, out: Any, n: int) -> None:
+        import os
+
+        if os.path.exists(mark):
+            raise ValueError("x" * 100_000)
+        out[:n] = a[:n] + b[:n]
+
+    connected(Xclbin([add], models={"vadd": model}))
+    assert added(1) == [2]
+    Path(mark).touch()
+    with pytest.raises(of.WorkerDied):
+        offload(os._exit, target=0)(3)
+    with pytest.raises(of.NoUnitsError, match=r"vadd_1 fails: .*ValueError.*x \.\.\. \(100,\d* characters\)"):
+        added(1)
+
+
+@needs_pynq
+def test_registers_that_lie_far_apart(connected: Any, here: Path) -> None:
+    made = Xclbin([add], faults={"vadd_1": Fault("hang")}).bitstream
+    (kernel,) = made.kernels
+    far = kernel.arguments[3]._replace(offset=0xFFF0)
+    made = made._replace(kernels=(kernel._replace(arguments=(*kernel.arguments[:3], far)),))
+    written(here, made)
+    of.connect(address("emu:test.xclbin?timeout=0.2"))
+    with pytest.raises(of.DeviceError, match=r"from 0x0 on: 0.* 00000000, from 0xfff0 on: 00000002$"):
+        added(1, 2)
+
+
+@needs_pynq
+def test_what_an_owner_is_told_may_be_long(connected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path, *(f"/nowhere/{n:0200}" for n in range(2000))])
+    connected(Xclbin([add], units=2))
+    assert added(1) == [2]
+
+
+@needs_pynq
+def test_warnings_of_the_driver_are_no_errors(connected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    connected(Xclbin([add]))
+    assert added(1) == [2]
+
+
+def test_more_units_than_files_may_be_open(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device_runtime.fpga.device.allow_descriptors", lambda more: (more, 100))
+    Xclbin([add], units=64).write("test.xclbin")
+    with pytest.raises(
+        of.DeviceUnavailable, match=r"has 64 units, and needs 552 open files; .* may have 100"
+    ):
+        of.connect("emu:test.xclbin")
+
+
+def test_a_device_that_cannot_be_started_keeps_nothing_open(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    Xclbin([add], units=8).write("test.xclbin")
+    with pytest.raises(of.OptionError):
+        of.connect("emu:test.xclbin?units=0")  # what is loaded the first time, is
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr("subprocess.Popen", refused)
+    with pytest.raises(of.DeviceUnavailable, match="Resource temporarily unavailable"):
+        of.connect("emu:test.xclbin")
+    assert os.listdir("/proc/self/fd") == before
+
+
+@needs_pynq
+def test_an_owner_ends_with_its_host_whatever_it_runs(program: Callable[..., Program], here: Path) -> None:
+    """Also where a kernel never lets others have the interpreter: the card is free, and nothing is left."""
+    if on_cards():
+        pytest.skip("it is the emulated one")
+    path, gate = Xclbin([add]).write(here / "test.xclbin"), Gate.make(here / "gate")
+    script = program(
+        "-c",
+        f"""if True:
+        import offload as of
+        from offload import offload
+
+        @offload(target=0)
+        def spin():
+            with open({gate.here!r}, "w"):
+                pass
+            sum(range(10**13))
+
+        of.connect("emu:{path}?device=11")
+        spin()
+        """,
+    )
+    gate.wait()
+    os.kill(script.number, signal.SIGKILL)
+    with of.connect("emu:test.xclbin?device=11&wait=60"):
+        assert added(1) == [2]
 
 
 @needs_pynq

@@ -208,6 +208,20 @@ def test_a_bank_gives_the_first_place_that_is_large_enough() -> None:
     assert bank.allocate((49_152,), np.dtype("u1")).address == 20480
 
 
+def test_a_bank_in_pieces_says_so() -> None:
+    bank = banks()["A"]
+    made = [bank.allocate((16384,), np.dtype("u1")) for _ in range(4)]
+    for one in made[::2]:
+        bank.free(one.address)
+    with pytest.raises(
+        DeviceMemoryError, match=r"32,768 of its 65,536 are free, 16,384 at most in one piece$"
+    ):
+        bank.allocate((16385,), np.dtype("u1"))
+    bank.free(made[1].address)
+    with pytest.raises(DeviceMemoryError, match=r"49,152 of its 65,536 are free$"):
+        bank.allocate((49153,), np.dtype("u1"))
+
+
 def test_what_lies_where() -> None:
     bank = EmulatedBank(Bank("A", "HBM", 4096, 65536))
     made = bank.allocate((100,), np.dtype("u1"))

@@ -420,7 +420,7 @@ def test_units_with_a_port_for_each_way_agree_with_numpy(
     connected: Callable[..., None], tmp_path: Path
 ) -> None:
     """A wide one that reads and one that writes, in different banks; what is wide ends within a beat."""
-    ways = [(f"m_axi_gmem_{signal}", f"m_axi_in_{signal}") for signal in ("ar", "r")]
+    ways = [(f"m_axi_gmem_{signal}", f"m_axi__in_{signal}") for signal in ("ar", "r")]
     ways += [(f"m_axi_gmem_{signal}", f"m_axi_out_{signal}") for signal in ("aw", "w", "b")]
     path = tmp_path / "constants.vh"
     path.write_text("localparam IDLE = 0;\n")
@@ -432,7 +432,7 @@ def test_units_with_a_port_for_each_way_agree_with_numpy(
         ("localparam IDLE = 0,", '`include "constants.vh"\nlocalparam'),
     )
     wide.sources[path.name] = path.read_text()
-    wide.ports = {"a": "m_axi_in", "b": "m_axi_in", "out": "m_axi_out"}
+    wide.ports = {"a": "m_axi__in", "b": "m_axi__in", "out": "m_axi_out"}
     connected(
         Xclbin([vadd], units=2, banks=["HBM0", "HBM1"], wiring={"vadd.out": "HBM1"}, models={"vadd": wide})
     )

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from device_runtime.errors import BitstreamError, DeviceUnavailable
+from device_runtime.fpga import axlf
 from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
-from device_runtime.fpga.writing import pack
+from device_runtime.fpga.writing import _file, pack, with_units
 from device_runtime.fpga.xclbin import parse, read
 
 VADD = (
@@ -45,6 +46,13 @@ EXAMPLE = Bitstream(
 FILE = pack(EXAMPLE)
 
 
+def relabelled(number: str) -> bytes:
+    """Return the example's file with another number for its second argument."""
+    metadata = FILE[FILE.index(b"<?xml") : FILE.rindex(b">") + 1]
+    changed = metadata.replace(b'id="1"', f'id="{number}"'.encode(), 1)
+    return _file(parse(FILE), [(axlf.METADATA, changed)])
+
+
 def edited(**changes: Any) -> Bitstream:
     """Return the example with other arguments, units or the like of its first kernel."""
     return EXAMPLE._replace(kernels=(EXAMPLE.kernels[0]._replace(**changes), *EXAMPLE.kernels[1:]))
@@ -58,6 +66,33 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
     assert read(tmp_path / "example.xclbin") == EXAMPLE
     assert len(FILE) < 8192
+
+
+def test_banks_that_no_argument_of_a_kernel_reaches_may_be_of_any_kind() -> None:
+    banks = tuple(Bank(kind.replace(" ", ""), kind, 0, 0, False) for kind in axlf.BANK_KINDS)
+    made = EXAMPLE._replace(banks=EXAMPLE.banks + banks)
+    assert parse(pack(made)) == made
+    assert {"Host", "PS"} <= {bank.kind for bank in made.banks}
+
+
+def test_of_a_section_that_is_not_read_there_may_be_several() -> None:
+    metadata = FILE[FILE.index(b"<?xml") : FILE.rindex(b">") + 1]
+    kernels = [axlf.METADATA, axlf.MEMORY, axlf.LAYOUT]
+    assert parse(_file(EXAMPLE, [(24, b"one"), (24, b"two"), (axlf.METADATA, metadata)])).uuid == EXAMPLE.uuid
+    for kind in kernels:
+        with pytest.raises(BitstreamError, match=f"section {kind} twice"):
+            parse(_file(EXAMPLE, [(kind, metadata), (kind, metadata)]))
+
+
+def test_units_of_a_kernel_that_has_no_registers() -> None:
+    made = with_units(edited(span=0, arguments=()), 5)
+    assert len({unit.address for unit in made.kernels[0].units}) == 5
+
+
+def test_more_units_than_there_are_addresses_for() -> None:
+    last = vadd(1, "HBM[0]")._replace(address=(1 << 64) - 0x20000)
+    with pytest.raises(BitstreamError, match="no room for 5 units of vadd"):
+        with_units(edited(units=(last,)), 5)
 
 
 def test_a_bitstream_may_have_next_to_nothing() -> None:
@@ -135,6 +170,8 @@ def test_an_error_names_the_file_and_is_one_of_a_device(tmp_path: Path) -> None:
         (FILE.replace(b'name="emulated">', b'name=""><!ENTITY'), "defines entities"),
         (FILE.replace(b'id="1"', b'id="7"', 1), r"arguments are numbered \[0, 2, 3, 7\]"),
         (FILE.replace(b'id="1"', b'id="0"', 1), "a and b are both its argument 0"),
+        (relabelled("0" * 5000), "argument b is number '0000"),
+        (relabelled("\N{ARABIC-INDIC DIGIT ONE}"), "argument b is number"),
         (FILE.replace(b'name="b"', b'name="a"', 1), "two of the same argument of kernel vadd: a"),
         (FILE.replace(b'offset="0x1c"', b'offset="0x14"', 1), "a and b share a register"),
         (
@@ -171,6 +208,14 @@ def test_what_is_damaged_is_refused(data: bytes, told: str) -> None:
         (edited(units=(vadd(1, "HBM[0]"),) * 2), "two of the same unit"),
         (edited(span=0x30), "the registers of n are outside"),
         (EXAMPLE._replace(banks=(Bank("HBM[0]", "HBM", 0, 1000),)), "wired to bank"),
+        (
+            EXAMPLE._replace(banks=(*EXAMPLE.banks[:2], Bank("HBM[2]", "HBM", 0, 0))),
+            r"argument x of unit scale_1 is wired to bank HBM\[2\], of no bytes",
+        ),
+        (
+            EXAMPLE._replace(banks=(*EXAMPLE.banks[:2], Bank("HBM[2]", "AXI Stream", 0, 0))),
+            r"argument x of unit scale_1 is wired to bank HBM\[2\], of no bytes",
+        ),
         (Bitstream(bytes(16), "", (Bank("DDR", "DDR4", 0, 1000),), ()), "cannot be said"),
         (Bitstream(bytes(16), "", (Bank("D" * 16, "DDR4", 0, 1024),), ()), "at most 15 characters"),
         (
