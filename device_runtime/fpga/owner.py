@@ -71,6 +71,9 @@ class _Over:
 
     meter = None
 
+    def __repr__(self) -> str:
+        return "none, as its launch has ended"
+
     def __getattr__(self, name: str) -> NoReturn:
         raise NotOnDevice(
             "the launch that this thread belongs to has ended: its instance may be another's now"
@@ -348,7 +351,9 @@ def _end_with_the_host(its: int) -> None:
     fcntl.fcntl(its, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(its, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(its, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    if select.select([its], [], [], 0)[0]:  # it has ended before
+    poll = select.poll()
+    poll.register(its, 0)
+    if poll.poll(0):  # it has ended before
         os._exit(0)
 
 
