@@ -310,7 +310,7 @@ def test_threads_of_a_driver_have_its_instance(tmp_path: Path, capfd: pytest.Cap
             sys.stdout.write("printed in a thread\n")
             return double(np.empty(1, "float32"), floats(n), 1)[0].tolist(), instance().double is not None
 
-        with ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(1) as threads:
             return list(threads.map(call, range(4)))
 
     made = Xclbin([double], units=2, models={"double": circuit}).write(tmp_path / "a.xclbin")

@@ -192,7 +192,7 @@ class Library:
         if nbytes == 0 or offset + nbytes > found.nbytes or direction not in (_TO_DEVICE, _FROM_DEVICE):
             return _WRONG
         move = card.device.flush if direction == _TO_DEVICE else card.device.invalidate
-        move(found.device.device_address, offset, found.host + offset, nbytes)
+        move(found.device.bo, offset, found.host + offset, nbytes)
         return 0
 
     def xclFreeBO(self, handle: Any, number: int) -> None:
