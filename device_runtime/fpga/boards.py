@@ -206,4 +206,7 @@ def open_board(config: Config, path: str, uuid: bytes, answers: Answers) -> list
     driven = [
         [UnitDriver(made, spec, unit, habits[spec.name], answers) for spec, unit in group] for group in groups
     ]
-    return [InstanceDriver(made, drivers, kept, room, share) for drivers, share in zip(driven, shares, strict=True)]
+    return [
+        InstanceDriver(made, drivers, kept, room, share)
+        for drivers, share in zip(driven, shares, strict=True)
+    ]

@@ -381,6 +381,37 @@ def test_a_kernels_own_error_is_raised(device: str) -> None:
         split(np.arange(5, dtype="int32"), np.empty(2, "int32"), np.empty(9, "int32"))
 
 
+def added(function: Any) -> Any:
+    """Return what a function of two arrays gives, as a kernel for the device that is connected."""
+    function.__annotations__ = {"a": In("float32"), "b": In("float32"), "out": Out("float32"), "n": int}
+    return offload(kernel="vadd", retries=0)(function)(floats(1, 2), floats(3, 4), np.zeros(2, "float32"), 2)[
+        0
+    ]
+
+
+def test_a_function_that_returns_its_value_is_told_to_write_it(device: str) -> None:
+    told = r"kernel vadd: the function returns a value .*ndarray.*, .* write to the arrays that come out"
+    with pytest.raises(TypeError, match=told):
+        added(lambda a, b, out, n: a + b)
+    with pytest.raises(TypeError, match=told):
+        added(lambda a, b, out, n: (out, a + b))
+
+
+def test_a_function_may_return_what_it_has_written_to(device: str) -> None:
+    """As functions of NumPy's do."""
+    assert added(lambda a, b, out, n: np.add(a, b, out=out)).tolist() == [4, 6]
+    assert added(lambda a, b, out, n: (np.add(a, b, out=out), out)).tolist() == [4, 6]
+
+
+def test_what_a_function_leaves_unwritten_shows(device: str) -> None:
+    @offload(kernel="vadd")
+    def rebinds(a: In("float32"), b: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+        out = a + b
+
+    assert np.isnan(rebinds(floats(1), floats(2), np.zeros(1, "float32"), 1)[0]).all()
+    assert np.isnan(add(floats(1, 2), floats(3, 4), np.zeros(2, "float32"), 1)[0]).tolist() == [False, True]
+
+
 def test_a_single_kernel(device: str) -> None:
     @offload_single(kernel="vadd")
     def vadd(a: In, b: In, out: Out, n: int) -> None:

@@ -128,6 +128,12 @@ def test_what_the_emulated_device_gets() -> None:
     assert (found.faults, found.timing) == ({"vadd_1": fault}, timing)
 
 
+def test_a_model_that_returns_its_value_is_told_to_write_it() -> None:
+    model = load(Xclbin([add], models={"vadd": lambda a, b, out, n: a + b}).bitstream.circuit).models["vadd"]
+    with pytest.raises(TypeError, match="kernel vadd: the function returns a value"):
+        model(np.ones(2), np.ones(2), np.ones(2), 2)  # type: ignore[operator]
+
+
 KERNELS = """
 from offload import In, Out, offload
 
