@@ -63,7 +63,7 @@ def stand_in_for_zynq(environment: pytest.MonkeyPatch) -> None:
 
 
 def need_pynq() -> None:
-    """Skip a test where there is no pynq; it is not imported, which with cards that are stood in for fails here."""
+    """Skip a test where there is no pynq; it is not imported: with cards that are stood in for that fails."""
     if importlib.util.find_spec("pynq") is None:
         pytest.skip("there is no pynq")
 

@@ -406,7 +406,7 @@ def test_a_function_may_return_what_it_has_written_to(device: str) -> None:
 def test_what_a_function_leaves_unwritten_shows(device: str) -> None:
     @offload(kernel="vadd")
     def rebinds(a: In("float32"), b: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
-        out = a + b
+        out = a + b  # noqa: F841
 
     assert np.isnan(rebinds(floats(1), floats(2), np.zeros(1, "float32"), 1)[0]).all()
     assert np.isnan(add(floats(1, 2), floats(3, 4), np.zeros(2, "float32"), 1)[0]).tolist() == [False, True]
