@@ -152,7 +152,7 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
     for parameter, value in zip(taken.parameters, args, strict=True):
         if isinstance(value, Blank):
             value = value.made()
-        elif parameter.direction == "InOut":
+        elif parameter.direction in ("Out", "InOut"):
             value = value.copy()
         elif parameter.direction is None:
             value = _number(taken, parameter, value)

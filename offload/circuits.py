@@ -334,6 +334,6 @@ def _travels(parameter: Parameter, value: Any) -> Any:
     """Return what goes to the unit in the place of an argument."""
     if isinstance(value, BankArray):
         return value.kept
-    if isinstance(value, HostArray):
-        value = value.array if parameter.direction == OUT else value.read()
+    if isinstance(value, HostArray):  # what a kernel leaves unwritten of one stays
+        return value.array if parameter.direction == OUT else value.read()
     return Blank(value.shape, value.dtype.str) if parameter.direction == OUT else value

@@ -61,7 +61,10 @@ class In(Direction):
 
 
 class Out(Direction):
-    """An array that the kernel writes: all of it is replaced when the launch's value is taken."""
+    """An array that the kernel writes: it is filled when the launch's value is taken.
+
+    What the kernel leaves unwritten holds anything then; of an array on the device, what it held before.
+    """
 
     name = OUT
 

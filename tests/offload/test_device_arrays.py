@@ -100,6 +100,14 @@ def test_kernels_take_it_in_the_place_of_a_numpy_array(device: of.Session) -> No
     assert np.array_equal(out, floats() + floats(5))
 
 
+def test_what_a_kernel_leaves_unwritten_is_what_was_there(device: of.Session) -> None:
+    a, out = floats(), device.array(np.full(N, 7, "float32"))
+
+    vadd(a, a, out, 10)
+
+    assert held(out).tolist() == [*range(0, 20, 2), *[7] * (N - 10)]
+
+
 def test_numpy_arrays_and_those_on_the_device_in_one_launch(device: of.Session) -> None:
     a, x, y = floats(), np.empty(N, "float32"), device.empty(N, "float32")
 
