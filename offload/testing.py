@@ -66,7 +66,8 @@ class Xclbin:
     names of memory banks to their bytes (an int, or as "256M"), or is a list of
     names, of 1 GiB each. `wiring` maps arguments, as "vadd.out" for all units of
     a kernel or "vadd_2.out" for one, to the bank their port is wired to, or
-    several; all others are wired to the first bank. `clock` is in MHz. `faults`
+    several; all others are wired to the bank that their kernel names, as in
+    `In(bank="HBM1")`, else to the first. `clock` is in MHz. `faults`
     says of units what goes wrong in them, and `timing` what predictions of how
     long a circuit would take stand on. `models` maps kernels to what stands in
     the place of their circuit where that is not their own function: another
@@ -130,7 +131,10 @@ class Xclbin:
             made = []
             for n in range(counts.get(name, 1)):
                 unit = f"{name}_{n + 1}"
-                wired = tuple(self._wired(name, unit, argument, used) for argument in arguments)
+                wired = tuple(
+                    self._wired(name, unit, argument, parameter.bank, used)
+                    for argument, parameter in zip(arguments, kernel._body.interface.parameters, strict=True)
+                )
                 made.append(Unit(unit, address, wired))
                 address += _SPAN
             specs.append(KernelSpec(name, "ap_ctrl_hs", arguments, tuple(made), _SPAN))
@@ -179,14 +183,27 @@ class Xclbin:
         Path(path).write_bytes(pack(self.bitstream))
         return Path(path)
 
-    def _wired(self, kernel: str, unit: str, argument: Argument, used: set[str]) -> tuple[str, ...]:
+    def _wired(
+        self, kernel: str, unit: str, argument: Argument, bank: str | None, used: set[str]
+    ) -> tuple[str, ...]:
+        """Return the banks of a unit's argument, whose kernel may name one."""
         if argument.kind == "scalar":
             return ()
-        for name in (f"{unit}.{argument.name}", f"{kernel}.{argument.name}"):
-            used.add(name)
-            if name in self._wiring:
-                return self._wiring[name]
-        return (self._banks[0].name,)
+        names = f"{unit}.{argument.name}", f"{kernel}.{argument.name}"
+        used.update(names)
+        known = [one.name for one in self._banks]
+        if bank is not None and bank not in known:
+            raise OptionError(
+                f"Xclbin: {names[0]} is to be in bank {bank!r}; there is {', '.join(known)}, by banks="
+            )
+        found = next((self._wiring[name] for name in names if name in self._wiring), None)
+        if found is None:
+            return (bank or known[0],)
+        if bank is not None and bank not in found:
+            raise OptionError(
+                f"Xclbin: {names[0]} is wired to {', '.join(found)}, and its kernel says bank={bank!r}"
+            )
+        return found
 
     def _checked(self, timing: TimingModel, kernels: Sequence[str]) -> TimingModel:
         if not isinstance(timing, TimingModel):

@@ -64,6 +64,25 @@ def test_wiring_of_a_kernel_and_of_a_unit() -> None:
     ]
 
 
+@offload(kernel="banked")
+def banked(a: In("float32", bank="HBM1"), out: Out("float32")) -> None:  # type: ignore[valid-type]
+    out[:] = a
+
+
+def test_an_argument_is_wired_to_the_bank_that_its_kernel_names() -> None:
+    def wired(**wiring: Any) -> Any:
+        given = {name.replace("__", "."): to for name, to in wiring.items()}
+        made = Xclbin([banked], units=2, banks=["HBM0", "HBM1"], wiring=given)
+        return [unit.banks for unit in made.bitstream.kernels[0].units]
+
+    assert wired() == [(("HBM1",), ("HBM0",))] * 2
+    assert wired(banked_2__a=["HBM0", "HBM1"]) == [(("HBM1",), ("HBM0",)), (("HBM0", "HBM1"), ("HBM0",))]
+    with pytest.raises(of.OptionError, match=r"banked_2\.a is wired to HBM0, and its kernel says bank='HBM1'"):
+        wired(banked_2__a="HBM0")
+    with pytest.raises(of.OptionError, match=r"banked_1\.a is to be in bank 'HBM1'; there is DDR0"):
+        Xclbin([banked])
+
+
 def test_another_body_is_another_bitstream() -> None:
     def kernel(body: Any) -> Any:
         @offload(kernel="k")
