@@ -430,6 +430,63 @@ def test_a_fixed_shape(device: str) -> None:
         vadd(floats(1, 2), floats(1, 2, 3), np.empty(2, "float32"), 2)
 
 
+number = np.int32
+
+
+def typed(number: Any, dtype: str) -> Any:
+    @offload(kernel="typed", device="inline:1")
+    def kernel(out: Out(dtype), n: number) -> None:  # type: ignore[valid-type]
+        out[:] = n
+
+    return kernel
+
+
+def test_annotations_name_what_is_local_where_the_kernel_is_made() -> None:
+    """Those of this file are texts, which Python does not look up among locals by itself."""
+    given = typed(np.float64, "float64")
+    assert given(np.zeros(1), 0.1)[0].tolist() == [0.1]
+    assert given._body.interface.parameters[1].dtype == "float64", "and not the type that is global"
+
+    class Mine:
+        dtype = "float32"
+
+        @offload(kernel="typed", device="inline:1")
+        def kernel(out: Out(dtype), n: number) -> None:  # type: ignore[valid-type, misc, name-defined]
+            out[:] = n
+
+    assert [one.dtype for one in Mine.kernel._body.interface.parameters] == ["<f4", "int32"]  # type: ignore[attr-defined]
+
+
+def test_annotations_name_what_a_function_around_the_kernel_has() -> None:
+    def made(kind: Any) -> Any:
+        def function(x: Out("float64"), n: kind) -> None:  # type: ignore[valid-type]
+            x[:] = n + kind(0)
+
+        return function
+
+    def lost(kind: Any) -> Any:
+        def function(x: Out("float64"), n: kind) -> None:  # type: ignore[valid-type]
+            x[:] = n
+
+        return function
+
+    def around(kind: Any) -> Any:
+        def within() -> Any:
+            @offload(kernel="typed")
+            def kernel(n: kind) -> None:  # type: ignore[valid-type]
+                pass
+
+            return kernel
+
+        return within()
+
+    assert offload(kernel="typed")(made(np.int8))._body.interface.parameters[1].dtype == "int8"
+    assert around(np.int8)._body.interface.parameters[0].dtype == "int8"
+    told = "name 'kind' is not defined.*: name what is known in the kernel's module, or where it is decorated"
+    with pytest.raises(of.KernelTypeError, match=told):
+        offload(kernel="typed")(lost(np.int8))
+
+
 @pytest.mark.parametrize(
     ("function", "told"),
     [

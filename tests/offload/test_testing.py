@@ -77,7 +77,9 @@ def test_an_argument_is_wired_to_the_bank_that_its_kernel_names() -> None:
 
     assert wired() == [(("HBM1",), ("HBM0",))] * 2
     assert wired(banked_2__a=["HBM0", "HBM1"]) == [(("HBM1",), ("HBM0",)), (("HBM0", "HBM1"), ("HBM0",))]
-    with pytest.raises(of.OptionError, match=r"banked_2\.a is wired to HBM0, and its kernel says bank='HBM1'"):
+    with pytest.raises(
+        of.OptionError, match=r"banked_2\.a is wired to HBM0, and its kernel says bank='HBM1'"
+    ):
         wired(banked_2__a="HBM0")
     with pytest.raises(of.OptionError, match=r"banked_1\.a is to be in bank 'HBM1'; there is DDR0"):
         Xclbin([banked])
