@@ -4,7 +4,7 @@ bitstream = "fwi.xclbin"                # from the folder of this file
 
 [[instances]]
 units = ["dotprod_1", "update_1"]
-banks = { "update.K" = "HBM3" }         # of those that the argument's port is wired to; "update_1.K" is one unit's
+banks = { "update.K" = "HBM3" }         # of those that its port is wired to; "update_1.K" is that of one unit
 batch = 500                             # how much of a data set is its share
 """
 
