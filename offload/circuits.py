@@ -227,6 +227,12 @@ class HardwareBody(Body):
         if isinstance(value, Handle) and parameter.direction == IN:
             if not value._bare:
                 raise TypeError(f"{what} is an array, and this handle gives a list: launch that on one unit")
+            gives = _outs_of(value)
+            if gives != 1:
+                raise TypeError(
+                    f"{what} is an array, and this handle gives {gives or 'none'}: "
+                    + ("give handle.result()[0]" if gives else "give one of a launch that does")
+                )
             return  # what it gives is looked at where it runs
         if not isinstance(value, (np.ndarray, DeviceArray)):
             raise TypeError(f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}")
@@ -320,6 +326,13 @@ def _check_bank(what: str, array: BankArray, place: int, units: Mapping[int, Uni
                 + ", ".join(unit.banks[place])
                 + (f"; target= one of those that reach it: {', '.join(reach)}" if reach else "")
             )
+
+
+def _outs_of(handle: Handle[Any]) -> int:
+    """Return how many arrays a handle gives; 1 where that is not known."""
+    finish = handle._tickets[0].more.finish
+    filling = finish.filling if isinstance(finish, Verified) else finish
+    return len(filling.outs) if isinstance(filling, Filling) else 1
 
 
 def _array_of(handle: Handle[Any]) -> Any:

@@ -685,6 +685,21 @@ def test_ordinary_kernels_do_not_take_what_stays_on_the_device(fpga: of.Session)
     with pytest.raises(of.ArgsNotSerializable, match=r"give numpy.asarray\(handle.result\(\)\)"):
         total(handle)
     assert total(held(handle.result())) == [float((floats() + 1).sum())]
+    handle = both.launch(floats(), fpga.empty(N, "float32", "HBM0"), fpga.empty(N, "float32", "HBM0"))
+    with pytest.raises(of.ArgsNotSerializable, match=r"give numpy.asarray\(handle.result\(\)\[0\]\)"):
+        total(handle)
+
+
+def test_a_handle_of_several_arrays_is_none(device: of.Session) -> None:
+    x, y = device.empty(N, "float32"), device.empty(N, "float32")
+    for outs in ((x, y), (np.empty(N, "float32"), np.empty(N, "float32"))):
+        handle = both.launch(floats(), *outs)
+        told = r"argument b is an array, and this handle gives 2: give handle.result\(\)\[0\]"
+        with pytest.raises(TypeError, match=told):
+            vadd.launch(floats(), handle, np.empty(N, "float32"), N)
+        out = np.empty(N, "float32")
+        vadd(floats(), handle.result()[0], out, N)
+        assert np.array_equal(out, 2 * floats())
 
 
 def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
