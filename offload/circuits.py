@@ -139,8 +139,8 @@ class HardwareBody(Body):
         """Return what travels to each shard, what makes of a shard's value that of the call, and its arrays.
 
         There is one entry where all shards get the same. The arrays are those on the device, and if
-        they are read and written. Raises TypeError and
-        ValueError, naming kernel and argument, for what the kernel cannot take.
+        they are read and written. Raises TypeError,
+        ValueError and OptionError, naming kernel and argument, for what the kernel cannot take.
         """
         given = args
         if kwargs or len(args) < len(self.interface.parameters):
@@ -206,6 +206,11 @@ class HardwareBody(Body):
         """Return what each shard gets of what is scattered: a slice, or a number."""
         if parameter.direction is not None:
             return value.slices(count, self.name)
+        if value.sizes is not None:
+            raise OptionError(
+                f"kernel {self.name}: argument {parameter.name}: of numbers each unit gets one: "
+                f"scatter({value.value!r}), without sizes"
+            )
         if len(value.value) != count:
             raise ValueError(
                 f"kernel {self.name}: argument {parameter.name} has {len(value.value)} numbers "
@@ -236,6 +241,10 @@ class HardwareBody(Body):
             return  # what it gives is looked at where it runs
         if not isinstance(value, (np.ndarray, DeviceArray)):
             raise TypeError(f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}")
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(
+                f"{what} is a masked array, and its mask would be lost: give x.filled(0) or x.data"
+            )
         if value.dtype.kind in "biufc" and not value.dtype.isnative:
             raise TypeError(
                 f"{what} has dtype {value.dtype}, of another byte order than this machine's: "

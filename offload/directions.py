@@ -121,11 +121,19 @@ def _around(fn: Callable[..., Any]) -> dict[str, Any]:
     return found
 
 
+def _is_direction(value: Any) -> bool:
+    return isinstance(value, Direction) or (isinstance(value, type) and issubclass(value, Direction))
+
+
 def _parameter(kernel: str, name: str, annotation: Any) -> Parameter:
     if get_origin(annotation) is Annotated:
-        for each in get_args(annotation)[1:]:
-            if isinstance(each, Direction) or (isinstance(each, type) and issubclass(each, Direction)):
-                annotation = each
+        ways = [each for each in get_args(annotation)[1:] if _is_direction(each)]
+        if len(ways) > 1:
+            raise KernelTypeError(
+                f"kernel {kernel}: argument {name} is annotated with "
+                f"{' and '.join(each.name for each in ways)}; an array that goes both ways is InOut"
+            )
+        annotation = ways[0] if ways else annotation
     if isinstance(annotation, type) and issubclass(annotation, Direction):
         annotation = annotation()
     if isinstance(annotation, Direction):

@@ -37,6 +37,7 @@ T = TypeVar("T")
 __all__ = ["Fault", "Rtl", "TimingModel", "Xclbin"]
 
 _FIRST, _SPAN = 0x800000, 0x10000  # address of the first unit's registers, and how much a unit has
+_LONGEST = 63  # characters of a unit's name in the file
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _CTYPES = {  # by NumPy's name of a dtype
     "bool": "bool",
@@ -128,6 +129,7 @@ class Xclbin:
         specs = []
         for kernel, name in zip(kernels, names, strict=True):
             arguments = _arguments(kernel._body.interface.parameters, self._models.get(name))
+            _check_name(name, counts.get(name, 1))
             made = []
             for n in range(counts.get(name, 1)):
                 unit = f"{name}_{n + 1}"
@@ -258,6 +260,17 @@ def _names(argument: str, given: str | Sequence[str]) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise OptionError(f"Xclbin: wiring of {argument} is {given!r}, and must be a bank's name, or a list")
     return names
+
+
+def _check_name(kernel: str, units: int) -> None:
+    """Raise OptionError for a kernel whose units, which the file calls "vadd:vadd_1", have too long names."""
+    most = (_LONGEST - len(f":_{units}")) // 2
+    if len(kernel) > most:
+        raise OptionError(
+            f"Xclbin: kernel name {kernel!r} has {len(kernel)} characters; "
+            f"with {units} units it may have {most}, as the file has {_LONGEST} for each, and calls "
+            "those of vadd 'vadd:vadd_1' and so on"
+        )
 
 
 def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:

@@ -6,7 +6,7 @@ import importlib.util
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import cloudpickle
 import numpy as np
@@ -24,6 +24,8 @@ EMULATED = pytest.param(
         pytest.mark.timeout(100),  # an owner takes its time to start
     ],
 )
+
+MASKED = np.ma.MaskedArray(np.zeros(2, "float32"), [True, False])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -208,6 +210,10 @@ def test_a_map_that_cannot_be_meant_is_refused_at_once(device: str) -> None:
         ({"a": np.zeros(3)}, TypeError, "argument a has dtype float64, and must have float32"),
         ({"a": [1.0]}, TypeError, r"argument a is a NumPy array \(In\), not list"),
         ({"b": np.array([None])}, TypeError, "argument b has dtype object"),
+        ({"a": MASKED}, TypeError, "argument a is a masked array, and its mask would be lost"),
+        ({"b": scatter(MASKED)}, TypeError, "argument b is a masked array"),
+        ({"out": MASKED}, TypeError, "argument out is a masked array"),
+        ({"n": scatter([2], [1])}, of.OptionError, "argument n: of numbers each unit gets one: scatter"),
         ({"n": 2.5}, TypeError, "argument n must be a whole number, not 2.5"),
         ({"n": "2"}, TypeError, "argument n must be a whole number, not '2'"),
         ({"out": floats().view()}, None, ""),
@@ -497,6 +503,15 @@ def test_annotations_name_what_a_function_around_the_kernel_has() -> None:
 def test_what_cannot_be_a_hardware_kernel(function: Any, told: str) -> None:
     with pytest.raises(of.KernelTypeError, match=told):
         offload(kernel="k")(function)
+
+
+def test_an_argument_goes_one_way() -> None:
+    def both(a: Annotated[Any, In("int32"), Out]) -> None:
+        pass
+
+    told = "argument a is annotated with In and Out; an array that goes both ways is InOut"
+    with pytest.raises(of.KernelTypeError, match=told):
+        offload(kernel="k")(both)
 
 
 def test_names_that_cannot_be_meant() -> None:

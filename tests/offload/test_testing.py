@@ -85,6 +85,17 @@ def test_an_argument_is_wired_to_the_bank_that_its_kernel_names() -> None:
         Xclbin([banked])
 
 
+@pytest.mark.parametrize(("units", "most"), [(9, 30), (10, 29)])
+def test_how_long_the_name_of_a_kernel_may_be(tmp_path: Path, units: int, most: int) -> None:
+    def kernel(length: int) -> Any:
+        return offload(kernel="k" * length)(lambda: None)
+
+    Xclbin([kernel(most)], units=units).write(tmp_path / "long.xclbin")
+    told = f"kernel name 'k+' has {most + 1} characters; with {units} units it may have {most}"
+    with pytest.raises(of.OptionError, match=told):
+        Xclbin([kernel(most + 1)], units=units)
+
+
 def test_another_body_is_another_bitstream() -> None:
     def kernel(body: Any) -> Any:
         @offload(kernel="k")
