@@ -198,5 +198,7 @@ def _check(taken: Interface, parameter: Parameter, value: Any) -> None:
             f"kernel {taken.kernel}: argument {parameter.name} takes an array, not {type(value).__name__}"
         )
     wrong = parameter_error(parameter, value)
+    if hasattr(value, "mask"):
+        wrong = "is a masked array, and its mask would be lost"
     if wrong:
         raise TypeError(f"kernel {taken.kernel}: argument {parameter.name} {wrong}")

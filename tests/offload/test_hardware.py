@@ -127,6 +127,9 @@ def test_a_handle_that_gives_something_else(device: str) -> None:
     words = offload_single(lambda: "word")()
     with pytest.raises(TypeError, match="argument b takes an array, not str"):
         add.launch(floats(1), words, np.empty(1, "float32"), 1).result()
+    masked = offload_single(lambda: np.ma.MaskedArray(np.zeros(1, "float32"), [True]))()
+    with pytest.raises(TypeError, match="argument b is a masked array, and its mask would be lost"):
+        add.launch(floats(1), masked, np.empty(1, "float32"), 1).result()
     with pytest.raises(TypeError, match="this handle gives a list: launch that on one unit"):
         add.launch(floats(1), zeros.options(target=[0]).launch(), np.empty(1, "float32"), 1)
 
