@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from device_runtime.context import current
@@ -20,11 +20,13 @@ class Blank(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
 
-    def made(self) -> Any:
-        """Return an array of zeros."""
+    def made(self, byte: int = 0xFF) -> Any:
+        """Return an array of which every byte is this one: ones show where a zero would not."""
         import numpy as np
 
-        return np.zeros(self.shape, self.dtype)
+        array = np.empty(self.shape, self.dtype)
+        array.reshape(-1).view(np.uint8)[:] = byte
+        return array
 
 
 class Kept(NamedTuple):
@@ -133,8 +135,12 @@ def interface(plain: tuple[Any, ...]) -> Interface:
 
 
 def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) -> Any:
-    """Run a hardware kernel; return the array that comes out of it, or a tuple of several, in their order."""
+    """Run a hardware kernel; return the array that comes out of it, or a tuple of several, in their order.
+
+    Raises what `perform` raises, and TypeError and ValueError for what a handle has given.
+    """
     taken = interface(plain)
+    reference = partial(perform, taken.kernel, reference)
     for parameter, value in zip(taken.parameters, args, strict=True):
         if parameter.direction is not None and not isinstance(value, (Blank, Kept)):
             _check(taken, parameter, value)
@@ -146,7 +152,7 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
     for parameter, value in zip(taken.parameters, args, strict=True):
         if isinstance(value, Blank):
             value = value.made()
-        elif parameter.direction == "InOut":
+        elif parameter.direction in ("Out", "InOut"):
             value = value.copy()
         elif parameter.direction is None:
             value = _number(taken, parameter, value)
@@ -155,6 +161,20 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
         values.append(value)
     reference(*values)
     return found[0] if len(found) == 1 else tuple(found)
+
+
+def perform(kernel: str, function: Callable[..., object], *args: Any) -> None:
+    """Run the function of a hardware kernel, which writes to its arguments.
+
+    Raises TypeError if it returns something else than these, and what it raises.
+    """
+    found = function(*args)
+    for one in found if isinstance(found, tuple) else (found,):
+        if one is not None and not any(one is arg for arg in args):
+            raise TypeError(
+                f"kernel {kernel}: the function returns a value ({type(one).__name__}), as no circuit does: "
+                "it has to write to the arrays that come out, as in out[:] = a + b"
+            )
 
 
 def _number(taken: Interface, parameter: Parameter, value: Any) -> Any:
@@ -178,5 +198,7 @@ def _check(taken: Interface, parameter: Parameter, value: Any) -> None:
             f"kernel {taken.kernel}: argument {parameter.name} takes an array, not {type(value).__name__}"
         )
     wrong = parameter_error(parameter, value)
+    if hasattr(value, "mask"):
+        wrong = "is a masked array, and its mask would be lost"
     if wrong:
         raise TypeError(f"kernel {taken.kernel}: argument {parameter.name} {wrong}")

@@ -139,8 +139,8 @@ class HardwareBody(Body):
         """Return what travels to each shard, what makes of a shard's value that of the call, and its arrays.
 
         There is one entry where all shards get the same. The arrays are those on the device, and if
-        they are read and written. Raises TypeError and
-        ValueError, naming kernel and argument, for what the kernel cannot take.
+        they are read and written. Raises TypeError,
+        ValueError and OptionError, naming kernel and argument, for what the kernel cannot take.
         """
         given = args
         if kwargs or len(args) < len(self.interface.parameters):
@@ -206,6 +206,11 @@ class HardwareBody(Body):
         """Return what each shard gets of what is scattered: a slice, or a number."""
         if parameter.direction is not None:
             return value.slices(count, self.name)
+        if value.sizes is not None:
+            raise OptionError(
+                f"kernel {self.name}: argument {parameter.name}: of numbers each unit gets one: "
+                f"scatter({value.value!r}), without sizes"
+            )
         if len(value.value) != count:
             raise ValueError(
                 f"kernel {self.name}: argument {parameter.name} has {len(value.value)} numbers "
@@ -227,9 +232,19 @@ class HardwareBody(Body):
         if isinstance(value, Handle) and parameter.direction == IN:
             if not value._bare:
                 raise TypeError(f"{what} is an array, and this handle gives a list: launch that on one unit")
+            gives = _outs_of(value)
+            if gives != 1:
+                raise TypeError(
+                    f"{what} is an array, and this handle gives {gives or 'none'}: "
+                    + ("give handle.result()[0]" if gives else "give one of a launch that does")
+                )
             return  # what it gives is looked at where it runs
         if not isinstance(value, (np.ndarray, DeviceArray)):
             raise TypeError(f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}")
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(
+                f"{what} is a masked array, and its mask would be lost: give x.filled(0) or x.data"
+            )
         if value.dtype.kind in "biufc" and not value.dtype.isnative:
             raise TypeError(
                 f"{what} has dtype {value.dtype}, of another byte order than this machine's: "
@@ -322,6 +337,13 @@ def _check_bank(what: str, array: BankArray, place: int, units: Mapping[int, Uni
             )
 
 
+def _outs_of(handle: Handle[Any]) -> int:
+    """Return how many arrays a handle gives; 1 where that is not known."""
+    finish = handle._tickets[0].more.finish
+    filling = finish.filling if isinstance(finish, Verified) else finish
+    return len(filling.outs) if isinstance(filling, Filling) else 1
+
+
 def _array_of(handle: Handle[Any]) -> Any:
     """Return the array on the device that a handle gives, if it is one; else the handle."""
     finish = handle._tickets[0].more.finish
@@ -334,6 +356,6 @@ def _travels(parameter: Parameter, value: Any) -> Any:
     """Return what goes to the unit in the place of an argument."""
     if isinstance(value, BankArray):
         return value.kept
-    if isinstance(value, HostArray):
-        value = value.array if parameter.direction == OUT else value.read()
+    if isinstance(value, HostArray):  # what a kernel leaves unwritten of one stays
+        return value.array if parameter.direction == OUT else value.read()
     return Blank(value.shape, value.dtype.str) if parameter.direction == OUT else value

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import FunctionType
 from typing import Annotated, Any, get_args, get_origin
 
 from device_runtime.errors import KernelTypeError, OptionError
@@ -61,7 +65,10 @@ class In(Direction):
 
 
 class Out(Direction):
-    """An array that the kernel writes: all of it is replaced when the launch's value is taken."""
+    """An array that the kernel writes: it is filled when the launch's value is taken.
+
+    What the kernel leaves unwritten holds anything then; of an array on the device, what it held before.
+    """
 
     name = OUT
 
@@ -75,12 +82,18 @@ class InOut(Direction):
 def parameters(name: str, fn: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Return what a function says of its arguments.
 
-    Raises KernelTypeError, naming kernel and argument, for what no circuit can have.
+    Annotations that are texts may name what is known in its module, where it is
+    decorated, and in the functions around it. Raises KernelTypeError, naming kernel
+    and argument, for what no circuit can have.
     """
     try:
-        signature = inspect.signature(fn, eval_str=True)
+        signature = inspect.signature(fn, locals=_around(fn), eval_str=True)
     except Exception as error:
-        raise KernelTypeError(f"kernel {name}: an annotation cannot be understood: {error!r}") from error
+        raise KernelTypeError(
+            f"kernel {name}: an annotation cannot be understood: {error!r}; with annotations as texts, as by "
+            "`from __future__ import annotations`: name what is known in the kernel's module, or where it is "
+            "decorated"
+        ) from error
     found = []
     for place, parameter in signature.parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -91,11 +104,36 @@ def parameters(name: str, fn: Callable[..., Any]) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
+def _around(fn: Callable[..., Any]) -> dict[str, Any]:
+    """Return what is local where a function is defined: its closure, and what around it is running."""
+    inner = inspect.unwrap(fn.func if isinstance(fn, partial) else fn)
+    if not isinstance(inner, FunctionType):
+        return {}
+    found: dict[str, Any] = {}
+    for name, cell in zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it is its own name, which is yet to be set
+            found[name] = cell.cell_contents
+    code, frame = inner.__code__, sys._getframe().f_back
+    while frame is not None:
+        if any(one is code for one in frame.f_code.co_consts):
+            found, code = {**frame.f_locals, **found}, frame.f_code
+        frame = frame.f_back
+    return found
+
+
+def _is_direction(value: Any) -> bool:
+    return isinstance(value, Direction) or (isinstance(value, type) and issubclass(value, Direction))
+
+
 def _parameter(kernel: str, name: str, annotation: Any) -> Parameter:
     if get_origin(annotation) is Annotated:
-        for each in get_args(annotation)[1:]:
-            if isinstance(each, Direction) or (isinstance(each, type) and issubclass(each, Direction)):
-                annotation = each
+        ways = [each for each in get_args(annotation)[1:] if _is_direction(each)]
+        if len(ways) > 1:
+            raise KernelTypeError(
+                f"kernel {kernel}: argument {name} is annotated with "
+                f"{' and '.join(each.name for each in ways)}; an array that goes both ways is InOut"
+            )
+        annotation = ways[0] if ways else annotation
     if isinstance(annotation, type) and issubclass(annotation, Direction):
         annotation = annotation()
     if isinstance(annotation, Direction):

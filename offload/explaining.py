@@ -10,17 +10,23 @@ from device_runtime.errors import OptionError
 from offload.filling import Filling, Verified
 from offload.handle import Handle, Timing
 
+_TELLING = (
+    1e-3  # seconds that transfers and circuit take at least where a size from which it pays can be denied
+)
+
 
 def explain(handle: Handle[Any], file: TextIO | None = None) -> None:
     """Print where the time of a hardware kernel's launch went, what it moved, and from which size on it pays.
 
     It waits for the launch, and then runs the reference once on the host, with
-    copies of the arguments, to have a measure; without them, if arrays of the
-    launch are gone. `file` is where to print, by default standard output.
+    copies of the arguments, to have a measure; not if arrays of the launch are
+    gone, or an argument was a handle. `file` is where to print, by default standard output.
 
     The break-even size is estimated from this one launch: what it cost apart
     from transfers and the circuit is taken to be the same for every size, and
-    these and the reference to grow with the bytes of the arguments.
+    these, as predicted for a board where that is known, and the reference to
+    grow with the bytes of the arguments. A launch that is too small to tell
+    that there is no such size says so.
 
     Raises what the launch has raised, TypeError for anything but a handle, and
     OptionError for a launch that was not of a hardware kernel on one unit of a
@@ -58,15 +64,18 @@ def _lines(name: str, address: str, timing: Timing, filling: Filling) -> list[st
         f"  all else        {_ms(rest)}",
     ]
     args = filling.arguments()
-    if args is None:
-        return [*lines, "  reference       not measured: an array of the launch is gone"]
+    if isinstance(args, str):
+        return [*lines, f"  reference       not measured: {args}"]
     nbytes = sum(getattr(one, "nbytes", 0) for one in args)
     begun = time.perf_counter()
     filling.reference(*args)
     here = time.perf_counter() - begun
     lines.append(f"  reference       {_ms(here)}   on the host, {_times(total, here)}")
     fixed = max(0.0, waited - (timing.loading or 0.0)) + rest  # a bitstream is not loaded for each launch
-    told = _break_even(nbytes, fixed, timing.transfer + timing.compute, here)
+    if timing.predicted is not None and timing.predicted_transfer is not None:
+        told = _break_even(nbytes, fixed, timing.predicted + timing.predicted_transfer, here, " as predicted")
+    else:
+        told = _break_even(nbytes, fixed, timing.transfer + timing.compute, here)
     return [*lines, f"  break-even      {told}"]
 
 
@@ -74,16 +83,22 @@ def _predicted(seconds: float | None) -> list[str]:
     return [] if seconds is None else [f"  (on a board     {_ms(seconds)}, as predicted)"]
 
 
-def _break_even(nbytes: int, fixed: float, growing: float, reference: float) -> str:
+def _break_even(nbytes: int, fixed: float, growing: float, reference: float, predicted: str = "") -> str:
     if not nbytes:
         return "cannot be told: the kernel takes no arrays"
+    if reference <= growing < _TELLING:
+        return (
+            f"cannot be told: what transfers and circuit take{predicted}, {growing * 1e3:.3g} ms, is less "
+            f"than {_TELLING * 1e3:g} ms, of which much is the same for every size; explain a larger launch"
+        )
     if reference <= growing:
         return (
-            f"none: transfers and circuit take {growing / nbytes * 1e9:.3g} ns a byte, "
+            f"none: transfers and circuit take {growing / nbytes * 1e9:.3g} ns a byte{predicted}, "
             f"and the reference {reference / nbytes * 1e9:.3g}"
         )
     size = int(fixed / (reference - growing) * nbytes)
-    return f"at about {size:,} bytes of arguments; this launch had {nbytes:,}"
+    how = f", with transfers and circuit{predicted}" if predicted else ""
+    return f"at about {size:,} bytes of arguments{how}; this launch had {nbytes:,}"
 
 
 def _ms(seconds: float) -> str:

@@ -52,17 +52,20 @@ class Filling:
         """Return the arrays of a kind that come out."""
         return [piece for pieces in self.outs for piece in pieces if isinstance(piece, kind)]
 
-    def arguments(self) -> list[Any] | None:
-        """Return copies of what the launch was given, as it is now; None if some of it is gone."""
+    def arguments(self) -> list[Any] | str:
+        """Return copies of what the launch was given, as it is now; or why there are none."""
         import numpy as np
 
         found = [one() if isinstance(one, weakref.ref) else one for one in self._given or ()]
-        if self._given is None or any(one is None or isinstance(one, Handle) for one in found):
-            return None
+        if any(isinstance(one, Handle) for one in found):
+            return "an argument was a handle"
+        gone = "an array of the launch is gone"
+        if self._given is None or any(one is None for one in found):
+            return gone
         try:
             return [np.array(one) if isinstance(one, (np.ndarray, DeviceArray)) else one for one in found]
         except (OffloadError, ValueError):
-            return None  # an array was freed, or was lost
+            return gone  # it was freed, or was lost
 
 
 def _fill(arrays: Sequence[Any], value: Any) -> None:

@@ -179,10 +179,12 @@ def _depends(handles: list[Handle[Any]], body: Body) -> Sequence[Depends]:
     for handle in handles:
         handle._check_process()
         for ticket in handle._tickets:
-            if getattr(ticket.more.finish, "stays", False):
+            finish: Any = ticket.more.finish
+            if getattr(finish, "stays", False):
+                one = "" if len(finish.outs) == 1 else "[0]"
                 raise ArgsNotSerializable(
-                    f"kernel {body.name}: a handle of kernel {ticket.name} stands for an array that stays on "
-                    "its device; only hardware kernels there take it: give numpy.asarray(handle.result())"
+                    f"kernel {body.name}: a handle of kernel {ticket.name} stands for what stays on its "
+                    f"device; only hardware kernels there take it: give numpy.asarray(handle.result(){one})"
                 )
     return [Depends(handle._tickets, handle._bare) for handle in handles] if handles else ()
 

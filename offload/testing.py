@@ -37,6 +37,7 @@ T = TypeVar("T")
 __all__ = ["Fault", "Rtl", "TimingModel", "Xclbin"]
 
 _FIRST, _SPAN = 0x800000, 0x10000  # address of the first unit's registers, and how much a unit has
+_LONGEST = 63  # characters of a unit's name in the file
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _CTYPES = {  # by NumPy's name of a dtype
     "bool": "bool",
@@ -66,7 +67,8 @@ class Xclbin:
     names of memory banks to their bytes (an int, or as "256M"), or is a list of
     names, of 1 GiB each. `wiring` maps arguments, as "vadd.out" for all units of
     a kernel or "vadd_2.out" for one, to the bank their port is wired to, or
-    several; all others are wired to the first bank. `clock` is in MHz. `faults`
+    several; all others are wired to the bank that their kernel names, as in
+    `In(bank="HBM1")`, else to the first. `clock` is in MHz. `faults`
     says of units what goes wrong in them, and `timing` what predictions of how
     long a circuit would take stand on. `models` maps kernels to what stands in
     the place of their circuit where that is not their own function: another
@@ -127,10 +129,14 @@ class Xclbin:
         specs = []
         for kernel, name in zip(kernels, names, strict=True):
             arguments = _arguments(kernel._body.interface.parameters, self._models.get(name))
+            _check_name(name, counts.get(name, 1))
             made = []
             for n in range(counts.get(name, 1)):
                 unit = f"{name}_{n + 1}"
-                wired = tuple(self._wired(name, unit, argument, used) for argument in arguments)
+                wired = tuple(
+                    self._wired(name, unit, argument, parameter.bank, used)
+                    for argument, parameter in zip(arguments, kernel._body.interface.parameters, strict=True)
+                )
                 made.append(Unit(unit, address, wired))
                 address += _SPAN
             specs.append(KernelSpec(name, "ap_ctrl_hs", arguments, tuple(made), _SPAN))
@@ -179,14 +185,27 @@ class Xclbin:
         Path(path).write_bytes(pack(self.bitstream))
         return Path(path)
 
-    def _wired(self, kernel: str, unit: str, argument: Argument, used: set[str]) -> tuple[str, ...]:
+    def _wired(
+        self, kernel: str, unit: str, argument: Argument, bank: str | None, used: set[str]
+    ) -> tuple[str, ...]:
+        """Return the banks of a unit's argument, whose kernel may name one."""
         if argument.kind == "scalar":
             return ()
-        for name in (f"{unit}.{argument.name}", f"{kernel}.{argument.name}"):
-            used.add(name)
-            if name in self._wiring:
-                return self._wiring[name]
-        return (self._banks[0].name,)
+        names = f"{unit}.{argument.name}", f"{kernel}.{argument.name}"
+        used.update(names)
+        known = [one.name for one in self._banks]
+        if bank is not None and bank not in known:
+            raise OptionError(
+                f"Xclbin: {names[0]} is to be in bank {bank!r}; there is {', '.join(known)}, by banks="
+            )
+        found = next((self._wiring[name] for name in names if name in self._wiring), None)
+        if found is None:
+            return (bank or known[0],)
+        if bank is not None and bank not in found:
+            raise OptionError(
+                f"Xclbin: {names[0]} is wired to {', '.join(found)}, and its kernel says bank={bank!r}"
+            )
+        return found
 
     def _checked(self, timing: TimingModel, kernels: Sequence[str]) -> TimingModel:
         if not isinstance(timing, TimingModel):
@@ -241,6 +260,17 @@ def _names(argument: str, given: str | Sequence[str]) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise OptionError(f"Xclbin: wiring of {argument} is {given!r}, and must be a bank's name, or a list")
     return names
+
+
+def _check_name(kernel: str, units: int) -> None:
+    """Raise OptionError for a kernel whose units, which the file calls "vadd:vadd_1", have too long names."""
+    most = (_LONGEST - len(f":_{units}")) // 2
+    if len(kernel) > most:
+        raise OptionError(
+            f"Xclbin: kernel name {kernel!r} has {len(kernel)} characters; "
+            f"with {units} units it may have {most}, as the file has {_LONGEST} for each, and calls "
+            "those of vadd 'vadd:vadd_1' and so on"
+        )
 
 
 def _banks(given: Mapping[str, int | str] | Sequence[str]) -> tuple[Bank, ...]:

@@ -6,12 +6,14 @@ import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from device_runtime.capture import load_image
 from device_runtime.errors import BitstreamError, OptionError
 from device_runtime.fpga.rtl import Rtl
 from device_runtime.fpga.timing import TimingModel
+from device_runtime.hardware import perform
 
 Model = Callable[..., object]
 Directions = Sequence[str | None]  # of a kernel's arguments: "In", "Out", "InOut", None for a scalar
@@ -62,7 +64,8 @@ def load(circuit: bytes) -> Circuit:
     try:
         images, *rest = pickle.loads(circuit)
         models = {
-            kernel: found if isinstance(found, Rtl) else load_image(found) for kernel, found in images.items()
+            kernel: found if isinstance(found, Rtl) else partial(perform, kernel, load_image(found))
+            for kernel, found in images.items()
         }
         return Circuit(models, *rest)
     except Exception as error:

@@ -125,15 +125,13 @@ def dtype_error(ctype: str, dtype: Any) -> str | None:
     import numpy as np
 
     from device_runtime.fpga.emulation import pointed
+    from device_runtime.fpga.scalars import scalar
 
-    found = pointed(ctype)
-    # Complex numbers are pairs in many kernels; bytes are what a type stands for that is not known.
+    found, kind = pointed(ctype), scalar(ctype.replace("*", " "))
+    # Complex numbers are pairs in many kernels; bytes are also what a type stands for that is not known.
     parts = np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype
-    if (
-        dtype.kind in "biufc"
-        and dtype.isnative
-        and (parts == found or dtype == found or found == np.dtype("u1"))
-    ):
+    unknown = found == np.dtype("u1") and (kind is None or (kind.kind, kind.bits) != ("int", 8))
+    if dtype.kind in "biufc" and dtype.isnative and (parts == found or dtype == found or unknown):
         return None
     return f"has dtype {dtype}, and the circuit takes {ctype!r}, {found.name}"
 

@@ -4,7 +4,7 @@ bitstream = "fwi.xclbin"                # from the folder of this file
 
 [[instances]]
 units = ["dotprod_1", "update_1"]
-banks = { "update.K" = "HBM3" }         # of those that the argument's port is wired to
+banks = { "update.K" = "HBM3" }         # of those that its port is wired to; "update_1.K" is that of one unit
 batch = 500                             # how much of a data set is its share
 """
 
@@ -111,6 +111,9 @@ def wired(bitstream: Bitstream, asked: Sequence[Member], path: str) -> Bitstream
         for argument, bank in member.banks:
             for name, place in _places([units[name] for name in member.units], argument, where):
                 kernel, unit = units[name]
+                own = f"{name}.{kernel.arguments[place].name}"
+                if own != argument and own in dict(member.banks):
+                    continue  # it has a bank of its own
                 if bank not in unit.banks[place]:
                     raise OptionError(
                         f"{where}: {argument} is to be in bank {bank}, and unit {name} is wired to "

@@ -204,7 +204,7 @@ class UnitDriver:
     def _again(self, known: Answer, fresh: int) -> dict[int, NDArray[Any]]:
         """Run it once more, with arrays that only come out full of a byte."""
         way = self._way(known.interface)
-        args = [_full(value, fresh) if isinstance(value, Blank) else value for value in known.args]
+        args = [value.made(fresh) if isinstance(value, Blank) else value for value in known.args]
         back = tuple([INOUT if one == OUT else one for one in way.directions])
         with self._running:
             outs = self._run(args, way._replace(directions=back, banks=(None,) * len(back)), False)
@@ -338,10 +338,3 @@ def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
 def _nbytes(value: Any) -> int:
     nbytes: int = math.prod(value.shape) * np.dtype(value.dtype).itemsize
     return nbytes
-
-
-def _full(blank: Blank, byte: int) -> NDArray[Any]:
-    """Return an array of which every byte is this one."""
-    made = np.empty(blank.shape, blank.dtype)
-    made.reshape(-1).view(np.uint8)[:] = byte
-    return made

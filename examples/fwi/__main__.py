@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import reprlib
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +27,8 @@ from .configuration import Configuration, ConfigurationError
 from .inversion import InversionError, Result, recover
 from .split import Part, join, split
 
+_MOST = 64  # units of a kernel that a bitstream may have
+
 
 def read_model(path: str, cells: int) -> forward.Real:
     """Return the contrasts, (cells,), that a file holds, separated by white space.
@@ -34,15 +39,18 @@ def read_model(path: str, cells: int) -> forward.Real:
         words = Path(path).read_text().split()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    if len(words) != cells:
-        raise ConfigurationError(f"{path} has {len(words)} numbers, and the grid has {cells} cells")
     for place, word in enumerate(words):
         try:
-            finite = np.isfinite(float(word))
+            finite = np.isfinite(float(word)) and "_" not in word
         except ValueError:
             finite = False
         if not finite:
-            raise ConfigurationError(f"{path}: number {place + 1} is {word!r}, and must be finite")
+            raise ConfigurationError(
+                f"{path}: number {place + 1} is {reprlib.repr(word)}, and must be finite; "
+                "white space is what separates them"
+            )
+    if len(words) != cells:
+        raise ConfigurationError(f"{path} has {len(words)} numbers, and the grid has {cells} cells")
     return np.array(words, float)
 
 
@@ -67,6 +75,11 @@ def on_device(address: str, parts: list[Part], model: forward.Real) -> list[Resu
                 raise ConfigurationError(f"{address} has no circuit {name!r}, which an inversion needs")
             kernel._body.circuit(known, address)  # it says so if that takes other arguments
         units = numcores()
+        for number, has in enumerate(kernels_of(known, session().pool().device.names, units)):
+            for name in sorted({"dotprod", "update"} - has):
+                raise ConfigurationError(
+                    f"{address}: instance {number} has no unit of {name!r}, which an inversion needs"
+                )
         if units < len(parts):
             raise ConfigurationError(f"{address} has {units} instances, and {len(parts)} are asked for")
         handles = [kernels.invert.launch(part.asked, model[part.cells]) for part in parts]
@@ -77,6 +90,26 @@ def on_device(address: str, parts: list[Part], model: forward.Real) -> list[Resu
             f"once, {one.up:,} bytes of vectors after it, and {one.down:,} came back"
         )
     return [one.result for one in found]
+
+
+def kernels_of(known: Any, instances: Mapping[str, int], count: int) -> list[set[str]]:
+    """Return the names of the kernels that each instance has units of; `instances` are those of units."""
+    found: list[set[str]] = [set() for _ in range(count)]
+    for circuit in known.kernels:
+        for unit in circuit.units:
+            if unit.name in instances:
+                found[instances[unit.name]].add(circuit.name)
+    return found
+
+
+def check_out(path: str, config: str, model: str) -> None:
+    """Raise ConfigurationError where the result cannot be written, or would replace what is given."""
+    if not path:
+        raise ConfigurationError(f"--out={path!r} must be the name of a file")
+    for what, other in (("configuration", config), ("model", model)):
+        if os.path.realpath(path) == os.path.realpath(other):
+            raise ConfigurationError(f"--out={path} would write over {other}, which is the {what}")
+    check_writable(path)
 
 
 def check_writable(path: str) -> None:
@@ -139,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = read_model(given.model, asked.cells)
         parts = split(asked, given.instances, given.even)
         if given.out is not None:
-            check_writable(given.out)
+            check_out(given.out, given.config, given.model)
         begin = time.perf_counter()
         results = run(given.device, parts, model)
         tell(asked, parts, results, model, time.perf_counter() - begin)
@@ -152,13 +185,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(device: str, parts: list[Part], model: forward.Real) -> list[Result]:
-    """Invert the parts on a device, on one that is made on the spot (`emu`), or here (`none`)."""
+    """Invert the parts on a device, on one that is made on the spot (`emu`), or here (`none`).
+
+    Raises what `on_device` raises, and ConfigurationError for more parts than such a device has instances.
+    """
     if device == "none":
         return [in_numpy(part, model[part.cells]) for part in parts]
     if device != "emu":
         return on_device(device, parts, model)
+    if len(parts) > _MOST:
+        raise ConfigurationError(f"--instances={len(parts)}: --device emu makes {_MOST} at most")
     with tempfile.TemporaryDirectory() as folder:
-        path = kernels.bitstream(Path(folder) / "fwi.xclbin", len(parts))
+        size = kernels.room(part.asked for part in parts)
+        path = kernels.bitstream(Path(folder) / "fwi.xclbin", len(parts), size)
         return on_device(f"emu:{path}", parts, model)
 
 

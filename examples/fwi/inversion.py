@@ -20,7 +20,7 @@ from .forward import Real, spacing
 Complex = NDArray[Any]  # complex64 or complex128
 # Of the steepest slope squared: a flat place has at least so much, or its weight would be infinite.
 _FLAT = 1e-12
-_NO_NUMBER = "the device gives what is no number (NaN) where it multiplies with the matrix"
+_NO_NUMBER = "multiplying with the matrix gives what is no number (NaN)"
 
 
 class InversionError(ArithmeticError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from offload.testing import Xclbin
 from . import forward
 from .configuration import Configuration
 from .inversion import Result, recover
+
+_PAGE = 4096  # bytes: what a bank has a multiple of, and a buffer begins at
 
 
 @offload(kernel="dotprod")
@@ -29,15 +32,24 @@ def update(matrix: In("complex64"), rest: In("complex64"), out: Out("complex64")
     out[:cells] = np.conj(np.conj(rest[:rows]) @ matrix[:rows, :cells])
 
 
-def bitstream(path: str | Path, instances: int) -> Path:
-    """Write a bitstream for the emulated FPGA, with two units and two memory banks for each instance."""
+def room(problems: Iterable[Configuration]) -> int:
+    """Return how many bytes a memory bank takes to hold K of any of these problems, or its vectors."""
+    return max(8 * max(one.rows * one.cells, 2 * one.rows + 2 * one.cells + 4 * _PAGE) for one in problems)
+
+
+def bitstream(path: str | Path, instances: int, size: int = 0) -> Path:
+    """Write a bitstream for the emulated FPGA, with two units and two memory banks for each instance.
+
+    A bank has 256 MiB, or `size` bytes if those are more.
+    """
     wiring = {}
     for number in range(instances):
         for kernel, given in (("dotprod", "chi"), ("update", "rest")):
             unit = f"{kernel}_{number + 1}"
             wiring[f"{unit}.matrix"] = f"HBM{2 * number}"
             wiring[f"{unit}.{given}"] = wiring[f"{unit}.out"] = f"HBM{2 * number + 1}"
-    banks = {f"HBM{number}": "256M" for number in range(2 * instances)}
+    each = -(-max(size, 256 << 20) // _PAGE) * _PAGE
+    banks = {f"HBM{number}": each for number in range(2 * instances)}
     return Xclbin([dotprod, update], instances, banks, wiring).write(path)
 
 

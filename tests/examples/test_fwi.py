@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 pytest.importorskip("scipy")
 
+import offload as of
+from device_runtime.fpga.xclbin import read
 from examples.fwi import configuration, forward, kernels
 from examples.fwi.__main__ import main
 from examples.fwi.configuration import Configuration, ConfigurationError
@@ -134,7 +137,7 @@ def test_what_is_no_number_does_not_pass() -> None:
         lambda: recover(asked, forward.layered(asked), lambda chi: matrix @ chi * np.nan, broken),
         lambda: reconstruct(asked, data, broken, lambda rest: np.full(asked.cells, complex(np.nan, 0))),
     ):
-        with pytest.raises(InversionError, match="the device gives what is no number"):
+        with pytest.raises(InversionError, match="multiplying with the matrix gives what is no number"):
             told()
 
 
@@ -251,6 +254,13 @@ def test_the_command_line(files: Path, device: str, capsys: pytest.CaptureFixtur
         ("model.txt", "", "has 0 numbers, and the grid has 35 cells"),
         ("model.txt", "1 " * 34 + "nan", "number 35 is 'nan', and must be finite"),
         ("model.txt", "1 " * 34 + "one", "number 35 is 'one'"),
+        ("model.txt", "1 " * 34 + "1_0", "number 35 is '1_0'"),
+        (
+            "model.txt",
+            "0.25," * 35,
+            "number 1 is '0.25,0.25,0....25,0.25,0.25,', and must be finite; white space",
+        ),
+        ("model.txt", "1" * 100_000, "number 1 is '111111111111...1111111111111', and must be finite"),
         ("model.txt", None, "cannot be read"),
         ("config.json", '{"nSources": 1' + "0" * 400 + "}", "must be finite"),
         ("config.json", "[" * 100_000, "is no JSON"),
@@ -279,6 +289,27 @@ def test_files_that_cannot_be_used(
     assert main([str(files / "config.json"), str(files / "model.txt"), "--device", "none"]) == 1
     said = capsys.readouterr()
     assert told in said.err and said.err.startswith("fwi: ") and len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("config.json", "which is the configuration"),
+        ("./model.txt", "which is the model"),
+        ("link", "which is the model"),
+        (None, "--out='' must be the name of a file"),
+    ],
+)
+def test_what_was_given_is_not_written_over(
+    files: Path, out: str | None, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.joinpath("link").symlink_to(files / "model.txt")
+    given = [files.joinpath(name).read_bytes() for name in ("config.json", "model.txt")]
+    where = "" if out is None else f"{files}/{out}"
+    device = ["--device", "none", "--out", where]
+    assert main([str(files / "config.json"), str(files / "model.txt"), *device]) == 1
+    assert told in capsys.readouterr().err
+    assert given == [files.joinpath(name).read_bytes() for name in ("config.json", "model.txt")]
 
 
 @pytest.mark.parametrize(
@@ -354,4 +385,34 @@ def test_a_device_that_gives_what_is_no_number(files: Path, capsys: pytest.Captu
     made = Xclbin([kernels.dotprod, kernels.update], models={"dotprod": dotprod})
     path = made.write(files / "nan.xclbin")
     assert main([str(files / "config.json"), str(files / "model.txt"), "--device", f"emu:{path}"]) == 1
-    assert "fwi: the device gives what is no number" in capsys.readouterr().err
+    assert "fwi: multiplying with the matrix gives what is no number" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pynq") is None, reason="needs pynq")
+@pytest.mark.timeout(100)
+def test_an_instance_that_lacks_a_kernel(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    instances = [{"units": ["dotprod_1", "update_1"]}, {"units": ["dotprod_2"]}]
+    made = of.Manifest(kernels.bitstream(files / "fwi.xclbin", 2), instances).write(files / "fwi.toml")
+    assert main([str(files / "config.json"), str(files / "model.txt"), "--device", f"emu:{made}"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("fwi: ") and "instance 1 has no unit of 'update'" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_banks_have_room_for_what_they_hold(tmp_path: Path) -> None:
+    asked = configuration.parse(
+        {"ngrid": {"x": 60, "z": 30}, "Freq": {"nTotal": 21}, "nSources": 30, "nReceivers": 30}
+    )
+    for size in (asked.rows * asked.cells * 8, 1):
+        made = read(kernels.bitstream(tmp_path / "fwi.xclbin", 2, size))
+        assert all(bank.nbytes >= max(size, 256 << 20) for bank in made.banks)
+    assert kernels.room([asked]) >= asked.rows * asked.cells * 8 > 256 << 20
+
+
+def test_more_parts_than_a_bitstream_has_instances(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files.joinpath("config.json").write_text(json.dumps({"ngrid": {"x": 195, "z": 3}}))
+    files.joinpath("model.txt").write_text("0.1 " * 585)
+    given = [str(files / "config.json"), str(files / "model.txt"), "--instances", "65"]
+    assert main(given) == 1
+    assert "fwi: --instances=65: --device emu makes 64 at most" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import io
 import pickle
 import re
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from gates import Gate
 import offload as of
 from offload import In, InOut, Out, offload
 from offload.core import instance
-from offload.testing import Xclbin
+from offload.testing import TimingModel, Xclbin
 
 pytestmark = pytest.mark.timeout(100)  # an owner takes its time to start
 N = 1000
@@ -98,6 +99,14 @@ def test_kernels_take_it_in_the_place_of_a_numpy_array(device: of.Session) -> No
     assert vadd(a, b, out, N) == [out]
 
     assert np.array_equal(out, floats() + floats(5))
+
+
+def test_what_a_kernel_leaves_unwritten_is_what_was_there(device: of.Session) -> None:
+    a, out = floats(), device.array(np.full(N, 7, "float32"))
+
+    vadd(a, a, out, 10)
+
+    assert held(out).tolist() == [*range(0, 20, 2), *[7] * (N - 10)]
 
 
 def test_numpy_arrays_and_those_on_the_device_in_one_launch(device: of.Session) -> None:
@@ -703,6 +712,21 @@ def test_ordinary_kernels_do_not_take_what_stays_on_the_device(fpga: of.Session)
     with pytest.raises(of.ArgsNotSerializable, match=r"give numpy.asarray\(handle.result\(\)\)"):
         total(handle)
     assert total(held(handle.result())) == [float((floats() + 1).sum())]
+    handle = both.launch(floats(), fpga.empty(N, "float32", "HBM0"), fpga.empty(N, "float32", "HBM0"))
+    with pytest.raises(of.ArgsNotSerializable, match=r"give numpy.asarray\(handle.result\(\)\[0\]\)"):
+        total(handle)
+
+
+def test_a_handle_of_several_arrays_is_none(device: of.Session) -> None:
+    x, y = device.empty(N, "float32"), device.empty(N, "float32")
+    for outs in ((x, y), (np.empty(N, "float32"), np.empty(N, "float32"))):
+        handle = both.launch(floats(), *outs)
+        told = r"argument b is an array, and this handle gives 2: give handle.result\(\)\[0\]"
+        with pytest.raises(TypeError, match=told):
+            vadd.launch(floats(), handle, np.empty(N, "float32"), N)
+        out = np.empty(N, "float32")
+        vadd(floats(), handle.result()[0], out, N)
+        assert np.array_equal(out, 2 * floats())
 
 
 def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
@@ -728,6 +752,46 @@ def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
     text = io.StringIO()
     of.explain(vadd.launch(floats(), floats(), np.empty(N, "float32"), N), file=text)
     assert "not measured: an array of the launch is gone" in text.getvalue()
+
+
+def explained(handle: Any) -> list[str]:
+    text = io.StringIO()
+    of.explain(handle, file=text)
+    return text.getvalue().splitlines()
+
+
+def test_explain_says_of_a_handle_that_it_is_one(fpga: of.Session) -> None:
+    first = vadd.launch(floats(), floats(), np.empty(N, "float32"), N)
+    out = np.empty(N, "float32")
+    second = vadd.launch(floats(), first, out, N)
+    assert explained(second)[-1].endswith("not measured: an argument was a handle")
+
+
+@pytest.mark.parametrize(
+    ("interval", "pause", "told"),
+    [
+        (250, 0, "cannot be told: .* is less than 1 ms, of which much is the same for every size"),
+        (100_000, 0, "none: transfers and circuit take .* ns a byte as predicted, and the reference"),
+        (
+            1000,
+            0.05,
+            "at about .* bytes of arguments, with transfers and circuit as predicted; this .* 12,000",
+        ),
+    ],
+)
+def test_a_break_even_is_told_where_it_can_be(tmp_path: Path, interval: int, pause: float, told: str) -> None:
+    @offload(kernel="vadd")
+    def add(a: In("float32"), b: In("float32"), out: Out("float32"), n: int):  # type: ignore[valid-type, no-untyped-def]
+        np.add(a, b, out=out)
+        if pause:
+            time.sleep(pause)
+
+    if on_cards():
+        pytest.skip("a card predicts nothing")
+    with of.connect(made(tmp_path, timing=TimingModel(interval=interval))):
+        a, out = floats(), np.empty(N, "float32")
+        b = a.copy()
+        assert re.search(f"break-even +{told}", explained(add.launch(a, b, out, N))[-1])
 
 
 def test_what_cannot_be_explained(fpga: of.Session) -> None:

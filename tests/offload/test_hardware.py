@@ -6,7 +6,7 @@ import importlib.util
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import cloudpickle
 import numpy as np
@@ -24,6 +24,8 @@ EMULATED = pytest.param(
         pytest.mark.timeout(100),  # an owner takes its time to start
     ],
 )
+
+MASKED = np.ma.MaskedArray(np.zeros(2, "float32"), [True, False])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -134,6 +136,9 @@ def test_a_handle_that_gives_something_else(device: str) -> None:
     words = offload_single(lambda: "word")()
     with pytest.raises(TypeError, match="argument b takes an array, not str"):
         add.launch(floats(1), words, np.empty(1, "float32"), 1).result()
+    masked = offload_single(lambda: np.ma.MaskedArray(np.zeros(1, "float32"), [True]))()
+    with pytest.raises(TypeError, match="argument b is a masked array, and its mask would be lost"):
+        add.launch(floats(1), masked, np.empty(1, "float32"), 1).result()
     with pytest.raises(TypeError, match="this handle gives a list: launch that on one unit"):
         add.launch(floats(1), zeros.options(target=[0]).launch(), np.empty(1, "float32"), 1)
 
@@ -217,6 +222,10 @@ def test_a_map_that_cannot_be_meant_is_refused_at_once(device: str) -> None:
         ({"a": np.zeros(3)}, TypeError, "argument a has dtype float64, and must have float32"),
         ({"a": [1.0]}, TypeError, r"argument a is a NumPy array \(In\), not list"),
         ({"b": np.array([None])}, TypeError, "argument b has dtype object"),
+        ({"a": MASKED}, TypeError, "argument a is a masked array, and its mask would be lost"),
+        ({"b": scatter(MASKED)}, TypeError, "argument b is a masked array"),
+        ({"out": MASKED}, TypeError, "argument out is a masked array"),
+        ({"n": scatter([2], [1])}, of.OptionError, "argument n: of numbers each unit gets one: scatter"),
         ({"n": 2.5}, TypeError, "argument n must be a whole number, not 2.5"),
         ({"n": "2"}, TypeError, "argument n must be a whole number, not '2'"),
         ({"out": floats().view()}, None, ""),
@@ -390,6 +399,37 @@ def test_a_kernels_own_error_is_raised(device: str) -> None:
         split(np.arange(5, dtype="int32"), np.empty(2, "int32"), np.empty(9, "int32"))
 
 
+def added(function: Any) -> Any:
+    """Return what a function of two arrays gives, as a kernel for the device that is connected."""
+    function.__annotations__ = {"a": In("float32"), "b": In("float32"), "out": Out("float32"), "n": int}
+    return offload(kernel="vadd", retries=0)(function)(floats(1, 2), floats(3, 4), np.zeros(2, "float32"), 2)[
+        0
+    ]
+
+
+def test_a_function_that_returns_its_value_is_told_to_write_it(device: str) -> None:
+    told = r"kernel vadd: the function returns a value .*ndarray.*, .* write to the arrays that come out"
+    with pytest.raises(TypeError, match=told):
+        added(lambda a, b, out, n: a + b)
+    with pytest.raises(TypeError, match=told):
+        added(lambda a, b, out, n: (out, a + b))
+
+
+def test_a_function_may_return_what_it_has_written_to(device: str) -> None:
+    """As functions of NumPy's do."""
+    assert added(lambda a, b, out, n: np.add(a, b, out=out)).tolist() == [4, 6]
+    assert added(lambda a, b, out, n: (np.add(a, b, out=out), out)).tolist() == [4, 6]
+
+
+def test_what_a_function_leaves_unwritten_shows(device: str) -> None:
+    @offload(kernel="vadd")
+    def rebinds(a: In("float32"), b: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+        out = a + b  # noqa: F841
+
+    assert np.isnan(rebinds(floats(1), floats(2), np.zeros(1, "float32"), 1)[0]).all()
+    assert np.isnan(add(floats(1, 2), floats(3, 4), np.zeros(2, "float32"), 1)[0]).tolist() == [False, True]
+
+
 def test_a_single_kernel(device: str) -> None:
     @offload_single(kernel="vadd")
     def vadd(a: In, b: In, out: Out, n: int) -> None:
@@ -408,6 +448,63 @@ def test_a_fixed_shape(device: str) -> None:
         vadd(floats(1, 2), floats(1, 2, 3), np.empty(2, "float32"), 2)
 
 
+number = np.int32
+
+
+def typed(number: Any, dtype: str) -> Any:
+    @offload(kernel="typed", device="inline:1")
+    def kernel(out: Out(dtype), n: number) -> None:  # type: ignore[valid-type]
+        out[:] = n
+
+    return kernel
+
+
+def test_annotations_name_what_is_local_where_the_kernel_is_made() -> None:
+    """Those of this file are texts, which Python does not look up among locals by itself."""
+    given = typed(np.float64, "float64")
+    assert given(np.zeros(1), 0.1)[0].tolist() == [0.1]
+    assert given._body.interface.parameters[1].dtype == "float64", "and not the type that is global"
+
+    class Mine:
+        dtype = "float32"
+
+        @offload(kernel="typed", device="inline:1")
+        def kernel(out: Out(dtype), n: number) -> None:  # type: ignore[valid-type, misc, name-defined]
+            out[:] = n
+
+    assert [one.dtype for one in Mine.kernel._body.interface.parameters] == ["<f4", "int32"]  # type: ignore[attr-defined]
+
+
+def test_annotations_name_what_a_function_around_the_kernel_has() -> None:
+    def made(kind: Any) -> Any:
+        def function(x: Out("float64"), n: kind) -> None:  # type: ignore[valid-type]
+            x[:] = n + kind(0)
+
+        return function
+
+    def lost(kind: Any) -> Any:
+        def function(x: Out("float64"), n: kind) -> None:  # type: ignore[valid-type]
+            x[:] = n
+
+        return function
+
+    def around(kind: Any) -> Any:
+        def within() -> Any:
+            @offload(kernel="typed")
+            def kernel(n: kind) -> None:  # type: ignore[valid-type]
+                pass
+
+            return kernel
+
+        return within()
+
+    assert offload(kernel="typed")(made(np.int8))._body.interface.parameters[1].dtype == "int8"
+    assert around(np.int8)._body.interface.parameters[0].dtype == "int8"
+    told = "name 'kind' is not defined.*: name what is known in the kernel's module, or where it is decorated"
+    with pytest.raises(of.KernelTypeError, match=told):
+        offload(kernel="typed")(lost(np.int8))
+
+
 @pytest.mark.parametrize(
     ("function", "told"),
     [
@@ -418,6 +515,15 @@ def test_a_fixed_shape(device: str) -> None:
 def test_what_cannot_be_a_hardware_kernel(function: Any, told: str) -> None:
     with pytest.raises(of.KernelTypeError, match=told):
         offload(kernel="k")(function)
+
+
+def test_an_argument_goes_one_way() -> None:
+    def both(a: Annotated[Any, In("int32"), Out]) -> None:
+        pass
+
+    told = "argument a is annotated with In and Out; an array that goes both ways is InOut"
+    with pytest.raises(of.KernelTypeError, match=told):
+        offload(kernel="k")(both)
 
 
 def test_names_that_cannot_be_meant() -> None:

@@ -765,6 +765,72 @@ def test_a_bit_that_flips_is_seen(tmp_path: Path, dtype: str) -> None:
             copy(np.ones(3, dtype), np.empty(3, dtype))
 
 
+def test_what_a_function_leaves_unwritten_is_not_compared(tmp_path: Path) -> None:
+    @offload(kernel="heads", verify=1)
+    def heads(x: In("float32"), f: Out("float32"), i: Out("int32"), n: int) -> None:  # type: ignore[valid-type]
+        f[:n], i[:n] = x[:n], x[:n]
+
+    def writes_all(x: Any, f: Any, i: Any, n: int) -> None:
+        f[:], i[:] = x, x
+
+    given = np.arange(8, dtype="float32"), np.zeros(8, "float32"), np.zeros(8, "int32")
+    for models in ({}, {"heads": writes_all}):
+        faults = {"heads_1": Fault("flip", after=1)}  # of the first place
+        made = Xclbin([heads], models=models, faults=faults).write(tmp_path / "heads.xclbin")
+        with of.connect(address(f"emu:{made}")):
+            heads(*given, 4)
+            with pytest.raises(of.VerificationError, match=r"i differs .*: in 1 of 4 places, most at \[0\]"):
+                heads(*given, 4)
+            heads(*given, 0)
+
+
+def test_a_sum_that_cancels_is_not_wrong(tmp_path: Path) -> None:
+    @offload(kernel="product", verify=1)
+    def product(a: In, b: In, out: Out) -> None:
+        np.matmul(a, b, out=out)
+
+    def in_another_order(a: Any, b: Any, out: Any) -> None:
+        out[:] = 0
+        for column, row in zip(np.asarray(a).T, np.asarray(b), strict=True):
+            out += np.outer(column, row)
+
+    faults = {"product_1": Fault("flip", after=4)}
+    made = Xclbin([product], models={"product": in_another_order}, faults=faults)
+    rng = np.random.default_rng(0)
+
+    def launch(dtype: str) -> None:
+        a, b = (rng.standard_normal((256, 256)).astype(dtype) for _ in range(2))
+        product(a, b, np.empty((256, 256), dtype))
+
+    with of.connect(address(f"emu:{made.write(tmp_path / 'product.xclbin')}")):
+        for dtype in ("float32", "float64", "complex64", "complex128"):
+            launch(dtype)
+        with pytest.raises(of.VerificationError, match=r"in 1 of 65,536 places, most at \[0, 0\]"):
+            launch("float32")
+
+
+@pytest.mark.parametrize(
+    ("verify", "seen"), [(of.Verify(1), False), (of.Verify(1, atol=0), True), (of.Verify(1, rtol=1e-7), True)]
+)
+def test_what_is_small_beside_the_largest_is_rounding(tmp_path: Path, verify: of.Verify, seen: bool) -> None:
+    @offload(kernel="copy", verify=verify)
+    def copy(x: In("float32"), y: Out("float32")) -> None:  # type: ignore[valid-type]
+        y[:] = x
+
+    def off(x: Any, y: Any) -> None:
+        y[:] = x
+        y[0] += 5e-6
+
+    made = Xclbin([copy], models={"copy": off}).write(tmp_path / "copy.xclbin")
+    with of.connect(address(f"emu:{made}")):
+        given = np.array([1e-6, np.nan, np.inf, -1], "float32"), np.empty(4, "float32")
+        if not seen:
+            copy(*given)
+            return
+        with pytest.raises(of.VerificationError, match="in 1 of 4 places"):
+            copy(*given)
+
+
 @pytest.mark.parametrize("share", [np.float32(0.5), np.int64(1), Fraction(1, 4)])
 def test_a_share_may_be_any_real_number(share: Any) -> None:
     assert type(of.Verify(share).share) is float and of.Verify(share).share == share

@@ -64,6 +64,38 @@ def test_wiring_of_a_kernel_and_of_a_unit() -> None:
     ]
 
 
+@offload(kernel="banked")
+def banked(a: In("float32", bank="HBM1"), out: Out("float32")) -> None:  # type: ignore[valid-type]
+    out[:] = a
+
+
+def test_an_argument_is_wired_to_the_bank_that_its_kernel_names() -> None:
+    def wired(**wiring: Any) -> Any:
+        given = {name.replace("__", "."): to for name, to in wiring.items()}
+        made = Xclbin([banked], units=2, banks=["HBM0", "HBM1"], wiring=given)
+        return [unit.banks for unit in made.bitstream.kernels[0].units]
+
+    assert wired() == [(("HBM1",), ("HBM0",))] * 2
+    assert wired(banked_2__a=["HBM0", "HBM1"]) == [(("HBM1",), ("HBM0",)), (("HBM0", "HBM1"), ("HBM0",))]
+    with pytest.raises(
+        of.OptionError, match=r"banked_2\.a is wired to HBM0, and its kernel says bank='HBM1'"
+    ):
+        wired(banked_2__a="HBM0")
+    with pytest.raises(of.OptionError, match=r"banked_1\.a is to be in bank 'HBM1'; there is DDR0"):
+        Xclbin([banked])
+
+
+@pytest.mark.parametrize(("units", "most"), [(9, 30), (10, 29)])
+def test_how_long_the_name_of_a_kernel_may_be(tmp_path: Path, units: int, most: int) -> None:
+    def kernel(length: int) -> Any:
+        return offload(kernel="k" * length)(lambda: None)
+
+    Xclbin([kernel(most)], units=units).write(tmp_path / "long.xclbin")
+    told = f"kernel name 'k+' has {most + 1} characters; with {units} units it may have {most}"
+    with pytest.raises(of.OptionError, match=told):
+        Xclbin([kernel(most + 1)], units=units)
+
+
 def test_another_body_is_another_bitstream() -> None:
     def kernel(body: Any) -> Any:
         @offload(kernel="k")
@@ -126,6 +158,12 @@ def test_what_the_emulated_device_gets() -> None:
     assert found.models.keys() == {"vadd", "scale"}
     assert found.directions == {"vadd": ["In", "In", "Out", None], "scale": ["InOut", None]}
     assert (found.faults, found.timing) == ({"vadd_1": fault}, timing)
+
+
+def test_a_model_that_returns_its_value_is_told_to_write_it() -> None:
+    model = load(Xclbin([add], models={"vadd": lambda a, b, out, n: a + b}).bitstream.circuit).models["vadd"]
+    with pytest.raises(TypeError, match="kernel vadd: the function returns a value"):
+        model(np.ones(2), np.ones(2), np.ones(2), 2)  # type: ignore[operator]
 
 
 KERNELS = """

@@ -61,6 +61,16 @@ def test_an_argument_is_in_the_bank_that_it_names() -> None:
     assert made.kernels[:-1] == bitstream().kernels[:-1]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_bank_of_a_unit_goes_before_that_of_its_kernel(order: int) -> None:
+    banks = dict([("split.low", "HBM2"), ("split_2.low", "HBM1")][::order])
+    members = manifest.members([{"units": ["split_1", "split_2"], "banks": banks}], "here")
+
+    made = manifest.wired(bitstream(), members, "made.toml")
+
+    assert [unit.banks[1] for unit in made.kernels[-1].units] == [("HBM2",), ("HBM1",)]
+
+
 def test_kernels_with_different_numbers_of_units_need_one() -> None:
     with pytest.raises(DeviceUnavailable, match=r"different numbers of units .* offload.Manifest"):
         made = bitstream()

@@ -83,6 +83,19 @@ def test_what_is_no_number_does_not_go_to_a_pointer_of_any_type(dtype: Any) -> N
     assert f"has dtype {np.dtype(dtype)}, and" in str(dtype_error("void*", np.dtype(dtype)))
 
 
+@pytest.mark.parametrize("ctype", ["unsigned char*", "const uint8_t*", "ap_uint<8>*"])
+def test_bytes_are_bytes(ctype: str) -> None:
+    assert dtype_error(ctype, np.dtype("u1")) is None
+    for dtype in ("i1", "?", "f4", "f8", "c8"):
+        assert f"the circuit takes {ctype!r}, uint8" in str(dtype_error(ctype, np.dtype(dtype)))
+
+
+@pytest.mark.parametrize("ctype", ["void*", "ap_uint<512>*", "ap_int<12>*", "my_struct*", "ap_fixed<16, 8>*"])
+def test_an_array_of_any_dtype_goes_to_a_pointer_of_a_type_that_is_not_known(ctype: str) -> None:
+    for dtype in ("u1", "f4", "c16"):
+        assert dtype_error(ctype, np.dtype(dtype)) is None
+
+
 @steady
 @given(st.floats(width=32))
 def test_a_float_lies_as_in_c(number: float) -> None:
