@@ -38,6 +38,15 @@ class Kept(NamedTuple):
     dtype: str
 
 
+def unmasked(value: T) -> T:
+    """Return a value that an array is made of. Raises TypeError for a masked array."""
+    import numpy as np
+
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("array: the mask of a masked array would be lost: give x.filled(0) or x.data")
+    return value
+
+
 def checked(what: str, value: T) -> T:
     """Return an array, or what stands for one.
 

@@ -175,9 +175,9 @@ class Session:
         """
         import numpy as np
 
-        from device_runtime.hardware import checked
+        from device_runtime.hardware import checked, unmasked
 
-        return self._array(checked("array", np.array(value, order="C")), bank)
+        return self._array(checked("array", np.array(unmasked(value), order="C")), bank)
 
     def empty(
         self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None

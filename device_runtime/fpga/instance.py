@@ -16,7 +16,7 @@ from device_runtime.fpga.buffers import Buffer, Meter, Store
 from device_runtime.fpga.interface import Interface
 from device_runtime.fpga.room import Room
 from device_runtime.fpga.unit import UnitDriver
-from device_runtime.hardware import Blank, Kept, blank, checked
+from device_runtime.hardware import Blank, Kept, blank, checked, unmasked
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class Instance:
 
     def array(self, value: Any, bank: str | None = None) -> Buffer:
         """Return a buffer that holds a copy of an array; see `empty`."""
-        array = checked("array", np.asarray(value))
+        array = checked("array", np.asarray(unmasked(value)))
         buffer = self.empty(array.shape, array.dtype, bank)
         buffer.write(array)
         return buffer

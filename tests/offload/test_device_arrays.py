@@ -93,6 +93,11 @@ def test_an_array_holds_a_copy_of_what_it_was_made_of(device: of.Session) -> Non
     assert (array.shape, array.dtype, array.nbytes, len(array)) == ((N,), np.float32, 4 * N, N)
 
 
+def test_a_masked_array_is_none_of_numbers(device: of.Session) -> None:
+    with pytest.raises(TypeError, match="the mask of a masked array would be lost"):
+        device.array(np.ma.MaskedArray(floats(), True))
+
+
 def test_kernels_take_it_in_the_place_of_a_numpy_array(device: of.Session) -> None:
     a, b, out = device.array(floats()), device.array(floats(5)), device.empty(N, "float32")
 
