@@ -10,9 +10,8 @@ from device_runtime.errors import OptionError
 from offload.filling import Filling, Verified
 from offload.handle import Handle, Timing
 
-_TELLING = (
-    1e-3  # seconds that transfers and circuit take at least where a size from which it pays can be denied
-)
+# Seconds that transfers and circuit take at least where a size from which it pays can be denied.
+_TELLING = 1e-3
 
 
 def explain(handle: Handle[Any], file: TextIO | None = None) -> None:

@@ -122,7 +122,7 @@ def test_a_call_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert checked(ones, np.empty(2, "float32"))[0].tolist() == [1, 1]
         with pytest.raises(of.VerificationError):
             checked(ones, np.empty(2, "float32"))
-    assert len(calls) == 2
+    assert len(calls) == 3, "a difference is looked at twice: the function may leave places unwritten"
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
