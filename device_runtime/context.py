@@ -67,11 +67,11 @@ class Context:
 
     __slots__ = (
         "_instance",
+        "_nested",
         "core",
         "cores",
         "depth",
         "mesh",
-        "nested",
         "numcores",
         "outer",
         "resident",
@@ -95,7 +95,7 @@ class Context:
         self.mesh = mesh
         self.resident = resident
         self.depth = depth
-        self.nested: Any = None
+        self._nested: dict[str, Any] = {}
         self.outer: Context | None = None
         self._instance: Any = None
 
@@ -107,6 +107,19 @@ class Context:
     @instance.setter
     def instance(self, instance: Any) -> None:
         self._instance = instance
+
+    @property
+    def nested(self) -> Any:
+        """The session that launches made here go to; None if there is none yet."""
+        return self._nested.get("")
+
+    def nest(self, session: Any) -> Any:
+        """Have launches made here go to a session, and return it; to another thread's, if that was first."""
+        return self._nested.setdefault("", session)
+
+    def leave(self) -> None:
+        """Forget that session, in a process that is none of the launch's."""
+        self._nested.clear()
 
     @property
     def rank(self) -> int:

@@ -393,7 +393,8 @@ def shutdown(wait: bool = True) -> None:
 
 def _nested(context: Context) -> Session:
     """Return the session for launches made by a kernel."""
-    if context.nested is None:
+    found: Session | None = context.nested
+    if found is None:
         if context.depth >= MAX_DEPTH:
             raise NestedDeadlockError(
                 f"launches are nested {MAX_DEPTH} deep: kernels that launch kernels without an end? "
@@ -401,8 +402,7 @@ def _nested(context: Context) -> Session:
             )
         nested = Session(f"inline:{context.numcores}")
         nested.nested_in = context
-        context.nested = nested
-    found: Session = context.nested
+        found = context.nest(nested)
     return found
 
 

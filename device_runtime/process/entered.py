@@ -42,7 +42,7 @@ class Entered:
         running = self._context
         if running is not None:
             running.mesh = NoMesh(NotOnDevice, _NO_MESSAGES)
-            running.nested = None  # its own launches make a session of its own
+            running.leave()  # its own launches make a session of its own
             running.instance = None
 
 

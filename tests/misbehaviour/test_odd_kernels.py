@@ -71,6 +71,32 @@ def test_launches_nested_a_few_deep(device: str) -> None:
     assert deeper(8) == [8]
 
 
+def test_threads_of_a_kernel_that_launch_at_once(local: str) -> None:
+    """They have one session, which ends with the launch; each makes one before it sees the other's."""
+
+    @offload(target=0)
+    def launching() -> bool:
+        from concurrent.futures import ThreadPoolExecutor
+
+        import offload.session as sessions
+
+        made, both = sessions.Session, threading.Barrier(2)
+
+        def meeting(address: str) -> sessions.Session:
+            both.wait()
+            return made(address)
+
+        sessions.Session = meeting  # type: ignore[assignment, misc]
+        try:
+            with ThreadPoolExecutor(2) as threads:
+                first, second = (threads.submit(sessions.session) for _ in range(2))
+                return first.result() is second.result()
+        finally:
+            sessions.Session = made  # type: ignore[misc]
+
+    assert launching() == [True]
+
+
 def test_launches_nested_without_end(device: str) -> None:
     @offload(target=0)
     def deeper() -> Any:
