@@ -93,7 +93,7 @@ def converted(value: Any, dtype: Any, shape: tuple[int, ...]) -> Any:
     """
     import numpy as np
 
-    found = _converted(value, dtype)
+    found = _converted(unmasked(value), dtype)
     if found.shape == shape:
         return found
     try:
@@ -175,15 +175,22 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
 def perform(kernel: str, function: Callable[..., object], *args: Any) -> None:
     """Run the function of a hardware kernel, which writes to its arguments.
 
-    Raises TypeError if it returns something else than these, and what it raises.
+    Raises TypeError if it returns something else than these, or parts of them, and what it raises.
     """
     found = function(*args)
     for one in found if isinstance(found, tuple) else (found,):
-        if one is not None and not any(one is arg for arg in args):
+        if one is not None and not any(one is arg or _is_part(one, arg) for arg in args):
             raise TypeError(
                 f"kernel {kernel}: the function returns a value ({type(one).__name__}), as no circuit does: "
                 "it has to write to the arrays that come out, as in out[:] = a + b"
             )
+
+
+def _is_part(value: Any, array: Any) -> bool:
+    import numpy as np
+
+    both = isinstance(value, np.ndarray) and isinstance(array, np.ndarray)
+    return both and np.may_share_memory(value, array)
 
 
 def _number(taken: Interface, parameter: Parameter, value: Any) -> Any:

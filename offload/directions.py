@@ -105,9 +105,12 @@ def parameters(name: str, fn: Callable[..., Any]) -> tuple[Parameter, ...]:
 
 
 def _around(fn: Callable[..., Any]) -> dict[str, Any]:
-    """Return what is local where a function is defined: its closure, and what around it is running."""
+    """Return what is local where a function is defined: its closure, and what around it is running.
+
+    Nothing for annotations that are no texts: to look at what runs keeps its values as long as it does.
+    """
     inner = inspect.unwrap(fn.func if isinstance(fn, partial) else fn)
-    if not isinstance(inner, FunctionType):
+    if not isinstance(inner, FunctionType) or not _has_texts(inner):
         return {}
     found: dict[str, Any] = {}
     for name, cell in zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True):
@@ -119,6 +122,10 @@ def _around(fn: Callable[..., Any]) -> dict[str, Any]:
             found, code = {**frame.f_locals, **found}, frame.f_code
         frame = frame.f_back
     return found
+
+
+def _has_texts(function: FunctionType) -> bool:
+    return any(isinstance(one, str) for one in function.__annotations__.values())
 
 
 def _is_direction(value: Any) -> bool:

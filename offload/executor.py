@@ -175,8 +175,9 @@ def _refuse_at_exit() -> None:
 
 def _refuse_hardware(fn: object) -> None:
     """Raise TypeError for a hardware kernel: what comes out of it would be a core's, and lost."""
-    hardware = sys.modules.get("offload.hardware")  # there is no hardware kernel before it is imported
-    if hardware is not None and isinstance(fn, hardware.HardwareKernel):
+    # There is no hardware kernel before that is imported, and it may just be.
+    kind = getattr(sys.modules.get("offload.hardware"), "HardwareKernel", None)
+    if kind is not None and isinstance(fn, kind):
         raise TypeError(
             f"{fn._body.name} is a hardware kernel, and is launched by itself: "
             "kernel.launch(...).future() is the future of its arrays"

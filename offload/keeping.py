@@ -194,7 +194,11 @@ class Arrays:
         """
         bitstream = self.pool.device.bitstream
         if bitstream is None:
-            return HostArray.of(value.made() if isinstance(value, Blank) else value.copy())
+            import numpy as np
+
+            # Zeros take no memory before they are written to.
+            blank = isinstance(value, Blank)
+            return HostArray.of(np.zeros(value.shape, value.dtype) if blank else value.copy())
         names = self.pool.device.names
         units = [unit for kernel in bitstream.kernels for unit in kernel.units if unit.name in names]
         wired = {name for unit in units for banks in unit.banks for name in banks}

@@ -27,9 +27,9 @@ class Verify:
     places that the reference leaves unwritten are not compared. `rtol` and `atol`
     are as in `numpy.isclose`; without `rtol` it follows the dtype: 1e-2 for float16,
     1e-4 for single and 1e-9 for double precision, and integers are the same. Without
-    `atol` that is, of floats, a tenth of `rtol` times the largest finite magnitude
-    in the reference's array, as a sum that cancels is no more exact than its terms;
-    of integers 0. With `warn` a difference is a UserWarning, else VerificationError.
+    `atol` that is, of floats, a third of `rtol` times the median magnitude of what is
+    finite, and not 0, in the reference's array, as a sum that cancels is no more exact
+    than its terms; of integers 0. With `warn` a difference is a UserWarning, else VerificationError.
 
     Not compared are launches with a handle or an array on the device among their
     arguments, and those whose value only goes to another launch.
@@ -117,8 +117,10 @@ class Verifier:
         if rtol is None:
             rtol = _RTOL.get(f"{kind}{wanted.dtype.itemsize}", 0.0)
         if atol is None:
-            sizes = np.abs(wanted) if kind in "fc" else np.zeros(1)
-            atol = rtol / 10 * float(sizes[np.isfinite(sizes)].max(initial=0))
+            with np.errstate(all="ignore"):
+                sizes = np.abs(wanted).reshape(-1) if kind in "fc" else np.zeros(1)
+            sizes = np.sort(sizes[np.isfinite(sizes) & (sizes > 0)])
+            atol = rtol / 3 * float(sizes[(len(sizes) - 1) // 2]) if len(sizes) else 0.0
         return rtol, atol
 
     def _difference(self, wanted: Any, found: Any, sure: Any) -> str | None:

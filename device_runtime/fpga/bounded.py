@@ -45,7 +45,10 @@ class Bounded(np.ndarray):
         if "where" in options:
             options["where"] = _plain(options["where"])
         found = getattr(ufunc, method)(*map(_plain, inputs), **options)
-        return out[0] if len(out) == 1 else found
+        if not out:
+            return found
+        given = tuple(map(_or_else, out, found if type(found) is tuple else (found,)))
+        return given[0] if len(given) == 1 else given
 
     def _check(self, key: Any) -> None:
         for one, size in zip(key if type(key) is tuple else (key,), self.shape):
@@ -58,6 +61,10 @@ class Bounded(np.ndarray):
                         )
             elif not isinstance(one, (int, np.integer)):
                 return  # from here on keys and axes do not go together one by one
+
+
+def _or_else(given: Any, found: Any) -> Any:
+    return found if given is None else given
 
 
 def _plain(value: Any) -> Any:

@@ -186,6 +186,10 @@ class Store:
         """Keep a buffer."""
         self._buffers[number] = buffer
 
+    def held(self, bank: str) -> int:
+        """Return how many bytes of a bank are kept."""
+        return sum(one.nbytes for one in list(self._buffers.values()) if one.bank == bank)
+
     def find(self, kept: Kept) -> Buffer:
         """Return a buffer, or the part of one.
 
@@ -211,10 +215,10 @@ class Store:
 def keep(number: int, bank: str, value: Any) -> None:
     """Make a buffer that the host keeps; `value` is an array, or a Blank for what is yet to be written.
 
-    Waits for launches on other units that hold some of the bank. Raises DeviceMemoryError.
+    Waits for hardware kernels on other units that hold some of the bank. Raises DeviceMemoryError.
     """
     instance = _instance()
-    buffer = instance.allocate_in(bank, value.shape, np.dtype(value.dtype), waits=True)
+    buffer = instance.allocate_in(bank, value.shape, np.dtype(value.dtype), keeps=True)
     if not isinstance(value, Blank):
         buffer.write(value)
     instance.kept.put(number, buffer)

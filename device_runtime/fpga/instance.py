@@ -60,25 +60,31 @@ class InstanceDriver:
         return self.allocate_in(bank, asked.shape, np.dtype(asked.dtype))
 
     def allocate_in(
-        self, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any], waits: bool = False
+        self, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any], keeps: bool = False
     ) -> Buffer:
-        """Return a buffer in a bank.
+        """Return a buffer in a bank; `keeps`: for the host, by a launch that holds nothing.
 
-        `waits`: this launch holds nothing, and where there is no room waits for others that do.
-        Raises DeviceMemoryError.
+        That waits, where there is no room, for hardware kernels on other units. Raises DeviceMemoryError.
         """
         room = {one.name: one.nbytes for one in self._board.bitstream.banks}[bank]
         return self._take(
             (bank,),
             partial(Buffer.allocate, self._board, bank, shape, dtype, self.meter),
-            (lambda: math.prod(shape) * dtype.itemsize <= room) if waits else None,
+            (lambda: math.prod(shape) * dtype.itemsize <= room - self.kept.held(bank)) if keeps else None,
+            drivers=not keeps,
         )
 
     def _take(
-        self, banks: Iterable[str], allocate: Callable[[], T], fits: Callable[[], bool] | None = None
+        self,
+        banks: Iterable[str],
+        allocate: Callable[[], T],
+        fits: Callable[[], bool] | None = None,
+        drivers: bool = True,
     ) -> T:
         """Take memory for the launch that runs here; see `Room`. A kernel's own thread may outlive that."""
-        return self._room.take(self if context.current() else None, banks, allocate, fits)
+        here = context.current()
+        who = self if here is not None and here.instance is self else None
+        return self._room.take(who, banks, allocate, fits, drivers)
 
     def launch_ended(self) -> None:
         """Take note of the end of a launch, which has given back what memory it had taken."""

@@ -70,9 +70,7 @@ class _Over:
     """Stand for the instance of a launch that has ended, in threads of its kernel that have not."""
 
     meter = None
-
-    def __repr__(self) -> str:
-        return "none, as its launch has ended"
+    over = True
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NotOnDevice(
@@ -277,7 +275,7 @@ def main(control: socket.socket, orders: IO[bytes]) -> None:
         instances = open_board(order["config"], order["path"], order["uuid"], Answers(order["answers"]))
     except BaseException as error:
         told = str(error) if isinstance(error, DeviceError) else repr(error)
-        if sys.flags.optimize > 1:
+        if sys.flags.optimize > 1 and type(error).__name__ == "YaccError":
             told += " (PYTHONOPTIMIZE=2 leaves out docstrings, which pynq's parser needs)"
         _say(control, "failed", _cut(told))
         os._exit(1)

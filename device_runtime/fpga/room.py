@@ -7,11 +7,21 @@ import gc
 import itertools
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from device_runtime.errors import DeviceMemoryError
 
 T = TypeVar("T")
+
+
+@dataclass
+class _Holder:
+    """A launch that has taken memory: since when, in which banks, and if that is a driver kernel's."""
+
+    since: int
+    banks: set[str] = field(default_factory=set)
+    driver: bool = False
 
 
 class Room:
@@ -24,8 +34,7 @@ class Room:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._numbers = itertools.count()
-        # By whose launches have taken memory: since when, and in which banks.
-        self._holders: dict[Any, tuple[int, set[str]]] = {}
+        self._holders: dict[Any, _Holder] = {}  # by whose launches have taken memory
         self._waiting: dict[int, set[str]] = {}  # for which banks, in the order they came
 
     def take(
@@ -34,23 +43,33 @@ class Room:
         banks: Iterable[str],
         allocate: Callable[[], T],
         fits: Callable[[], bool] | None = None,
+        drivers: bool = True,
     ) -> T:
         """Return what `allocate` gives, which takes all that it needs of some banks, or nothing.
 
         It waits for others where `fits` says that it would find room if it were
-        alone; only who holds nothing may say so. `who` is None for nobody whose
-        end is told. Raises DeviceMemoryError where there is no room, and nothing to wait for.
+        alone; only who holds nothing may say so. Without `drivers` it waits for none
+        that took some without saying so: such a launch may do anything before it ends.
+        `who` is None for nobody whose end is told. Raises DeviceMemoryError where
+        there is no room, and nothing to wait for.
         """
         wanted = set(banks)
         with self._changed:
             number = next(self._numbers)
-            made = _now(allocate) if fits is None else self._in_turn(number, wanted, allocate, fits)
+            made = _now(allocate) if fits is None else self._in_turn(number, wanted, allocate, fits, drivers)
             if who is not None:
-                self._holders.setdefault(who, (number, set()))[1].update(wanted)
+                holder = self._holders.setdefault(who, _Holder(number))
+                holder.banks |= wanted
+                holder.driver |= fits is None
             return made
 
     def _in_turn(
-        self, number: int, wanted: set[str], allocate: Callable[[], T], fits: Callable[[], bool]
+        self,
+        number: int,
+        wanted: set[str],
+        allocate: Callable[[], T],
+        fits: Callable[[], bool],
+        drivers: bool,
     ) -> T:
         self._waiting[number] = wanted
         try:
@@ -60,7 +79,11 @@ class Room:
                         return allocate()
                     except DeviceMemoryError:
                         pass  # here, its frames would keep what they had taken
-                    held = any(banks & wanted for since, banks in self._holders.values() if since < number)
+                    held = any(
+                        one.banks & wanted
+                        for one in self._holders.values()
+                        if one.since < number and (drivers or not one.driver)
+                    )
                     if not held or not fits():
                         return _now(allocate)
                 self._changed.wait()

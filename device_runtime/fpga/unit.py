@@ -103,7 +103,8 @@ class UnitDriver:
         array that comes out, where it is known that it does.
         """
         here = context.current()
-        if here is not None and here.instance is not self.instance:
+        # A thread that outlives its launch may work for another one, by what it is given.
+        if here is not None and here.instance is not self.instance and not hasattr(here.instance, "over"):
             raise DeviceError(
                 f"unit {self.unit.name} belongs to {self.instance!r}, and this kernel runs on "
                 f"{here.instance!r}: ask for offload.core.instance() in each launch"

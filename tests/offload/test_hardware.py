@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import pickle
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -407,6 +409,22 @@ def added(function: Any) -> Any:
     ]
 
 
+def test_what_is_around_a_kernel_is_not_kept() -> None:
+    class Large:
+        pass
+
+    def copy(a, out):  # type: ignore[no-untyped-def]
+        out[:] = a
+
+    copy.__annotations__ = {"a": In("float32"), "out": Out("float32")}  # no texts
+    large = Large()
+    kept = weakref.ref(large)
+    offload(kernel="copy")(copy)
+    del large
+    gc.collect()
+    assert kept() is None
+
+
 def test_a_function_that_returns_its_value_is_told_to_write_it(device: str) -> None:
     told = r"kernel vadd: the function returns a value .*ndarray.*, .* write to the arrays that come out"
     with pytest.raises(TypeError, match=told):
@@ -419,6 +437,8 @@ def test_a_function_may_return_what_it_has_written_to(device: str) -> None:
     """As functions of NumPy's do."""
     assert added(lambda a, b, out, n: np.add(a, b, out=out)).tolist() == [4, 6]
     assert added(lambda a, b, out, n: (np.add(a, b, out=out), out)).tolist() == [4, 6]
+    assert added(lambda a, b, out, n: np.add(a[:n], b[:n], out=out[:n])).tolist() == [4, 6]
+    assert added(lambda a, b, out, n: np.divmod(a, b, out=(np.empty_like(a), out))[1:]).tolist() == [1, 2]
 
 
 def test_what_a_function_leaves_unwritten_shows(device: str) -> None:

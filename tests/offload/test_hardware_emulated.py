@@ -349,6 +349,31 @@ def test_a_thread_that_outlives_its_launch_has_no_instance(doubling: of.Session)
     assert "the launch that this thread belongs to has ended" in told[0]
 
 
+def test_a_thread_that_outlives_its_launch_works_for_others_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A pool of a module does; what it takes of a bank is no launch's."""
+
+    @offload(target=0)
+    def drive(n: int) -> Any:
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool = sys.modules.setdefault("pool", ThreadPoolExecutor(1))  # type: ignore[arg-type]
+        out = np.empty(1, "float32")
+        pool.submit(instance().double, out, floats(n), 1).result()  # type: ignore[attr-defined]
+        return out.tolist()
+
+    @offload(target=0)
+    def take() -> None:
+        sys.modules["taken"] = sys.modules["pool"].submit(instance().empty, 12_000, "uint8", "A").result()  # type: ignore[attr-defined]
+
+    made = Xclbin([double], banks={"A": "20K"}).write(tmp_path / "a.xclbin")
+    with of.connect(address(f"emu:{made}")) as session:
+        assert [drive(1), drive(2)] == [[[2]], [[4]]]
+        take()
+        with pytest.raises(of.DeviceMemoryError):
+            session.empty(12_000, "uint8", "A")
+        assert drive(3) == [[6]]
+
+
 def test_a_driver_gives_what_it_was_given_for_what_comes_out(doubling: of.Session) -> None:
     """It is read-only, and so what came out would be lost."""
     if on_cards():
@@ -812,7 +837,7 @@ def test_a_sum_that_cancels_is_not_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("verify", "seen"), [(of.Verify(1), False), (of.Verify(1, atol=0), True), (of.Verify(1, rtol=1e-7), True)]
 )
-def test_what_is_small_beside_the_largest_is_rounding(tmp_path: Path, verify: of.Verify, seen: bool) -> None:
+def test_what_is_small_beside_the_others_is_rounding(tmp_path: Path, verify: of.Verify, seen: bool) -> None:
     @offload(kernel="copy", verify=verify)
     def copy(x: In("float32"), y: Out("float32")) -> None:  # type: ignore[valid-type]
         y[:] = x
@@ -823,12 +848,26 @@ def test_what_is_small_beside_the_largest_is_rounding(tmp_path: Path, verify: of
 
     made = Xclbin([copy], models={"copy": off}).write(tmp_path / "copy.xclbin")
     with of.connect(address(f"emu:{made}")):
-        given = np.array([1e-6, np.nan, np.inf, -1], "float32"), np.empty(4, "float32")
+        given = np.array([1e-6, np.nan, np.inf, -1, 1, 2], "float32"), np.empty(6, "float32")
         if not seen:
             copy(*given)
             return
-        with pytest.raises(of.VerificationError, match="in 1 of 4 places"):
+        with pytest.raises(of.VerificationError, match="in 1 of 6 places"):
             copy(*given)
+
+
+def test_one_large_number_does_not_hide_what_is_wrong(tmp_path: Path) -> None:
+    @offload(kernel="copy", verify=1)
+    def copy(x: In("float32"), y: Out("float32")) -> None:  # type: ignore[valid-type]
+        y[:] = x
+
+    def off(x: Any, y: Any) -> None:
+        y[:] = np.where(x < 0, x, 3 * x)
+
+    with of.connect(address(f"emu:{Xclbin([copy], models={'copy': off}).write(tmp_path / 'copy.xclbin')}")):
+        for large in (-9999, -3e38):
+            with pytest.raises(of.VerificationError, match="in 2 of 3 places"):
+                copy(np.array([large, 0.01, 0.02], "float32"), np.empty(3, "float32"))
 
 
 @pytest.mark.parametrize("share", [np.float32(0.5), np.int64(1), Fraction(1, 4)])

@@ -90,3 +90,11 @@ def test_where_a_mask_says() -> None:
     assert np.add(array, 1, out=out, where=mask) is out
     assert out.tolist() == [2, 0, 5]
     assert np.sum(array, where=mask) == 5
+
+
+def test_what_has_several_outputs_gives_them() -> None:
+    array, one, other = (bounded(np.array(values), "a") for values in ([7, 8], [0, 0], [0, 0]))
+    found = np.divmod(array, 3, out=(one, other))
+    assert found[0] is one and found[1] is other
+    assert (one.tolist(), other.tolist()) == ([2, 2], [1, 2])
+    assert np.divmod(array, 3, out=(one, None))[1].tolist() == [1, 2]

@@ -21,7 +21,15 @@ class Bank:
         self.size = self.free = size
         self.refused = threading.Semaphore(0)
 
-    def take(self, room: Room, who: str | None, count: int, alone: bool = False, bank: str = "A") -> int:
+    def take(
+        self,
+        room: Room,
+        who: str | None,
+        count: int,
+        alone: bool = False,
+        bank: str = "A",
+        drivers: bool = True,
+    ) -> int:
         def allocate() -> int:
             if count > self.free:
                 self.refused.release()
@@ -29,7 +37,7 @@ class Bank:
             self.free -= count
             return count
 
-        return room.take(who, [bank], allocate, (lambda: count <= self.size) if alone else None)
+        return room.take(who, [bank], allocate, (lambda: count <= self.size) if alone else None, drivers)
 
 
 def started(run: Callable[[], Any]) -> Future[Any]:
@@ -106,3 +114,19 @@ def test_whose_end_is_not_told_is_not_waited_for() -> None:
     bank.take(room, None, 1)
     with pytest.raises(DeviceMemoryError):
         bank.take(room, "one", 1, True)
+
+
+def test_who_waits_for_no_driver_waits_for_the_others() -> None:
+    room, bank = Room(), Bank(3)
+    bank.take(room, "kernel", 2, alone=True)
+    second = started(partial(bank.take, room, "array", 2, True, drivers=False))
+    bank.refused.acquire()
+    bank.free += 2
+    room.ended("kernel")
+    assert second.result(30) == 2
+    bank.free += 2
+    room.ended("array")
+
+    bank.take(room, "driver", 2)
+    with pytest.raises(DeviceMemoryError):
+        bank.take(room, "array", 2, alone=True, drivers=False)
