@@ -18,6 +18,12 @@ def vadd(a: In("float32"), b: In("float32"), out: Out("float32"), n: int) -> Non
     np.add(a[:n], b[:n], out=out[:n])
 
 
+@offload(kernel="angles")
+def angles(y: In("float32"), x: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+    """Give the angles of points to the axis of x, in radians, which takes far longer than to add."""
+    np.arctan2(y[:n], x[:n], out=out[:n])
+
+
 @offload(kernel="vadd")
 def vadd_int(a: In("int32"), b: In("int32"), out: Out("int32"), n: int) -> None:  # type: ignore[valid-type]
     """Add vectors of integers, as examples/rtl/vadd.v does."""

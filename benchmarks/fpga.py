@@ -60,18 +60,19 @@ def registers(setting: Setting) -> Iterator[Measure]:
     yield lambda: seconds_per_call(call, setting.pick(2_000, 2))
 
 
-def adding(units: int) -> Callable[[Setting], Any]:
-    """Launch four additions of a million numbers each, that stay on the device, again and again."""
+def four(name: str, units: int) -> Callable[[Setting], Any]:
+    """Launch a circuit on four pairs of large arrays that stay on the device, again and again."""
 
     @contextmanager
     def opened(setting: Setting) -> Iterator[Measure]:
         import numpy as np
 
-        from benchmarks.circuits import vadd
+        from benchmarks import circuits
         from offload.testing import Xclbin
 
+        circuit = getattr(circuits, name)
         size = setting.pick(_FLOATS, 16)
-        with device(Xclbin([vadd], units=units)) as session:
+        with device(Xclbin([circuit], units=units)) as session:
             ones = np.ones(size, "float32")
             given = [
                 [session.array(ones), session.array(ones), session.empty(size, "float32")] for _ in range(4)
@@ -81,7 +82,7 @@ def adding(units: int) -> Callable[[Setting], Any]:
             def measure() -> float:
                 begun = perf_counter()
                 for _ in range(times):
-                    for handle in [vadd.launch(*arrays, size) for arrays in given]:
+                    for handle in [circuit.launch(*arrays, size) for arrays in given]:
                         handle.wait()
                 return 4 * times / (perf_counter() - begun)
 
@@ -90,29 +91,34 @@ def adding(units: int) -> Callable[[Setting], Any]:
     return opened
 
 
-@contextmanager
-def adding_here(setting: Setting) -> Iterator[Measure]:
-    """Do the same additions in four threads of this process."""
-    from concurrent.futures import ThreadPoolExecutor
+def four_here(name: str) -> Callable[[Setting], Any]:
+    """Have NumPy do the same in four threads of this process."""
 
-    import numpy as np
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Measure]:
+        from concurrent.futures import ThreadPoolExecutor
 
-    size = setting.pick(_FLOATS, 16)
-    given = [[np.ones(size, "float32") for _ in range(3)] for _ in range(4)]
-    times = setting.pick(20, 1)
+        import numpy as np
 
-    def add(arrays: list[Any]) -> None:
-        np.add(arrays[0], arrays[1], out=arrays[2])
+        ufunc = getattr(np, name)
+        size = setting.pick(_FLOATS, 16)
+        given = [[np.ones(size, "float32") for _ in range(3)] for _ in range(4)]
+        times = setting.pick(20, 1)
 
-    with ThreadPoolExecutor(4) as threads:
+        def compute(arrays: list[Any]) -> None:
+            ufunc(arrays[0], arrays[1], out=arrays[2])
 
-        def measure() -> float:
-            begun = perf_counter()
-            for _ in range(times):
-                list(threads.map(add, given))
-            return 4 * times / (perf_counter() - begun)
+        with ThreadPoolExecutor(4) as threads:
 
-        yield measure
+            def measure() -> float:
+                begun = perf_counter()
+                for _ in range(times):
+                    list(threads.map(compute, given))
+                return 4 * times / (perf_counter() - begun)
+
+            yield measure
+
+    return opened
 
 
 def in_verilog(units: int) -> Callable[[Setting], Any]:
@@ -207,6 +213,11 @@ def _beside(name: str, opened: Any) -> Subject:
     return Subject(name, opened, "limit", needs=("pynq",))
 
 
+def _on_four_units(circuit: str, ufunc: str) -> tuple[Subject, ...]:
+    beside = _beside("NumPy in 4 threads", four_here(ufunc))
+    return _ours(four(circuit, 4)), _ours(four(circuit, 1), "one unit"), beside
+
+
 BENCHMARKS = (
     Benchmark(
         "fpganoop",
@@ -219,9 +230,17 @@ BENCHMARKS = (
         "fpgaunits",
         "adding a million float32 that stay on the device, on 4 units",
         RATE,
-        (_ours(adding(4)), _ours(adding(1), "one unit"), _beside("NumPy in 4 threads", adding_here)),
+        _on_four_units("vadd", "add"),
         (at_least_times(1.7, "one unit"),),
         rounds=15,
+    ),
+    Benchmark(
+        "fpgaangles",
+        "the angles of a million points in float32 that stay on the device, on 4 units",
+        RATE,
+        _on_four_units("angles", "arctan2"),
+        (at_least_times(1.7, "one unit"),),
+        rounds=8,
     ),
     Benchmark(
         "fpgaverilog",
