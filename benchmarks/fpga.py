@@ -176,12 +176,13 @@ def inverting(on_device: bool) -> Callable[[Setting], Any]:
         from examples.fwi.configuration import Band, Configuration, Grid
         from examples.fwi.inversion import reconstruct
         from examples.fwi.kernels import bitstream, invert
+        from examples.fwi.model import layered
 
         few = setting.pick(20, 3)
         asked = Configuration(
             Freq=Band(nTotal=few), nSources=few, nReceivers=few, ngrid=Grid(10, 10), max=setting.pick(1000, 3)
         )
-        model = forward.layered(asked)
+        model = layered(asked)
         if not on_device:
             matrix = forward.matrix(asked, np.complex128)
             data = matrix @ model

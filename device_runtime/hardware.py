@@ -38,6 +38,20 @@ class Kept(NamedTuple):
     dtype: str
 
 
+def share_memory(one: Any, other: Any) -> bool:
+    """Tell whether two NumPy arrays share memory; also where it would take too long to find out."""
+    import numpy as np
+
+    try:
+        return np.may_share_memory(one, other) and np.shares_memory(
+            one,
+            other,
+            max_work=10_000,  # type: ignore[arg-type, unused-ignore]
+        )
+    except np.exceptions.TooHardError:
+        return True
+
+
 def unmasked(value: T) -> T:
     """Return a value that an array is made of. Raises TypeError for a masked array."""
     import numpy as np

@@ -26,6 +26,7 @@ class Body:
     """
 
     makes: type | None = None  # the class of its kernels, where it is not one of the ordinary ones
+    retries = 0  # where nobody says otherwise
 
     __slots__ = ("_capture", "fn", "kind", "module", "name", "number", "signature")
 

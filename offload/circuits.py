@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class HardwareBody(Body):
     """Hold a hardware kernel's function, and what it says of its arguments."""
 
+    retries = 2  # its arguments are snapshots, so it may be run again where its device is lost
+
     __slots__ = ("_fits", "_verifier", "interface", "verify")
 
     def __init__(
@@ -240,7 +242,14 @@ class HardwareBody(Body):
                 )
             return  # what it gives is looked at where it runs
         if not isinstance(value, (np.ndarray, DeviceArray)):
-            raise TypeError(f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}")
+            told = (
+                "; offload.core.instance() runs circuits with its buffers"
+                if type(value).__name__ == "Buffer"
+                else ""
+            )
+            raise TypeError(
+                f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}{told}"
+            )
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(
                 f"{what} is a masked array, and its mask would be lost: give x.filled(0) or x.data"
@@ -265,7 +274,7 @@ class HardwareBody(Body):
                     f"{what} is on {value.memory.home.pool.address}, "
                     f"and the launch goes to {route.pool.address}"
                 )
-            _check_bank(what, value, place, reached)
+            _check_bank(what, value, parameter.bank, place, reached)
         if parameter.shape is not None and value.shape != parameter.shape:
             raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")
         if isinstance(value, np.ndarray) and parameter.direction != IN:
@@ -325,8 +334,18 @@ def _reached(circuit: KernelSpec, route: Route) -> dict[int, Unit]:
     return units if route.units is None else {n: units[n] for n in route.units if n in units}
 
 
-def _check_bank(what: str, array: BankArray, place: int, units: Mapping[int, Unit]) -> None:
-    """Raise DeviceMemoryError if a unit that the launch may run on does not reach an array."""
+def _check_bank(
+    what: str, array: BankArray, asked: str | None, place: int, units: Mapping[int, Unit]
+) -> None:
+    """Raise DeviceMemoryError if a unit that the launch may run on does not reach an array.
+
+    So it does for an array in another bank than the kernel has `asked` for.
+    """
+    if asked not in (None, array.bank):
+        raise DeviceMemoryError(
+            f"{what} is in bank {array.bank}, and the kernel's annotation says bank={asked!r}: "
+            "make the array there, or leave the bank out"
+        )
     reach = [unit.name for unit in units.values() if array.bank in unit.banks[place]]
     for unit in units.values():
         if unit.name not in reach:

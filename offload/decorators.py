@@ -130,8 +130,6 @@ def _decorate(
         raise OptionError(f"@{name}: {placed} and {second[0]} are two placements; give one of them")
     layer = {**check(own, f"@{name}"), **layer}  # whether to wait is the user's, if both say it
 
-    if hardware:  # its arguments are snapshots, so it may be run again where its device is lost
-        layer = {**check({"retries": 2}, ""), **layer}
     if hardware and not (placed or second):
         layer = {**check({"auto": 1}, ""), **layer}
 

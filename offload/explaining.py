@@ -10,7 +10,8 @@ from device_runtime.errors import OptionError
 from offload.filling import Filling, Verified
 from offload.handle import Handle, Timing
 
-# Seconds that transfers and circuit take at least where a size from which it pays can be denied.
+# Seconds that what grows with the size, transfers and circuit or the reference, takes at least where
+# something can be told of the size from which it pays: of less, much is the same for every size.
 _TELLING = 1e-3
 
 
@@ -25,7 +26,7 @@ def explain(handle: Handle[Any], file: TextIO | None = None) -> None:
     from transfers and the circuit is taken to be the same for every size, and
     these, as predicted for a board where that is known, and the reference to
     grow with the bytes of the arguments. A launch that is too small to tell
-    that there is no such size says so.
+    says so.
 
     Raises what the launch has raised, TypeError for anything but a handle, and
     OptionError for a launch that was not of a hardware kernel on one unit of a
@@ -85,10 +86,11 @@ def _predicted(seconds: float | None) -> list[str]:
 def _break_even(nbytes: int, fixed: float, growing: float, reference: float, predicted: str = "") -> str:
     if not nbytes:
         return "cannot be told: the kernel takes no arrays"
-    if reference <= growing < _TELLING:
+    if max(reference, growing) < _TELLING:
         return (
-            f"cannot be told: what transfers and circuit take{predicted}, {growing * 1e3:.3g} ms, is less "
-            f"than {_TELLING * 1e3:g} ms, of which much is the same for every size; explain a larger launch"
+            f"cannot be told: transfers and circuit take {growing * 1e3:.3g} ms{predicted}, the reference "
+            f"{reference * 1e3:.3g}; of less than {_TELLING * 1e3:g} ms much is the same for every size: "
+            "explain a larger launch"
         )
     if reference <= growing:
         return (

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from device_runtime.errors import OffloadError
+from device_runtime.hardware import share_memory
 from offload.arrays import BankArray, DeviceArray, HostArray
 from offload.handle import Handle
 from offload.verifying import Verifier
@@ -99,19 +100,10 @@ class Verified:
 
 def overlap(one: Any, other: Any) -> bool:
     """Tell whether two arrays share memory; also where it would take too long to find out."""
-    import numpy as np
-
     if isinstance(one, BankArray) or isinstance(other, BankArray):
         return isinstance(one, BankArray) and isinstance(other, BankArray) and one.overlaps(other)
     one, other = (array.array if isinstance(array, HostArray) else array for array in (one, other))
-    try:
-        return np.may_share_memory(one, other) and np.shares_memory(
-            one,
-            other,
-            max_work=10_000,  # type: ignore[arg-type, unused-ignore]
-        )
-    except np.exceptions.TooHardError:
-        return True
+    return share_memory(one, other)
 
 
 def folded(array: Any) -> bool:

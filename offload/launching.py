@@ -157,7 +157,8 @@ def route_of(pool: Pool, body: Body, options: Options) -> Route:
         return last[1]
     units, count = options.place(pool.units, body.name, pool.device.names)
     name, number = body.name, body.number
-    limits = options.priority, options.retries, options.timeout, options.when_full
+    retries = body.retries if options.retries is None else options.retries
+    limits = options.priority, retries, options.timeout, options.when_full
     route = Route(pool, units, count, name, number, *limits, options.bare)
     if len(pool.routes) >= _ROUTES:
         pool.routes.clear()

@@ -48,7 +48,7 @@ class Options:
     all       run on every core; so it is unless `auto` or `target` is given
     device    address of the device; None is the session's default
     timeout   seconds a shard may take on its core before it is ended; None is no limit
-    retries   how often a shard is run again after its core died under it
+    retries   how often a shard is run again after its core died under it; None is as the kernel has it
     priority  launches with a higher one go first
     when_full "wait" for room in a full queue, or "raise" QueueFull
     single    `target` was one int, not a sequence
@@ -60,7 +60,7 @@ class Options:
     all: bool = True
     device: str | None = None
     timeout: float | None = None
-    retries: int = 0
+    retries: int | None = None
     priority: int = 0
     when_full: str = "wait"
     single: bool = False
@@ -210,7 +210,7 @@ def _target(name: str, value: Any, where: str) -> dict[str, Any]:
 
 def _numbered(target: tuple[Any, ...], names: Mapping[str, int], where: str) -> tuple[int, ...]:
     """Return the numbers of cores that were asked for by name, ascending."""
-    known = f"they are {', '.join(names)}" if names else "they have numbers only, from 0"
+    known = f"they are {', '.join(names)}" if names else "they have numbers only here, from 0"
     for name in target:
         if name not in names:
             raise OptionError(f"{where}: no core of the device has the name {name!r}; {known}")

@@ -241,6 +241,11 @@ class Session:
             return self.pool(address)  # all names of a device share it
         defer_interrupts()
         device = open_device(address)
+        if device.identity not in (None, address):  # it may be open already, by an address written otherwise
+            return self._pools.get(device.identity, lambda: self._add_shared(device))
+        return self._add_shared(device)
+
+    def _add_shared(self, device: Device) -> Pool:
         if isinstance(device, SharedDevice) and device.card:
             return self._open_shared(device)
         return self._add(device)

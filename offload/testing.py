@@ -31,6 +31,7 @@ from device_runtime.fpga.timing import TimingModel
 from device_runtime.fpga.writing import pack
 from offload import described
 from offload.hardware import HardwareKernel
+from offload.kernel import Kernel
 
 T = TypeVar("T")
 
@@ -222,6 +223,7 @@ class Xclbin:
         models: dict[str, Callable[..., object] | Rtl] = {
             one._body.interface.kernel: one.fn for one in self._kernels
         }
+        given = {name: model.fn if isinstance(model, Kernel) else model for name, model in given.items()}
         for name, model in given.items():
             if name not in models:
                 raise OptionError(f"Xclbin: models names {name!r}; the kernels are {', '.join(names)}")

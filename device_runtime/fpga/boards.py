@@ -38,6 +38,14 @@ class Config(NamedTuple):
     asked: str = ""  # what stands behind the kind in the address
 
     @property
+    def identity(self) -> str:
+        """The address, however it was written: the path from the root, and what is not as it is anyway."""
+        device = self.device or None if self.kind == "pynq" else self.device
+        said = {"units": self.units, "clock": self.clock, "device": device, "timeout": self.timeout}
+        query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
+        return f"{self.kind}:{os.path.abspath(self.manifest or self.path)}?{query}".rstrip("?")
+
+    @property
     def card(self) -> str:
         """Name of the card that the device is on; empty for an emulated one that has its own."""
         if self.kind == "pynq":

@@ -159,6 +159,11 @@ class Buffer:
         held = self._held[key]
         return Buffer(held, self.bank, self._memory, whole=self.whole and held.shape == self.shape)
 
+    def overlaps(self, other: Buffer) -> bool:
+        """Tell whether it shares memory with another one."""
+        mine, theirs = (range(one.address, one.address + one.nbytes) for one in (self, other))
+        return self.bank == other.bank and mine.start < theirs.stop and theirs.start < mine.stop
+
     def __len__(self) -> int:
         return len(self._held)
 

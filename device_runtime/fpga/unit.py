@@ -21,7 +21,7 @@ from device_runtime.fpga.control import Control
 from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
 from device_runtime.fpga.scalars import pack_argument
-from device_runtime.hardware import Blank
+from device_runtime.hardware import Blank, share_memory
 
 if TYPE_CHECKING:
     from device_runtime.fpga.instance import InstanceDriver
@@ -100,7 +100,8 @@ class UnitDriver:
         argument is wired to and, if it is writable and was changed on the
         device, copied back. Raises what `run` raises, DeviceError from a
         kernel that runs on another instance, and ValueError for a read-only
-        array that comes out, where it is known that it does.
+        array that comes out, and for two that share memory, where it is known
+        that they do.
         """
         here = context.current()
         # A thread that outlives its launch may work for another one, by what it is given.
@@ -110,14 +111,24 @@ class UnitDriver:
                 f"{here.instance!r}: ask for offload.core.instance() in each launch"
             )
         args = self._in_order(args, named) if named else args
+        outs: list[tuple[str, Any]] = []
         for argument, value, direction in zip(
             self.spec.arguments, args, self._board.directions(self.spec.name)
         ):
-            if direction in (OUT, INOUT) and isinstance(value, np.ndarray) and not value.flags.writeable:
+            if direction not in (OUT, INOUT):
+                continue
+            if isinstance(value, np.ndarray) and not value.flags.writeable:
                 raise ValueError(
                     f"kernel {self.spec.name}: argument {argument.name} comes out of the circuit "
                     f"({direction}), and is read-only, as what a kernel is given is: give a copy of it"
                 )
+            for name, other in outs:
+                if _overlap(value, other):
+                    raise ValueError(
+                        f"kernel {self.spec.name}: arguments {name} and {argument.name} come out of the "
+                        "circuit, and share memory: one would be lost"
+                    )
+            outs.append((argument.name, value))
         came = [(args[place], found) for place, found in self.run(args).items()]
         # First: one array may stand for what goes in and what comes out.
         for value, found in [(old, new) for old, new in came if old.tobytes() != new.tobytes()]:
@@ -181,7 +192,8 @@ class UnitDriver:
         known = own or self._answers.of_another(self.spec.name)
         if known is None or not self._board.has_model(name):
             hangs = self._answers.hangs(name)
-            return f"unit {name} has hung {hangs} times in a row" if hangs >= _MOST_HANGS else ""
+            told = f"unit {name} has hung, or not answered, {hangs} times in a row"
+            return told if hangs >= _MOST_HANGS else ""
         try:
             if own is None:
                 self._again(known, 0xFF)
@@ -334,6 +346,12 @@ def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
         else np.array(value)
         for value, direction in zip(args, way.directions)
     )
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    if isinstance(one, Buffer) and isinstance(other, Buffer):
+        return one.overlaps(other)
+    return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and share_memory(one, other)
 
 
 def _nbytes(value: Any) -> int:

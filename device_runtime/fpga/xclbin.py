@@ -7,6 +7,7 @@ together: what reads it after us follows its sizes and counts wherever they lead
 from __future__ import annotations
 
 import itertools
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,9 +42,11 @@ def read(path: str | Path) -> Bitstream:
     Raises BitstreamError, naming the file, if there is none, or what is wrong with it.
     """
     try:
-        size = Path(path).stat().st_size
-        if size > _LARGEST:
-            raise BitstreamError(f"{path}: {size:,} bytes, more than any xclbin has ({_LARGEST:,})")
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # reading may have no end
+            raise BitstreamError(f"{path} is no file with a bitstream, but a pipe, a socket or a device")
+        if status.st_size > _LARGEST:
+            raise BitstreamError(f"{path}: {status.st_size:,} bytes, more than any xclbin has ({_LARGEST:,})")
         data = Path(path).read_bytes()
     except OSError as error:
         raise BitstreamError(f"{path} cannot be read: {error.strerror}") from error

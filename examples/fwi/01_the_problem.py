@@ -9,7 +9,8 @@
 # each cell echoes by itself: a matrix **K** times the contrasts. It has a row for every frequency, receiver
 # and source.
 #
-# Run it as a notebook, or as `python -m examples.fwi.01_the_problem` in the project's folder.
+# Run it as a notebook, or as `python -m examples.fwi.01_the_problem` in the project's folder; it needs
+# `pip install 'offload[examples]'`.
 
 # %%
 import time
@@ -18,6 +19,7 @@ import numpy as np
 
 from examples.fwi import configuration, forward, pictures
 from examples.fwi.inversion import reconstruct
+from examples.fwi.model import layered
 
 asked = configuration.parse(
     {"ngrid": {"x": 25, "z": 10}, "Freq": {"nTotal": 15}, "nSources": 12, "nReceivers": 12}
@@ -31,7 +33,7 @@ print(f"{asked.cells} cells, {asked.rows} pressures")
 # this ground would measure.
 
 # %%
-truth = forward.layered(asked)
+truth = layered(asked)
 matrix = forward.matrix(asked, np.complex128)
 data = matrix @ truth
 print(f"K takes {matrix.nbytes / 1e6:.1f} MB")

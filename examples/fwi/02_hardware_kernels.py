@@ -3,7 +3,7 @@
 #
 # `examples/fwi/kernels.py` has them as **hardware kernels**: functions with annotated arguments, which
 # stand for circuits. This page runs them on the emulated FPGA, behind the real pynq: `pip install
-# 'offload[alveo]'` first.
+# 'offload[alveo,examples]'` first.
 #
 # Run it as a notebook, or as `python -m examples.fwi.02_hardware_kernels` in the project's folder.
 
@@ -17,11 +17,12 @@ import numpy as np
 import offload
 from examples.fwi import configuration, forward, kernels, pictures
 from examples.fwi.inversion import reconstruct
+from examples.fwi.model import layered
 
 asked = configuration.parse(
     {"ngrid": {"x": 25, "z": 10}, "Freq": {"nTotal": 15}, "nSources": 12, "nReceivers": 12}
 )
-truth = forward.layered(asked)
+truth = layered(asked)
 
 # %% [markdown]
 # ## A bitstream

@@ -6,7 +6,7 @@
 # the same time.
 #
 # Run it as a notebook, or as `python -m examples.fwi.03_two_instances` in the project's folder; it needs
-# `pip install 'offload[alveo]'`.
+# `pip install 'offload[alveo,examples]'`.
 
 # %%
 import tempfile
@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 import offload
-from examples.fwi import configuration, forward, kernels, pictures
+from examples.fwi import configuration, kernels, pictures
+from examples.fwi.model import layered
 from examples.fwi.split import join, split
 
 asked = configuration.parse(
     {"ngrid": {"x": 30, "z": 10}, "Freq": {"nTotal": 15}, "nSources": 12, "nReceivers": 12}
 )
-truth = forward.layered(asked)
+truth = layered(asked)
 
 # %% [markdown]
 # ## Two instances, four banks
@@ -45,7 +46,7 @@ device = offload.connect(f"emu:{path}")
 parts = split(asked, 2)
 little = configuration.parse({"ngrid": {"x": 3, "z": 3}, "nSources": 2, "nReceivers": 2})
 for number in range(2):  # the first run loads what it needs
-    kernels.invert(little, forward.layered(little), target=number)
+    kernels.invert(little, layered(little), target=number)
 
 begin = time.perf_counter()
 handles = [kernels.invert.launch(part.asked, truth[part.cells]) for part in parts]

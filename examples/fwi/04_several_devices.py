@@ -6,7 +6,7 @@
 # where they go.
 #
 # Run it as a notebook, or as `python -m examples.fwi.04_several_devices` in the project's folder; it needs
-# `pip install 'offload[alveo]'`.
+# `pip install 'offload[alveo,examples]'`.
 
 # %%
 import tempfile
@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 import offload
-from examples.fwi import configuration, forward, kernels, pictures
+from examples.fwi import configuration, kernels, pictures
+from examples.fwi.model import layered
 from examples.fwi.split import join, split
 
 asked = configuration.parse({"ngrid": {"x": 40, "z": 25}})
-truth = forward.layered(asked)
+truth = layered(asked)
 
 folder = tempfile.TemporaryDirectory()
 addresses = {}
@@ -33,7 +34,7 @@ def warm_up(address, instances):
     """Have every instance load what it needs."""
     little = configuration.parse({"ngrid": {"x": 3, "z": 3}, "nSources": 2, "nReceivers": 2})
     for number in range(instances):
-        kernels.invert(little, forward.layered(little), device=address, target=number)
+        kernels.invert(little, layered(little), device=address, target=number)
 
 
 for instances, address in addresses.items():
@@ -73,7 +74,7 @@ def seconds(columns, instances):
     """Return how long it takes to invert so many columns of cells, on so many instances of one device."""
     survey = {"Freq": {"nTotal": 10}, "nSources": 20, "nReceivers": 20}
     whole = configuration.parse({"ngrid": {"x": columns, "z": 10}, **survey})
-    ground = forward.layered(whole)
+    ground = layered(whole)
     invert = kernels.invert.options(device=addresses[2])
     begin = time.perf_counter()
     started = [

@@ -6,7 +6,7 @@
 # given: launches need not be waited for.
 #
 # Run it as a notebook, or as `python -m examples.fwi.05_watch_it` in the project's folder; it needs `pip
-# install 'offload[alveo]'`.
+# install 'offload[alveo,examples]'`.
 
 # %%
 import tempfile
@@ -18,13 +18,14 @@ import numpy as np
 import offload
 from examples.fwi import configuration, forward, kernels, pictures
 from examples.fwi.inversion import Inversion
+from examples.fwi.model import layered
 from offload import define_on_device
 from offload import offload as kernel
 from offload.core import instance
 
 survey = {"ngrid": {"x": 25, "z": 10}, "Freq": {"nTotal": 15}, "nSources": 12, "nReceivers": 12}
 asked = configuration.parse(survey)
-truth = forward.layered(asked)
+truth = layered(asked)
 folder = tempfile.TemporaryDirectory()
 path = kernels.bitstream(Path(folder.name) / "fwi.xclbin", instances=1)
 device = offload.connect(f"emu:{path}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import reprlib
 import sys
 import tempfile
 import time
@@ -25,33 +24,10 @@ from offload.session import session
 from . import configuration, forward, kernels
 from .configuration import Configuration, ConfigurationError
 from .inversion import InversionError, Result, recover
+from .model import read
 from .split import Part, join, split
 
 _MOST = 64  # units of a kernel that a bitstream may have
-
-
-def read_model(path: str, cells: int) -> forward.Real:
-    """Return the contrasts, (cells,), that a file holds, separated by white space.
-
-    Raises ConfigurationError, naming the file, for another number of them and for what is no number.
-    """
-    try:
-        words = Path(path).read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error
-    for place, word in enumerate(words):
-        try:
-            finite = np.isfinite(float(word)) and "_" not in word
-        except ValueError:
-            finite = False
-        if not finite:
-            raise ConfigurationError(
-                f"{path}: number {place + 1} is {reprlib.repr(word)}, and must be finite; "
-                "white space is what separates them"
-            )
-    if len(words) != cells:
-        raise ConfigurationError(f"{path} has {len(words)} numbers, and the grid has {cells} cells")
-    return np.array(words, float)
 
 
 def in_numpy(part: Part, model: forward.Real) -> Result:
@@ -169,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         asked = configuration.read(given.config)
-        model = read_model(given.model, asked.cells)
+        model = read(given.model, asked.cells)
         parts = split(asked, given.instances, given.even)
         if given.out is not None:
             check_out(given.out, given.config, given.model)

@@ -81,11 +81,3 @@ def matrix(asked: Configuration, dtype: DTypeLike = np.complex64) -> NDArray[Any
         heard = (dx * dz * k**2 * green(k, to_receivers))[:, None]
         np.multiply(heard, green(k, to_sources), out=part, casting="same_kind")  # no other array of its size
     return found.reshape(asked.rows, len(cells))
-
-
-def layered(asked: Configuration) -> Real:
-    """Return the contrasts of a ground in layers, for trying out: (N,), row by row from the top."""
-    layers = np.zeros(asked.ngrid.z)
-    known = (0.0, 0.173553719, 0.198039652, 0.243856333, 0.221453287)[: asked.ngrid.z]
-    layers[: len(known)] = known
-    return np.repeat(layers, asked.ngrid.x)

@@ -19,6 +19,7 @@ from examples.fwi import configuration, forward, kernels
 from examples.fwi.__main__ import main
 from examples.fwi.configuration import Configuration, ConfigurationError
 from examples.fwi.inversion import InversionError, reconstruct, recover
+from examples.fwi.model import layered
 from examples.fwi.split import join, split
 from offload import In, Out, offload
 from offload.testing import Xclbin
@@ -34,7 +35,7 @@ needs_pynq = [
 
 def inverted(asked: Configuration, dtype: Any = np.complex128) -> Any:
     """Return what is found from the layered model's own pressures, and that model."""
-    matrix, truth = forward.matrix(asked, dtype), forward.layered(asked)
+    matrix, truth = forward.matrix(asked, dtype), layered(asked)
     real = matrix.real.dtype
     found = reconstruct(
         asked,
@@ -66,7 +67,7 @@ def test_the_misfit_falls() -> None:
 def test_a_whisper_is_heard() -> None:
     asked = configuration.parse(SMALL)
     matrix = forward.matrix(asked)
-    quiet = (matrix @ forward.layered(asked) * 1e-25).astype(np.complex64)
+    quiet = (matrix @ layered(asked) * 1e-25).astype(np.complex64)
     found = reconstruct(
         asked,
         quiet,
@@ -79,7 +80,7 @@ def test_a_whisper_is_heard() -> None:
 @pytest.mark.parametrize("size", [1e-300, 1e-150, 1e150, 1e300])
 def test_a_ground_is_found_whatever_its_size(size: float) -> None:
     asked = Configuration()
-    matrix, truth = forward.matrix(asked, np.complex128), forward.layered(asked)
+    matrix, truth = forward.matrix(asked, np.complex128), layered(asked)
     found = recover(
         asked, size * truth, lambda chi: matrix @ chi, lambda rest: np.conj(np.conj(rest) @ matrix)
     )
@@ -104,7 +105,7 @@ def test_data_that_single_precision_does_not_hold(size: float, told: str) -> Non
         return matrix @ chi.astype(np.float32)
 
     with pytest.raises(InversionError, match=told):
-        recover(asked, size * forward.layered(asked), dotprod, lambda rest: np.conj(np.conj(rest) @ matrix))
+        recover(asked, size * layered(asked), dotprod, lambda rest: np.conj(np.conj(rest) @ matrix))
 
 
 def test_a_ground_that_makes_no_sound() -> None:
@@ -123,7 +124,7 @@ def test_silence_is_an_empty_ground() -> None:
 def test_what_is_no_number_does_not_pass() -> None:
     asked = configuration.parse(SMALL)
     matrix = forward.matrix(asked, np.complex128)
-    data = matrix @ forward.layered(asked)
+    data = matrix @ layered(asked)
     calls = iter(range(99))
 
     def broken(chi: Any) -> Any:
@@ -134,7 +135,7 @@ def test_what_is_no_number_does_not_pass() -> None:
     with pytest.raises(InversionError, match="the data hold what is no number"):
         reconstruct(asked, data * np.nan, broken, broken)
     for told in (
-        lambda: recover(asked, forward.layered(asked), lambda chi: matrix @ chi * np.nan, broken),
+        lambda: recover(asked, layered(asked), lambda chi: matrix @ chi * np.nan, broken),
         lambda: reconstruct(asked, data, broken, lambda rest: np.full(asked.cells, complex(np.nan, 0))),
     ):
         with pytest.raises(InversionError, match="multiplying with the matrix gives what is no number"):
@@ -218,7 +219,7 @@ def test_one_frequency_needs_no_other() -> None:
 def files(tmp_path: Path) -> Path:
     asked = configuration.parse(SMALL)
     tmp_path.joinpath("config.json").write_text(json.dumps(SMALL))
-    tmp_path.joinpath("model.txt").write_text("\n".join(map(str, forward.layered(asked))))
+    tmp_path.joinpath("model.txt").write_text("\n".join(map(str, layered(asked))))
     return tmp_path
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
 import pickle
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import cloudpickle
@@ -60,6 +62,25 @@ def test_a_call_fills_the_callers_array_and_gives_it(device: str) -> None:
     out = np.empty(3, "float32")
     (given,) = add(floats(1, 2, 3), floats(4, 5, 6), out, 3)
     assert given is out and out.tolist() == [5, 7, 9]
+
+
+@pytest.mark.parametrize(("said", "attempts"), [("", 3), ("0", 1), ("1", 2)])
+def test_what_the_user_sets_goes_before_how_often_it_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, attempts: int
+) -> None:
+    monkeypatch.setenv("OFFLOAD_RETRIES", said)
+    runs = tmp_path / "runs"
+    runs.touch()
+
+    @offload(kernel="dies")
+    def dies(x: In) -> None:
+        with runs.open("a") as file:
+            file.write("x")
+        os._exit(4)
+
+    with of.connect("local:1"), pytest.raises(of.WorkerDied):
+        dies(floats(1))
+    assert len(runs.read_text()) == attempts
 
 
 def test_an_executor_takes_no_hardware_kernel() -> None:

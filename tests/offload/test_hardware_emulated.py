@@ -389,6 +389,54 @@ def test_a_driver_gives_what_it_was_given_for_what_comes_out(doubling: of.Sessio
         drive(floats(0))
 
 
+@offload(kernel="duo")
+def duo(a: In("float32"), x: Out("float32"), y: Out("float32")) -> None:  # type: ignore[valid-type]
+    x[:], y[:] = a + 1, a + 2
+
+
+def test_what_comes_out_for_a_driver_does_not_overlap(tmp_path: Path) -> None:
+    if on_cards():
+        pytest.skip("which way an argument goes is not known there")
+
+    @offload(auto=1)
+    def drive(kind: str) -> Any:
+        a, room = np.zeros(3, "float32"), np.empty(6, "float32")
+        if kind == "buffers":
+            a, room = instance().array(a), instance().empty(6, "float32")
+        instance().duo(a, room[:3], room[3:])
+        found = np.array(room)
+        instance().duo(a, room[:3], room[2:5])
+        return found
+
+    @offload(auto=1)
+    def apart() -> Any:
+        a, room = np.zeros(3, "float32"), np.empty(6, "float32")
+        instance().duo(a, room[::2], room[1::2])
+        return room
+
+    with of.connect(address(f"emu:{Xclbin([duo]).write(tmp_path / 'duo.xclbin')}")):
+        for kind in ("arrays", "buffers"):
+            with pytest.raises(ValueError, match="duo: arguments x and y come out of the circuit, and share"):
+                drive(kind)
+        assert apart()[0].tolist() == [1, 2] * 3
+
+
+def test_all_ways_to_write_an_address_are_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened once, and not loaded again: what is on it stays."""
+    monkeypatch.chdir(tmp_path)
+    path = Xclbin([double]).write("double.xclbin")
+    of.Manifest(path, [{"units": ["double_1"]}]).write("double.toml")
+    for file in ("double.xclbin", "double.toml"):
+        kind, card = ("pynq", "device=1") if on_cards() else ("emu", "device=9")
+        ways = [f"{kind}:{file}?{card}&timeout=100", f"{kind}:{tmp_path / file}?timeout=1e2&{card}&wait=1"]
+        with of.connect(ways[0]) as session:
+            there = session.array(floats(1, 2))
+            for way in ways * 2:
+                assert double(floats(0, 0), there, 2, device=way)[0].tolist() == [2, 4]
+            assert np.asarray(there).tolist() == [1, 2]
+            assert session.pool(f"{kind}:{file}?{card}") is not session.pool(), "with another timeout"
+
+
 def test_banks_of_the_same_addresses(tmp_path: Path) -> None:
     made = Xclbin([double], banks=["HP0", "HP1"], wiring={"double.out": "HP1"}).bitstream
     path = written(tmp_path, made._replace(banks=tuple(bank._replace(base=0) for bank in made.banks)))

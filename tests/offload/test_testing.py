@@ -351,6 +351,20 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(100)
+def test_a_kernel_may_be_a_model() -> None:
+    """Its function is meant."""
+
+    @offload(kernel="other")
+    def other(a: In, b: In, out: Out, n: int) -> None:
+        out[:n] = a[:n] * b[:n]
+
+    (kernel,) = Xclbin([add]).bitstream.kernels
+    models = load(Xclbin([add], models={kernel.name: other}).bitstream.circuit).models
+    out = np.zeros(2, "float32")
+    models[kernel.name](np.full(2, 3.0), np.full(2, 5.0), out, 2)  # type: ignore[operator]
+    assert out.tolist() == [15, 15]
+
+
 def test_the_emulated_device_runs_it(tmp_path: Path) -> None:
     pytest.importorskip("pynq")
     path = Xclbin([fill], units=2).write(tmp_path / "fill.xclbin")

@@ -627,5 +627,11 @@ def test_a_fault_of_no_kind() -> None:
         Fault("hang", after=True)
     with pytest.raises(of.OptionError, match="seconds=-1 must be a number of seconds"):
         Fault("slow", seconds=-1)
+    with pytest.raises(
+        of.OptionError, match=r"kind='slow', seconds=0.0: a slow unit takes some seconds more"
+    ):
+        Fault("slow")
+    with pytest.raises(of.OptionError, match="kind='hang', seconds=2: only a slow unit takes more"):
+        Fault("hang", seconds=2)
     with pytest.raises(of.OptionError, match="maps units to Faults; there is vadd_1"):
         Xclbin([add], faults={"vadd_3": Fault("hang")})
