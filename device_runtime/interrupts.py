@@ -144,10 +144,11 @@ _uninterrupted = {Window.__exit__.__code__, Window.close.__code__}
 
 
 class Guard(Shield):
-    """Hold a lock, shielded. Not reentrant: the main thread gets a RuntimeError if it enters it again.
+    """Hold a lock, shielded. Not reentrant: a thread gets a RuntimeError if it enters it again.
 
-    A signal handler could, whatever the main thread is just doing. So it notes
-    that it is inside before it has the lock, and until after it has given it back.
+    A finalizer could, whatever its thread is just doing, and in the main thread
+    a signal handler. So that one notes that it is inside before it has the lock,
+    and until after it has given it back.
 
     `visitor` is called, once, by the next one who enters.
     """
@@ -161,14 +162,14 @@ class Guard(Shield):
 
     def __enter__(self) -> None:
         global _depth
+        if self.is_mine():
+            raise RuntimeError(
+                "a signal handler or a finalizer has interrupted offload in the midst of something, and "
+                "cannot use it here; let it set a flag, or leave the rest to another thread"
+            )
         if get_ident() != _main:
             self._lock.acquire()
         else:
-            if self._inside:
-                raise RuntimeError(
-                    "a signal handler has interrupted offload in the midst of something, and cannot use it "
-                    "here; let it set a flag, or leave the rest to another thread"
-                )
             _depth += 1
             self._inside = True
             try:
@@ -182,6 +183,12 @@ class Guard(Shield):
             except BaseException:  # nobody is inside then
                 self.__exit__(None, None, None)
                 raise
+
+    def is_mine(self) -> bool:
+        """Tell whether the calling thread is inside."""
+        if get_ident() == _main:
+            return self._inside
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return, unused-ignore]
 
     def visit(self) -> None:
         """Call the visitor, if there is one."""

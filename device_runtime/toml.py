@@ -23,5 +23,5 @@ def parse(text: str, path: str) -> dict[str, Any]:
         ) from None
     try:
         return dict(reader.loads(text))
-    except reader.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # an error of TOML's is a ValueError, as is a long number
         raise OptionError(f"{path} is not valid TOML: {error}") from error

@@ -133,13 +133,22 @@ class DeviceArray(ABC):
         return range(*key.indices(self.shape[0]))
 
 
+Spans = tuple[tuple[int, int], ...]  # each from, and to where it ends
+
+
+def without(spans: Spans, start: int, stop: int) -> Spans:
+    """Return what is left of spans apart from one."""
+    parts = [part for a, b in spans for part in ((a, min(b, start)), (max(a, stop), b))]
+    return tuple([(a, b) for a, b in parts if a < b])
+
+
 class _Root:
     """What an array of the host's and its slices have in common."""
 
     def __init__(self, array: Any) -> None:
         self.array: Any = array  # None once it is freed
-        # What was to be written and was not: rows from and to, the kernel that failed, and why.
-        self.failed: list[tuple[int, int, str, BaseException]] = []
+        # What was to be written and was not: rows, the kernel that failed, and why.
+        self.failed: list[tuple[Spans, str, BaseException]] = []
 
 
 class HostArray(DeviceArray):
@@ -175,8 +184,8 @@ class HostArray(DeviceArray):
 
         Raises DependencyError if what was to write it has failed.
         """
-        for start, stop, kernel, error in self._root.failed:
-            if start < self._stop and self._start < stop:
+        for rows, kernel, error in self._root.failed:
+            if any(start < self._stop and self._start < stop for start, stop in rows):
                 raise DependencyError(
                     f"kernel {kernel} failed, and so did not write what is to be read"
                 ) from error
@@ -184,11 +193,12 @@ class HostArray(DeviceArray):
 
     def written(self, kernel: str = "", error: BaseException | None = None) -> None:
         """Take note that it was written, or was to be written by a kernel that has failed."""
-        self._root.failed = [
-            one for one in self._root.failed if not (self._start <= one[0] and one[1] <= self._stop)
+        left = [
+            (without(rows, self._start, self._stop), kernel, why) for rows, kernel, why in self._root.failed
         ]
+        self._root.failed = [one for one in left if one[0]]
         if error is not None:
-            self._root.failed.append((self._start, self._stop, kernel, error))
+            self._root.failed.append((((self._start, self._stop),), kernel, error))
 
     def write(self, value: Any) -> None:
         self.array[...] = converted(value, self.dtype, self.shape)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceMemoryError
 from device_runtime.hardware import Blank
-from offload.arrays import BankArray, DeviceArray, HostArray
+from offload.arrays import BankArray, DeviceArray, HostArray, Spans, without
 from offload.body import Body
 from offload.handle import Handle
 from offload.launching import launch
@@ -40,32 +40,36 @@ Needed = tuple[BankArray, bool, bool]  # what a launch needs of an array: that i
 
 
 class Use(NamedTuple):
-    """A launch that uses the bytes of an array from `start` to `stop`."""
+    """A launch that uses some bytes of an array."""
 
     ticket: Ticket
-    start: int
-    stop: int
-
-    def is_within(self, other: Use) -> bool:
-        """Tell whether another one uses all these bytes."""
-        return other.start <= self.start and self.stop <= other.stop
+    bytes: Spans
 
     def overlaps(self, start: int, stop: int) -> bool:
         """Tell whether it uses some of these bytes."""
-        return self.start < stop and start < self.stop
+        return any(mine < stop and start < end for mine, end in self.bytes)
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Tell whether it uses all of these bytes."""
+        return any(mine <= start and stop <= end for mine, end in self.bytes)
 
 
 class Slot:
-    """Hold a buffer of the device's: it is freed when this is collected.
+    """Hold a buffer of the device's: it is freed when nobody has this any more.
 
     An array has it, and every launch that uses the array until that has ended.
     """
 
-    __slots__ = ("__weakref__", "_end", "number")
+    __slots__ = ("_end", "_token", "number")
 
     def __init__(self, number: int, dead: deque[int]) -> None:
+        import numpy as np
+
         self.number = number
-        self._end = weakref.finalize(self, dead.append, number)
+        # What is in a cycle of garbage is told to be dead before the cycle's finalizers run, which may
+        # use the buffer, or keep the array. NumPy's arrays are nothing that the collector of cycles knows.
+        self._token = np.empty(0)
+        self._end = weakref.finalize(self._token, dead.append, number)
         self._end.atexit = False
 
     def disown(self) -> None:
@@ -91,14 +95,15 @@ class Memory:
         without, those behind it wait for them in its place.
         """
         found = []
-        later: list[Use] = []
+        left: Spans = ((start, stop),)  # what no later use writes
         since = -1  # the number of such a use
         for number, use in reversed(self.writers.items()):
             if use.overlaps(start, stop):
-                needed = reads and not any(use.is_within(other) for other in later)
+                needed = reads and any(use.overlaps(*span) for span in left)
                 found.append(Depends((use.ticket,), True, SUCCESS if needed else END))
-                later.append(use)
-                if use.start <= start and stop <= use.stop and not use.ticket.done:
+                for span in use.bytes:
+                    left = without(left, *span)
+                if use.covers(start, stop) and not use.ticket.done:
                     since = number
                     break
         if writes:
@@ -110,7 +115,7 @@ class Memory:
         return found
 
     def forget(self, number: int, ended_well: bool) -> None:
-        """Forget a use that ends, and writers before it that failed to write what it was to write.
+        """Forget a use that ends, and what writers before it failed to write and it was to write.
 
         A writer that has failed is kept: what it has left is not to be read.
         """
@@ -121,8 +126,14 @@ class Memory:
         if ended_well:
             del self.writers[number]
         for other, earlier in list(self.writers.items()):
-            if other < number and earlier.ticket.done and earlier.is_within(use):
-                del self.writers[other]
+            if other < number and earlier.ticket.done:
+                left = earlier.bytes
+                for span in use.bytes:
+                    left = without(left, *span)
+                if left:
+                    self.writers[other] = Use(earlier.ticket, left)
+                else:
+                    del self.writers[other]
 
 
 class Turn:
@@ -153,7 +164,7 @@ class Turn:
         for array, _, writes in self._needed:
             uses = array.memory.writers if writes else array.memory.readers
             number = next(_numbers)
-            uses[number] = Use(ticket, array.start, array.stop)
+            uses[number] = Use(ticket, ((array.start, array.stop),))
             self._uses.append(number)
         self._needed = ()
         self._home.turns.add(self)
@@ -244,8 +255,11 @@ class Arrays:
         return launch(self._session, body, args, {}, options, after=self.bury(), turn=Turn(self, needed))
 
     def bury(self) -> list[Depends]:
-        """Free what nobody has any more; return what comes after that, and after what other threads free."""
-        if self._dead:
+        """Free what nobody has any more; return what comes after that, and after what other threads free.
+
+        In a finalizer that has interrupted this thread in the midst of something, the next launch frees it.
+        """
+        if self._dead and not self._session.dispatcher.is_inside():
             mine = object()
             self._buriers.add(mine)  # first: another thread may find nobody dead any more
             try:

@@ -107,6 +107,7 @@ class Direct:
                 guard.visit()
                 self._pump.leave()
                 if left:
+                    self._ticket = None  # it keeps what the launch was given
                     self._pump.attend()  # else whoever called waits for the ticket at once
             ticket, self._ticket = self._ticket, None  # it keeps what the launch gives
             return ticket

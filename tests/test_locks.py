@@ -129,6 +129,34 @@ def test_a_signal_handler_anywhere_in_a_guard_enters_it_or_is_refused(
         pass
 
 
+@pytest.mark.parametrize("main", [True, False])
+def test_a_finalizer_in_a_guard_is_refused(main: bool) -> None:
+    """It runs in whichever thread collects garbage, and would wait for what that thread holds."""
+    guard, found = Guard(), []
+
+    def finalizer() -> None:
+        try:
+            with guard:
+                found.append("entered")
+        except RuntimeError as error:
+            found.append(str(error)[:31])
+
+    def within() -> None:
+        with guard:
+            found.append(str(guard.is_mine()))
+            finalizer()
+            guard.aside(finalizer)
+        found.append(str(guard.is_mine()))
+
+    if main:
+        within()
+    else:
+        thread = threading.Thread(target=within)
+        thread.start()
+        thread.join()
+    assert found == ["True", "a signal handler or a finalizer", "entered", "False"]
+
+
 class Interrupted(Exception):
     """What a signal handler of the user's own raises."""
 
@@ -157,6 +185,9 @@ class Struck:
 
     def release(self) -> None:
         self._call(self.lock.release)
+
+    def _is_owned(self) -> bool:
+        return self.lock._is_owned()  # type: ignore[attr-defined, no-any-return, unused-ignore]
 
 
 @pytest.mark.parametrize(

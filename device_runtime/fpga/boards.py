@@ -100,6 +100,8 @@ def read(path: str) -> Bitstream:
 
     Raises BitstreamError.
     """
+    if "\0" in path:
+        raise BitstreamError(f"{path!r} is the name of no file: it has a zero byte")
     if path.endswith((".hwh", ".xsa")):
         raise BitstreamError(f"{path}: name the .bit file, and have the .hwh file beside it")
     return hwh.read(path) if path.endswith(".bit") else xclbin.read(path)

@@ -111,24 +111,24 @@ class UnitDriver:
                 f"{here.instance!r}: ask for offload.core.instance() in each launch"
             )
         args = self._in_order(args, named) if named else args
-        outs: list[tuple[str, Any]] = []
+        before: list[tuple[str, str, Any]] = []
         for argument, value, direction in zip(
             self.spec.arguments, args, self._board.directions(self.spec.name)
         ):
-            if direction not in (OUT, INOUT):
+            if not direction:  # a number, or nobody knows
                 continue
-            if isinstance(value, np.ndarray) and not value.flags.writeable:
+            if direction != IN and isinstance(value, np.ndarray) and not value.flags.writeable:
                 raise ValueError(
                     f"kernel {self.spec.name}: argument {argument.name} comes out of the circuit "
                     f"({direction}), and is read-only, as what a kernel is given is: give a copy of it"
                 )
-            for name, other in outs:
-                if _overlap(value, other):
+            for name, its, other in before:
+                if _collide(value, direction, other, its):
                     raise ValueError(
-                        f"kernel {self.spec.name}: arguments {name} and {argument.name} come out of the "
-                        "circuit, and share memory: one would be lost"
+                        f"kernel {self.spec.name}: arguments {name} ({its}) and {argument.name} "
+                        f"({direction}) share memory, and the circuit writes there: give another array"
                     )
-            outs.append((argument.name, value))
+            before.append((argument.name, direction, value))
         came = [(args[place], found) for place, found in self.run(args).items()]
         # First: one array may stand for what goes in and what comes out.
         for value, found in [(old, new) for old, new in came if old.tobytes() != new.tobytes()]:
@@ -348,10 +348,12 @@ def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
     )
 
 
-def _overlap(one: Any, other: Any) -> bool:
+def _collide(one: Any, way: str, other: Any, its: str) -> bool:
+    """Tell whether a circuit would spoil an argument by another one; arrays get buffers of their own."""
     if isinstance(one, Buffer) and isinstance(other, Buffer):
-        return one.overlaps(other)
-    return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and share_memory(one, other)
+        return (way, its) != (IN, IN) and one.overlaps(other)
+    both = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return both and IN not in (way, its) and share_memory(one, other)
 
 
 def _nbytes(value: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import pickle
+import random
 import re
 import threading
 import time
@@ -376,6 +377,32 @@ def test_part_of_an_array_may_be_lost(device: of.Session) -> None:
     assert held(x).tolist() == [0.0] * 10 + floats()[10:].tolist()
 
 
+def test_what_was_lost_is_there_again_as_far_as_it_was_written(device: of.Session) -> None:
+    """Whether by one launch or by many, and whatever else was lost since."""
+    chance = random.Random(1)
+    x, lost = device.array(floats()), np.zeros(N, bool)
+    for _ in range(80):
+        start, stop = sorted(chance.sample(range(0, N + 1, 100), 2))
+        what = chance.choice(["write", "launch", "fail", "read", "read"])
+        part = slice(start, stop)
+        if what == "fail":
+            vadd.options(retries=0).launch(floats()[:3], floats()[:4], x[part], 9).exception()
+        elif what == "write":
+            x[part].write(floats()[part])
+        elif what == "launch":
+            one = floats()[: stop - start]
+            vadd.launch(one, one, x[part], stop - start)
+        if what != "read":
+            lost[part] = what == "fail"
+        elif lost[part].any():
+            with pytest.raises(of.DependencyError):
+                held(x[part])
+        else:
+            held(x[part])
+    x.write(floats())
+    assert np.array_equal(x, floats())
+
+
 def test_a_call_that_is_refused_cures_nothing(device: of.Session) -> None:
     x = device.array(floats())
     grow.options(retries=0).launch(x, -1.0).exception()
@@ -642,6 +669,37 @@ def test_launches_keep_what_they_use(fpga: of.Session) -> None:
         del out
     a.free()
     assert all(np.array_equal(handle.result(), 2 * floats()) for handle in handles)
+
+
+def test_finalizers_of_what_is_in_a_cycle_find_its_arrays(fpga: of.Session) -> None:
+    """Also those of objects that are kept then."""
+    found, kept = [], []
+
+    class Model:
+        def __init__(self) -> None:
+            self.array, self.me = fpga.array(floats(), "HBM0"), self
+
+        def __del__(self) -> None:
+            found.append(np.array_equal(held(self.array), floats()))
+            kept.append(self)
+
+    for _ in range(3):
+        Model()
+    gc.collect()
+    assert found == [True] * 3
+    assert all(np.array_equal(one.array, floats()) for one in kept)
+    kept.clear()
+    gc.collect()
+    whole = fpga.empty(1 << 20, "uint8", "HBM0")
+    whole.free()
+
+
+def test_a_finalizer_frees_arrays_whatever_its_thread_is_about(fpga: of.Session) -> None:
+    """It may have interrupted offload itself: then they are free with the next launch."""
+    x = fpga.array(np.zeros(1 << 20, "uint8"), "HBM0")
+    with fpga.dispatcher._guard:
+        x.free()
+    fpga.empty(1 << 20, "uint8", "HBM0")
 
 
 def test_memory_is_given_back_while_handles_are_kept(fpga: of.Session) -> None:

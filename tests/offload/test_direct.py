@@ -24,7 +24,7 @@ from device_runtime.launch import Image
 from device_runtime.process import wire
 from device_runtime.process.cores import ProcessDevice
 from device_runtime.process.ring import are_sound
-from offload import offload, offload_single
+from offload import Out, offload, offload_single
 from offload.core import coreid
 from offload.session import session
 from scheduler.dispatcher import Dispatcher
@@ -130,6 +130,27 @@ def test_another_thread_waits_for_a_launch(between: Between) -> None:
     between.begin(lambda: found.put(echo("other")))
     assert echo("own") == ["own", "own"]
     assert found.get(timeout=30) == ["other", "other"]
+
+
+def test_a_call_that_was_interrupted_keeps_nothing(between: Between) -> None:
+    """What it was given is free when its launch has ended."""
+
+    @offload(kernel="fill", target=0)
+    def fill(out: Out) -> None:
+        out[:] = 1
+
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    between.do(strike, aside=False)
+    out = np.empty(3)
+    gone = weakref.ref(out)
+    with pytest.raises(KeyboardInterrupt):
+        fill(out)
+    del out
+    echo.launch(0).wait()
+    gc.collect()
+    assert gone() is None
 
 
 def test_what_comes_in_between_runs_after(between: Between, tmp_path: Any) -> None:

@@ -80,6 +80,12 @@ def test_addresses_that_cannot_be_meant(address: str, told: str) -> None:
 def test_files_that_are_no_bitstreams(here: Path) -> None:
     with pytest.raises(of.BitstreamError, match=r"none\.xclbin cannot be read: No such file"):
         of.connect("emu:none.xclbin")
+    with pytest.raises(of.BitstreamError, match="zero byte"):
+        of.connect("emu:a\0b.xclbin")
+    os.mkfifo("pipe.xclbin")
+    for path in ("pipe.xclbin", "/dev/zero"):
+        with pytest.raises(of.BitstreamError, match=f"{path} is no file with a bitstream, but a pipe"):
+            of.connect(f"emu:{path}")
     here.joinpath("other.xclbin").write_bytes(b"#!/bin/sh")
     with pytest.raises(of.BitstreamError, match="this is no xclbin file"):
         of.connect("emu:other.xclbin")

@@ -161,6 +161,15 @@ def test_an_address_with_a_manifest(tmp_path: Path) -> None:
         boards.configure("emu", str(tmp_path / "nothing.toml"))
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000 + "]" * 3000])
+def test_a_manifest_that_python_cannot_read(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "made.toml"
+    path.write_text(f"bitstream = {value}")
+
+    with pytest.raises(OptionError, match=f"{path} is not valid TOML|bitstream=9999"):
+        boards.configure("emu", str(path))
+
+
 def test_folders_may_be_links(tmp_path: Path) -> None:
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
