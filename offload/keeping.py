@@ -14,7 +14,7 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -291,31 +291,27 @@ class Arrays:
             self._burials.update(dict.fromkeys(tickets))
 
 
-class _Cycle:
-    """Be garbage that only a collection finds."""
-
-    def __init__(self) -> None:
-        self.me = self
-
-
 def _collect() -> None:
     """Collect garbage in cycles.
 
     Python does nothing while another thread is in the midst of that, whose end is waited for then: for a
     second at most, as it may also be this one, which calls from a finalizer.
     """
-    left, ended = weakref.ref(_Cycle()), threading.Event()
+    me, whole, ended = threading.get_ident(), [False], threading.Event()
 
-    def note(phase: str, _: object) -> None:
+    def note(phase: str, what: Mapping[str, int]) -> None:
         if phase == "stop":
+            whole[0] |= threading.get_ident() == me and what["generation"] == 2
             ended.set()
 
     gc.callbacks.append(note)
     try:
-        gc.collect()
-        while left() is not None and ended.wait(_PATIENCE):
+        while not whole[0]:
             ended.clear()
             gc.collect()
+            if not ended.wait(_PATIENCE):
+                gc.collect()  # Python tells of an end just before it is one: that may have been too early
+                return
     finally:
         gc.callbacks.remove(note)
 

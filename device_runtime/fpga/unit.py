@@ -351,7 +351,8 @@ def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
 def _collide(one: Any, way: str, other: Any, its: str) -> bool:
     """Tell whether a circuit would spoil an argument by another one; arrays get buffers of their own."""
     if isinstance(one, Buffer) and isinstance(other, Buffer):
-        return (way, its) != (IN, IN) and one.overlaps(other)
+        in_place = (one.address, one.nbytes) == (other.address, other.nbytes) and IN in (way, its)
+        return (way, its) != (IN, IN) and not in_place and one.overlaps(other)
     both = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
     return both and IN not in (way, its) and share_memory(one, other)
 

@@ -401,24 +401,30 @@ def test_what_comes_out_for_a_driver_does_not_overlap(tmp_path: Path) -> None:
     @offload(auto=1)
     def drive(kind: str) -> Any:
         a, room = np.zeros(3, "float32"), np.empty(6, "float32")
-        if kind == "buffers":
+        if kind != "arrays":
             a, room = instance().array(a), instance().empty(6, "float32")
-        instance().duo(a, room[:3], room[3:])
-        found = np.array(room)
-        instance().duo(a, room[:3], room[2:5])
-        return found
+        if kind == "in":
+            instance().duo(room[2:5], room[:3], a)
+        else:
+            instance().duo(a, room[:3], room[2:5])
 
     @offload(auto=1)
     def apart() -> Any:
         a, room = np.zeros(3, "float32"), np.empty(6, "float32")
         instance().duo(a, room[::2], room[1::2])
-        return room
+        buffer = instance().array(room)
+        instance().duo(buffer[:3], buffer[:3], buffer[3:])  # in place
+        return room, np.array(buffer)
 
     with of.connect(address(f"emu:{Xclbin([duo]).write(tmp_path / 'duo.xclbin')}")):
-        for kind in ("arrays", "buffers"):
-            with pytest.raises(ValueError, match="duo: arguments x and y come out of the circuit, and share"):
+        for kind, told in (("arrays", "x .Out. and y"), ("buffers", "x .Out. and y"), ("in", "a .In. and x")):
+            with pytest.raises(
+                ValueError, match=f"duo: arguments {told} .Out. share memory, and the circuit"
+            ):
                 drive(kind)
-        assert apart()[0].tolist() == [1, 2] * 3
+        ((arrays, buffer),) = apart()
+        assert arrays.tolist() == [1, 2] * 3
+        assert buffer[:3].tolist() == [2, 3, 2]
 
 
 def test_all_ways_to_write_an_address_are_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

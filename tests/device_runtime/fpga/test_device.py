@@ -188,7 +188,9 @@ def test_a_unit_that_hangs_again_and_again(connected: Any) -> None:
     for _ in range(3):
         with pytest.raises(of.DeviceError, match="unit vadd_1 has not ended"):
             drive()
-    with pytest.raises(of.NoUnitsError, match="unit vadd_1 has hung 3 times in a row; it is not used any"):
+    with pytest.raises(
+        of.NoUnitsError, match="unit vadd_1 has hung, or not answered, 3 times in a row; it is not used any"
+    ):
         drive()
 
 
@@ -633,11 +635,7 @@ def test_a_fault_of_no_kind() -> None:
         Fault("hang", after=True)
     with pytest.raises(of.OptionError, match="seconds=-1 must be a number of seconds"):
         Fault("slow", seconds=-1)
-    with pytest.raises(
-        of.OptionError, match=r"kind='slow', seconds=0.0: a slow unit takes some seconds more"
-    ):
+    with pytest.raises(of.OptionError, match="kind='slow' needs seconds="):
         Fault("slow")
-    with pytest.raises(of.OptionError, match="kind='hang', seconds=2: only a slow unit takes more"):
-        Fault("hang", seconds=2)
     with pytest.raises(of.OptionError, match="maps units to Faults; there is vadd_1"):
         Xclbin([add], faults={"vadd_3": Fault("hang")})
