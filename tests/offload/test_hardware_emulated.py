@@ -434,7 +434,10 @@ def test_all_ways_to_write_an_address_are_one_device(tmp_path: Path, monkeypatch
     of.Manifest(path, [{"units": ["double_1"]}]).write("double.toml")
     for file in ("double.xclbin", "double.toml"):
         kind, card = ("pynq", "device=1") if on_cards() else ("emu", "device=9")
-        ways = [f"{kind}:{file}?{card}&timeout=100", f"{kind}:{tmp_path / file}?timeout=1e2&{card}&wait=1"]
+        ways = [
+            f"{kind}:{file}?{card}&timeout=100&wait=60",
+            f"{kind}:{tmp_path / file}?timeout=1e2&{card}&wait=1",
+        ]
         with of.connect(ways[0]) as session:
             there = session.array(floats(1, 2))
             for way in ways * 2:

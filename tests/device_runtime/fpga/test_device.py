@@ -506,7 +506,7 @@ def test_an_owner_ends_with_its_host_whatever_it_runs(program: Callable[..., Pro
                 pass
             sum(range(10**13))
 
-        of.connect("emu:{path}?device=11")
+        of.connect("emu:{path}?device=11&wait=60")
         spin()
         """,
     )
