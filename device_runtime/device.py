@@ -30,13 +30,11 @@ class Device(ABC):
     `depth` is how many shards a unit may hold at once; `memory` is how many
     bytes of their own the units have, None where they share the host's.
     `losses` counts how often that memory, and what was in it, was lost.
-    `identity` is the same for two addresses of one device, and the address where
-    that is not set. `names` are other names of the units, `batches` each one's share of a data
+    `names` are other names of the units, `batches` each one's share of a data
     set where somebody has said it, and `bitstream` is what is loaded on an FPGA.
     """
 
     address: str
-    identity: str | None = None
     depth: int = 1
     memory: int | None = None
     losses: int = 0

@@ -8,6 +8,7 @@ surface is one that was chosen.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -143,52 +144,67 @@ def uninterrupted(function: T) -> T:
 _uninterrupted = {Window.__exit__.__code__, Window.close.__code__}
 
 
+_in_outer: set[int] = set()  # threads inside of a guard, by their identity
+_in_inner: set[int] = set()  # and of one that may be entered there
+
+
+def is_inside() -> bool:
+    """Tell whether the calling thread is inside of a guard: a finalizer, or a signal handler, asks."""
+    me = get_ident()
+    return me in _in_outer or me in _in_inner
+
+
+def _after_fork() -> None:
+    # Other threads are not there; and the child leaves what its parent was in the midst of to that.
+    _in_outer.clear()
+    _in_inner.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Guard(Shield):
-    """Hold a lock, shielded. Not reentrant: a thread gets a RuntimeError if it enters it again.
+    """Hold a lock, shielded. A thread that is inside of one gets a RuntimeError if it enters one again.
 
     A finalizer could, whatever its thread is just doing, and in the main thread
-    a signal handler. So that one notes that it is inside before it has the lock,
-    and until after it has given it back.
+    a signal handler; if two threads entered each other's guards they would wait
+    for ever. So a thread notes that it is inside before it has the lock, and
+    until after it has given it back. One that is `inner` may be entered inside
+    of one that is not.
 
     `visitor` is called, once, by the next one who enters.
     """
 
-    __slots__ = ("_inside", "_lock", "visitor")
+    __slots__ = ("_inner", "_lock", "_threads", "visitor")
 
-    def __init__(self) -> None:
+    def __init__(self, inner: bool = False) -> None:
         self._lock = threading.RLock()  # so releasing it is an error where it is not held
-        self._inside = False  # the main thread is
+        self._inner = inner
+        self._threads = _in_inner if inner else _in_outer
         self.visitor: Callable[[], object] | None = None
 
     def __enter__(self) -> None:
         global _depth
-        if self.is_mine():
+        me = get_ident()
+        if me in _in_inner or (me in _in_outer and not self._inner):
             raise RuntimeError(
                 "a signal handler or a finalizer has interrupted offload in the midst of something, and "
                 "cannot use it here; let it set a flag, or leave the rest to another thread"
             )
-        if get_ident() != _main:
-            self._lock.acquire()
-        else:
+        if me == _main:
             _depth += 1
-            self._inside = True
-            try:
-                self._lock.acquire()
-            except BaseException:  # a handler's own; the lock may be held by then
-                self.__exit__(None, None, None)
-                raise
+        self._threads.add(me)
+        try:
+            self._lock.acquire()
+        except BaseException:  # a handler's own; the lock may be held by then
+            self.__exit__(None, None, None)
+            raise
         if self.visitor is not None:
             try:
                 self.visit()
             except BaseException:  # nobody is inside then
                 self.__exit__(None, None, None)
                 raise
-
-    def is_mine(self) -> bool:
-        """Tell whether the calling thread is inside."""
-        if get_ident() == _main:
-            return self._inside
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return, unused-ignore]
 
     def visit(self) -> None:
         """Call the visitor, if there is one."""
@@ -201,15 +217,13 @@ class Guard(Shield):
 
         The visitor is not called when the lock is had again: that is for those who enter.
         """
-        is_main = get_ident() == _main
+        me = get_ident()
         self._lock.release()
-        if is_main:
-            self._inside = False
+        self._threads.discard(me)
         try:
             return act(*given)
         finally:
-            if is_main:
-                self._inside = True
+            self._threads.add(me)
             self._lock.acquire()
 
     def __exit__(
@@ -221,8 +235,9 @@ class Guard(Shield):
         except RuntimeError:  # a handler's own exception has struck where it was not held
             pass
         finally:  # or strikes here, when it has been released
-            if get_ident() == _main:
-                self._inside = False
+            me = get_ident()
+            self._threads.discard(me)
+            if me == _main:
                 _depth -= 1
                 if _pending:
                     _strike()

@@ -70,6 +70,19 @@ def seen_from(folder: str, address: str) -> str:
     return f"{kind}:{os.path.abspath(os.path.join(folder, os.path.expanduser(path)))}{mark}{query}"
 
 
+def identity(address: str) -> str:
+    """Return an address that is the same however one of its device is written, but for how long to wait.
+
+    Raises OptionError.
+    """
+    kind, _, rest = address.partition(":") if isinstance(address, str) else ("", "", "")
+    if kind not in _OF_A_FILE:
+        return address  # opening it will say what is wrong
+    from device_runtime.fpga.boards import configure
+
+    return configure(kind, rest).identity
+
+
 def open_device(address: str) -> Device:
     """Make the device that `address` names; it is not opened yet.
 

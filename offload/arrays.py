@@ -136,6 +136,11 @@ class DeviceArray(ABC):
 Spans = tuple[tuple[int, int], ...]  # each from, and to where it ends
 
 
+def share(start: int, stop: int, other: int, end: int) -> bool:
+    """Tell whether two spans have something in common; an empty one has nothing with any."""
+    return max(start, other) < min(stop, end)
+
+
 def without(spans: Spans, start: int, stop: int) -> Spans:
     """Return what is left of spans apart from one."""
     parts = [part for a, b in spans for part in ((a, min(b, start)), (max(a, stop), b))]
@@ -185,7 +190,7 @@ class HostArray(DeviceArray):
         Raises DependencyError if what was to write it has failed.
         """
         for rows, kernel, error in self._root.failed:
-            if any(start < self._stop and self._start < stop for start, stop in rows):
+            if any(share(self._start, self._stop, *span) for span in rows):
                 raise DependencyError(
                     f"kernel {kernel} failed, and so did not write what is to be read"
                 ) from error
@@ -250,7 +255,7 @@ class BankArray(DeviceArray):
 
     def overlaps(self, other: BankArray) -> bool:
         """Tell whether it shares memory with another one."""
-        return self.memory is other.memory and self.start < other.stop and other.start < self.stop
+        return self.memory is other.memory and share(self.start, self.stop, other.start, other.stop)
 
     def write(self, value: Any) -> None:
         found = converted(value, self.dtype, self.shape)

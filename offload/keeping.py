@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceMemoryError
 from device_runtime.hardware import Blank
-from offload.arrays import BankArray, DeviceArray, HostArray, Spans, without
+from device_runtime.interrupts import is_inside
+from offload.arrays import BankArray, DeviceArray, HostArray, Spans, share, without
 from offload.body import Body
 from offload.handle import Handle
 from offload.launching import launch
@@ -47,7 +48,7 @@ class Use(NamedTuple):
 
     def overlaps(self, start: int, stop: int) -> bool:
         """Tell whether it uses some of these bytes."""
-        return any(mine < stop and start < end for mine, end in self.bytes)
+        return any(share(start, stop, *span) for span in self.bytes)
 
     def covers(self, start: int, stop: int) -> bool:
         """Tell whether it uses all of these bytes."""
@@ -259,7 +260,7 @@ class Arrays:
 
         In a finalizer that has interrupted this thread in the midst of something, the next launch frees it.
         """
-        if self._dead and not self._session.dispatcher.is_inside():
+        if self._dead and not self._session.closed and not is_inside():
             mine = object()
             self._buriers.add(mine)  # first: another thread may find nobody dead any more
             try:
@@ -297,19 +298,23 @@ def _collect() -> None:
     Python does nothing while another thread is in the midst of that, whose end is waited for then: for a
     second at most, as it may also be this one, which calls from a finalizer.
     """
-    me, whole, ended = threading.get_ident(), [False], threading.Event()
+    me, whole = threading.get_ident(), [False]
+    ended = (
+        threading.Lock()
+    )  # free when one has ended. An Event has a lock inside, which `note` could wait for
 
     def note(phase: str, what: Mapping[str, int]) -> None:
         if phase == "stop":
             whole[0] |= threading.get_ident() == me and what["generation"] == 2
-            ended.set()
+            if ended.locked():
+                ended.release()
 
     gc.callbacks.append(note)
     try:
         while not whole[0]:
-            ended.clear()
+            ended.acquire(blocking=False)
             gc.collect()
-            if not ended.wait(_PATIENCE):
+            if not ended.acquire(timeout=_PATIENCE):
                 gc.collect()  # Python tells of an end just before it is one: that may have been too early
                 return
     finally:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar
 
 from device_runtime.context import Context, current
 from device_runtime.device import Device, SharedDevice
-from device_runtime.errors import DeviceUnavailable, NestedDeadlockError, OffloadError, SessionClosed
+from device_runtime.errors import DeviceUnavailable, NestedDeadlockError, SessionClosed
 from device_runtime.interrupts import Shield, defer_interrupts
-from device_runtime.registry import open_device
+from device_runtime.registry import identity, open_device
 from offload import settings
 from offload.options import Options
 
@@ -56,8 +56,11 @@ class Once(Generic[T]):
         self.values: dict[str, T] = {}
         self._making: dict[str, _Making[T]] = {}
 
-    def get(self, key: str, make: Callable[[], T]) -> T:
-        """Return the value of `key`; make it if there is none, or wait for the thread that does."""
+    def get(self, key: str, make: Callable[[], T], insist: bool = False) -> T:
+        """Return the value of `key`; make it if there is none, or wait for the thread that does.
+
+        If that cannot, its error is raised here as well; or who may `insist` tries it by its own `make`.
+        """
         if key in self.values:
             return self.values[key]
         mine: _Making[T] = _Making()
@@ -79,6 +82,8 @@ class Once(Generic[T]):
         with Shield(), first.lock:  # Ctrl-C must not leave it locked
             pass
         if first.error is not None:
+            if insist:
+                return self.get(key, make, insist)
             raise first.error
         return first.value
 
@@ -110,6 +115,7 @@ class Session:
         # Taken out also where `device` overrules it, or every launch would ask for it.
         users = layer.pop("device", None)
         self.device: str = self._settings.address(device if device is not None else users or "local")
+        self.identity = identity(self.device)
         self.defaults = Options().merged(layer)
         self.closed = False
         self.nested_in: Context | None = None  # the kernel whose launches it runs
@@ -241,8 +247,9 @@ class Session:
             return self.pool(address)  # all names of a device share it
         defer_interrupts()
         device = open_device(address)
-        if device.identity not in (None, address):  # it may be open already, by an address written otherwise
-            return self._pools.get(device.identity, lambda: self._add_shared(device))
+        same = identity(address)
+        if same != address:  # it may be open already, by an address that is written otherwise
+            return self._pools.get(same, lambda: self._add_shared(device), insist=True)
         return self._add_shared(device)
 
     def _add_shared(self, device: Device) -> Pool:
@@ -268,11 +275,9 @@ class Session:
         from device_runtime.claims import claim
 
         pool: Pool | None = None
-        tried = False
 
         def make() -> Claim:
-            nonlocal pool, tried
-            tried = True
+            nonlocal pool
             held = claim(device.card, device.address, device.patience)
             try:
                 device.claim = held.share()
@@ -283,13 +288,8 @@ class Session:
             return held
 
         try:
-            while True:
-                try:
-                    held = self._claims.get(device.card, make)
-                    break
-                except OffloadError:
-                    if tried:  # else it is what another thread was told of another device
-                        raise
+            # What another thread is told may be of another device.
+            held = self._claims.get(device.card, make, insist=True)
             if pool is not None:
                 return pool
             device.claim = held.share()
@@ -369,7 +369,8 @@ def connect(device: str | None = None) -> Session:
     if context is not None:
         return _nested(context)
     made = Session(device)
-    chosen = next((s for s in reversed(_defaults) if s.device == made.device and not s.closed), made)
+    known = [s for s in _defaults if s.identity == made.identity and not s.closed]
+    chosen = known[-1] if known else made
     try:
         chosen.reopen()
     except BaseException:

@@ -364,10 +364,6 @@ class Dispatcher:
             with Window():
                 call()
 
-    def is_inside(self) -> bool:
-        """Tell whether the calling thread is in the midst of something: a finalizer has interrupted it."""
-        return self._guard.is_mine()
-
     def look_up(self) -> None:
         """Have those who wait look again at what they wait for."""
         with self._guard:

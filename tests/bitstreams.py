@@ -93,12 +93,12 @@ def address(emulated: str) -> str:
     path, _, query = rest.partition("?")
     options = dict(part.split("=") for part in query.split("&") if part)
     units = options.pop("units", None)
-    options["device"] = str(_free_card())
+    options["device"] = str(free_card())
     _equip(Path(path), None if units is None else int(units))
     return f"pynq:{path}?" + "&".join(f"{name}={value}" for name, value in options.items())
 
 
-def _free_card() -> int:
+def free_card() -> int:
     """Return the number of a card that nobody has, another one each time."""
     for number in _numbers:
         try:

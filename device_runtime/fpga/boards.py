@@ -34,7 +34,7 @@ class Config(NamedTuple):
     timeout: float | None = None  # seconds a unit may take for one run; None: as it is used to
     wait: float = 0.0  # seconds to wait for a card that another program has
     members: tuple[Member, ...] = ()  # instances, as a manifest says
-    manifest: str = ""  # its file
+    manifest: str = ""  # its file, absolute
     asked: str = ""  # what stands behind the kind in the address
 
     @property
@@ -43,7 +43,7 @@ class Config(NamedTuple):
         device = self.device or None if self.kind == "pynq" else self.device
         said = {"units": self.units, "clock": self.clock, "device": device, "timeout": self.timeout}
         query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
-        return f"{self.kind}:{os.path.abspath(self.manifest or self.path)}?{query}".rstrip("?")
+        return f"{self.kind}:{self.manifest or self.path}?{query}".rstrip("?")
 
     @property
     def card(self) -> str:
@@ -62,6 +62,7 @@ def configure(kind: str, rest: str) -> Config:
     address = f"device={kind + ':' + rest!r}"
     if not path:
         raise OptionError(f"{address}: behind the colon stands a bitstream, as in '{kind}:vadd.xclbin'")
+    path = _settled(path, address)
     given: dict[str, int | float] = {}
     known = {
         "emu": ("units", "clock", "device", "timeout", "wait"),
@@ -75,11 +76,25 @@ def configure(kind: str, rest: str) -> Config:
             raise OptionError(f"{address}: {name} is set twice")
         given[name] = _number(address, name, text)
     if not path.endswith(".toml"):
-        return Config(kind, os.path.abspath(path), asked=rest, **given)  # type: ignore[arg-type]
+        return Config(kind, path, asked=rest, **given)  # type: ignore[arg-type]
     if "units" in given:
         raise OptionError(f"{address}: the manifest names the units; units= goes with a bitstream")
     said = manifest.read(path)
     return Config(kind, said.bitstream, members=said.members, manifest=path, asked=rest, **given)  # type: ignore[arg-type]
+
+
+def _settled(path: str, address: str) -> str:
+    """Return a path from the root; folders that are links are followed before `..` is.
+
+    Raises OptionError for what no file can be called.
+    """
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{address}: no file can be called so: {error}") from None
+    if b"\0" in encoded:
+        raise OptionError(f"{address}: no file can be called so: it has a zero byte")
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _number(address: str, name: str, text: str) -> int | float:

@@ -161,8 +161,12 @@ class Buffer:
 
     def overlaps(self, other: Buffer) -> bool:
         """Tell whether it shares memory with another one."""
-        mine, theirs = (range(one.address, one.address + one.nbytes) for one in (self, other))
-        return self.bank == other.bank and mine.start < theirs.stop and theirs.start < mine.stop
+        begin, end = max(self.address, other.address), min(self._end, other._end)
+        return self.bank == other.bank and begin < end
+
+    @property
+    def _end(self) -> int:
+        return self.address + self.nbytes
 
     def __len__(self) -> int:
         return len(self._held)

@@ -89,7 +89,6 @@ class FpgaDevice(ChannelDevice, SharedDevice):
     def __init__(self, config: boards.Config) -> None:
         super().__init__()
         self.address = f"{config.kind}:{config.path}"
-        self.identity = config.identity
         self._config = config
         self._epoch = 0
         self._owner: _Owner | None = None

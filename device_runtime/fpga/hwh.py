@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 from device_runtime.errors import BitstreamError
 from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
+from device_runtime.fpga.files import size_of
 from device_runtime.fpga.xclbin import once, refuse, tree
 
 PS = "PSDDR"  # pynq's name of the memory that a Zynq's processors and its circuit share
@@ -126,8 +127,9 @@ def _kernels(modules: list[ElementTree.Element], processors: set[str]) -> tuple[
 
 def _bytes(path: Path) -> bytes:
     try:
-        if path.stat().st_size > _LARGEST:
-            raise BitstreamError(f"{path}: {path.stat().st_size:,} bytes, more than any has ({_LARGEST:,})")
+        size = size_of(path)
+        if size > _LARGEST:
+            raise BitstreamError(f"{path}: {size:,} bytes, more than any has ({_LARGEST:,})")
         return path.read_bytes()
     except OSError as error:
         raise BitstreamError(f"{path} cannot be read: {error.strerror}") from error

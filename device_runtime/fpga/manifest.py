@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from device_runtime import toml
 from device_runtime.errors import OptionError
 from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+from device_runtime.fpga.files import size_of
 
 
 class Member(NamedTuple):
@@ -41,6 +42,7 @@ def read(path: str) -> Manifest:
     Raises OptionError, naming file and key.
     """
     try:
+        size_of(path)
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:

@@ -7,7 +7,6 @@ together: what reads it after us follows its sizes and counts wherever they lead
 from __future__ import annotations
 
 import itertools
-import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from xml.etree import ElementTree
 from device_runtime.errors import BitstreamError
 from device_runtime.fpga import axlf
 from device_runtime.fpga.bitstream import Argument, Bank, Bitstream, KernelSpec, Unit
+from device_runtime.fpga.files import size_of
 
 _STREAMS = (3, 9)
 _PROTOCOLS = ("ap_ctrl_hs", "ap_ctrl_chain", "ap_ctrl_none", "user_managed", "s_axilite")
@@ -42,11 +42,9 @@ def read(path: str | Path) -> Bitstream:
     Raises BitstreamError, naming the file, if there is none, or what is wrong with it.
     """
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # reading may have no end
-            raise BitstreamError(f"{path} is no file with a bitstream, but a pipe, a socket or a device")
-        if status.st_size > _LARGEST:
-            raise BitstreamError(f"{path}: {status.st_size:,} bytes, more than any xclbin has ({_LARGEST:,})")
+        size = size_of(path)
+        if size > _LARGEST:
+            raise BitstreamError(f"{path}: {size:,} bytes, more than any xclbin has ({_LARGEST:,})")
         data = Path(path).read_bytes()
     except OSError as error:
         raise BitstreamError(f"{path} cannot be read: {error.strerror}") from error

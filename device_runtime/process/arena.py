@@ -81,7 +81,7 @@ class Arena:
         weakref.finalize(self, os.close, descriptor).atexit = False
         self._memory = Mapping(descriptor, writable=True)
         self._memory.make_room()
-        self._account = Guard()  # of `resident`
+        self._account = Guard(inner=True)  # of `resident`
         self._bare: dict[int, list[int]] = {}  # by class: offsets of free blocks without memory
         self._unused: dict[int, itertools.count[int]] = {}  # by class: indices never given out
         self._bound = bound

@@ -696,10 +696,29 @@ def test_finalizers_of_what_is_in_a_cycle_find_its_arrays(fpga: of.Session) -> N
 
 def test_a_finalizer_frees_arrays_whatever_its_thread_is_about(fpga: of.Session) -> None:
     """It may have interrupted offload itself: then they are free with the next launch."""
-    x = fpga.array(np.zeros(1 << 20, "uint8"), "HBM0")
-    with fpga.dispatcher._guard:
-        x.free()
-    fpga.empty(1 << 20, "uint8", "HBM0")
+    with of.connect("inline") as other:
+        other.pool()
+        for session in (fpga, other):
+            x = fpga.array(np.zeros(1 << 20, "uint8"), "HBM0")
+            with session.dispatcher._guard:
+                x.free()
+            y = fpga.empty(1 << 20, "uint8", "HBM0")
+            y.free()
+
+
+def test_what_is_gone_with_its_session_is_freed_in_silence(tmp_path: Path) -> None:
+    with of.connect(made(tmp_path)) as session:
+        array = session.array(floats())
+    array.free()
+    with array:
+        pass
+
+
+def test_a_part_of_nothing_is_nothing(device: of.Session) -> None:
+    """It is not what is lost where it was to be written, nor in the way of what is around it."""
+    x, some = device.array(floats()), floats()
+    vadd.options(retries=0).launch(some[:3], some[:4], x[500:500], 9).exception()
+    assert np.array_equal(x, some)
 
 
 def test_memory_is_given_back_while_handles_are_kept(fpga: of.Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitstreams import address, on_cards, written
+from bitstreams import address, free_card, on_cards, written
 from hardware_kernels import add, bitstream, split
 
 import offload as of
@@ -433,7 +434,7 @@ def test_all_ways_to_write_an_address_are_one_device(tmp_path: Path, monkeypatch
     path = Xclbin([double]).write("double.xclbin")
     of.Manifest(path, [{"units": ["double_1"]}]).write("double.toml")
     for file in ("double.xclbin", "double.toml"):
-        kind, card = ("pynq", "device=1") if on_cards() else ("emu", "device=9")
+        kind, card = ("pynq", f"device={free_card()}") if on_cards() else ("emu", "device=9")
         ways = [
             f"{kind}:{file}?{card}&timeout=100&wait=60",
             f"{kind}:{tmp_path / file}?timeout=1e2&{card}&wait=1",
@@ -444,6 +445,22 @@ def test_all_ways_to_write_an_address_are_one_device(tmp_path: Path, monkeypatch
                 assert double(floats(0, 0), there, 2, device=way)[0].tolist() == [2, 4]
             assert np.asarray(there).tolist() == [1, 2]
             assert session.pool(f"{kind}:{file}?{card}") is not session.pool(), "with another timeout"
+            with of.connect(ways[1]) as other:
+                assert other is session
+
+
+def test_a_folder_that_is_a_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system follows it: `link/..` is where that lies which the link leads to."""
+    if on_cards():
+        pytest.skip("its kernels are not those of a card")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real/deep").mkdir(parents=True)
+    os.symlink("real/deep", "link")
+    with of.connect(f"emu:{Xclbin([noop]).write('a.xclbin')}") as session:
+        there = Xclbin([noop, double]).write("real/a.xclbin")
+        for path in ("link/../a.xclbin", of.Manifest(there, [{"units": ["double_1"]}]).write("real/a.toml")):
+            found = session.pool(f"emu:{path}".replace("real/", "link/../"))
+            assert found.device.bitstream is not None and len(found.device.bitstream.kernels) == 2
 
 
 def test_banks_of_the_same_addresses(tmp_path: Path) -> None:

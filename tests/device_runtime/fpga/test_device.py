@@ -80,12 +80,17 @@ def test_addresses_that_cannot_be_meant(address: str, told: str) -> None:
 def test_files_that_are_no_bitstreams(here: Path) -> None:
     with pytest.raises(of.BitstreamError, match=r"none\.xclbin cannot be read: No such file"):
         of.connect("emu:none.xclbin")
-    with pytest.raises(of.BitstreamError, match="zero byte"):
-        of.connect("emu:a\0b.xclbin")
-    os.mkfifo("pipe.xclbin")
-    for path in ("pipe.xclbin", "/dev/zero"):
-        with pytest.raises(of.BitstreamError, match=f"{path} is no file with a bitstream, but a pipe"):
+    for path in ("a\0b.xclbin", "a\0b.toml", "a\ud800.xclbin", "a\ud800b/c.toml"):
+        with pytest.raises(of.OptionError, match="no file can be called so: "):
             of.connect(f"emu:{path}")
+    here.joinpath("nul.toml").write_text('bitstream = "a\\u0000b.xclbin"\n[[instances]]\nunits = ["vadd_1"]')
+    with pytest.raises(of.BitstreamError, match="zero byte"):
+        of.connect("emu:nul.toml")
+    for path in ("pipe.xclbin", "pipe.toml", "pipe.bit"):
+        os.mkfifo(path)
+    for path in ("emu:pipe.xclbin", "emu:/dev/zero", "emu:pipe.toml", "pynq:pipe.bit"):
+        with pytest.raises(of.OffloadError, match=r"cannot be read: .*it is a pipe, a socket or a device"):
+            of.connect(path)
     here.joinpath("other.xclbin").write_bytes(b"#!/bin/sh")
     with pytest.raises(of.BitstreamError, match="this is no xclbin file"):
         of.connect("emu:other.xclbin")
