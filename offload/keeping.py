@@ -299,9 +299,8 @@ def _collect() -> None:
     second at most, as it may also be this one, which calls from a finalizer.
     """
     me, whole = threading.get_ident(), [False]
-    ended = (
-        threading.Lock()
-    )  # free when one has ended. An Event has a lock inside, which `note` could wait for
+    # Free when one has ended. An Event has a lock inside, which `note` could wait for in this very thread.
+    ended = threading.Lock()
 
     def note(phase: str, what: Mapping[str, int]) -> None:
         if phase == "stop":

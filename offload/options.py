@@ -210,7 +210,7 @@ def _target(name: str, value: Any, where: str) -> dict[str, Any]:
 
 def _numbered(target: tuple[Any, ...], names: Mapping[str, int], where: str) -> tuple[int, ...]:
     """Return the numbers of cores that were asked for by name, ascending."""
-    known = f"they are {', '.join(names)}" if names else "they have numbers only here, from 0"
+    known = f"they are {', '.join(names)}" if names else "they have numbers only, from 0"
     for name in target:
         if name not in names:
             raise OptionError(f"{where}: no core of the device has the name {name!r}; {known}")
