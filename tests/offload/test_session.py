@@ -10,8 +10,10 @@ from programs import Program
 
 import offload
 from device_runtime.device import Device
+from device_runtime.interrupts import Shield
 from device_runtime.process.cpus import available
 from offload import session
+from offload.session import Once
 
 KERNEL = """
 import os, sys
@@ -157,3 +159,38 @@ print("parent", where())
 """
     ended = run(program, code)
     assert ended[1].splitlines() == ["child [2, 2]", "refused", "parent [2, 2]"], ended[2]
+
+
+def test_who_insists_is_not_told_of_anothers_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tries for itself, as who waits longer for a card does."""
+    once: Once[str] = Once()
+    begun, let_on, found = threading.Event(), threading.Event(), []
+
+    class Waiting(Shield):
+        """What who waits for another is in."""
+
+        def __enter__(self) -> None:
+            super().__enter__()
+            let_on.set()
+
+    monkeypatch.setattr("offload.session.Shield", Waiting)
+
+    def fail() -> str:
+        begun.set()
+        let_on.wait(30)
+        raise ValueError("it could not wait so long")
+
+    def first() -> None:
+        with pytest.raises(ValueError, match="so long"):
+            once.get("key", fail)
+
+    threads = [
+        threading.Thread(target=first),
+        threading.Thread(target=lambda: found.append(once.get("key", lambda: "made", insist=True))),
+    ]
+    threads[0].start()
+    begun.wait(30)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert found == ["made"] and once.values == {"key": "made"}
