@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from device_runtime.errors import DeviceError, DeviceMemoryError, OptionError
+from device_runtime.errors import BitstreamError, DeviceError, DeviceMemoryError, OptionError
 from device_runtime.fpga.boards import read
 from device_runtime.fpga.circuit import directions
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
@@ -33,7 +34,7 @@ class HardwareBody(Body):
 
     retries = 2  # its arguments are snapshots, so it may be run again where its device is lost
 
-    __slots__ = ("_fits", "_verifier", "interface", "verify")
+    __slots__ = ("__weakref__", "_fits", "_verifier", "interface", "verify")
 
     def __init__(
         self,
@@ -51,6 +52,8 @@ class HardwareBody(Body):
         self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
         # By the identity of circuits that were looked at: those, and what this interface makes of them.
         self._fits: dict[int, tuple[KernelSpec, KernelSpec]] = {}
+        if self.interface.xclbin is not None:
+            _named[self.number] = self
 
     @property
     def capture(self) -> Capture:
@@ -322,6 +325,42 @@ class HardwareBody(Body):
             for other in outs[place + 1 :]:
                 if overlap(one, other):
                     raise ValueError(f"kernel {self.name}: two arrays that come out of it share memory")
+
+
+# Those that say which bitstream they are for, by number.
+_named: weakref.WeakValueDictionary[int, HardwareBody] = weakref.WeakValueDictionary()
+
+
+def check_named(bitstream: Bitstream, address: str) -> None:
+    """Look at the kernels so far that are for a bitstream by what their `xclbin` names.
+
+    Raises DeviceError, naming every mismatch of each, if some do not fit it.
+    """
+    files: dict[str, bool] = {}
+    wrong = []
+    for found in _named.valuerefs():
+        body = found()
+        if body is None:
+            continue
+        path = body.interface.xclbin
+        assert path is not None
+        if path not in files:
+            files[path] = _is_in(path, bitstream)
+        if files[path]:
+            try:
+                body.circuit(bitstream, address)
+            except DeviceError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise DeviceError("\n".join(wrong))
+
+
+def _is_in(path: str, bitstream: Bitstream) -> bool:
+    """Tell whether a file is there and has this bitstream."""
+    try:
+        return os.path.exists(path) and read(path).uuid == bitstream.uuid
+    except BitstreamError:
+        return False  # a call tells of that, if there is one
 
 
 def _reached(circuit: KernelSpec, route: Route) -> dict[int, Unit]:

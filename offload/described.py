@@ -65,6 +65,11 @@ def arguments(path: str | os.PathLike[str]) -> dict[str, Any]:
     for kernel, model in given.get("models", {}).items():
         key = f"models.{kernel}"
         verilog = not isinstance(model, str) or ":" not in model
+        if isinstance(model, str) and verilog and not model.endswith((".v", ".sv")):
+            raise OptionError(
+                f"{file}: {key} = {model!r} is neither a function, 'file.py:function', nor Verilog, "
+                "a file that ends in .v or .sv"
+            )
         given["models"][kernel] = _rtl(model, file, key) if verilog else function(model, key)
     return given
 

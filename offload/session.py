@@ -261,6 +261,10 @@ class Session:
         """Open a device, and make its units available to launches."""
         units = device.open()  # before the scheduler is loaded: that takes as long as its cores to start
         try:
+            if device.bitstream is not None:
+                from offload.circuits import check_named
+
+                check_named(device.bitstream, device.address)
             dispatcher = self.dispatcher
             if self.closed:  # since it was made; what was not there then, nobody would close
                 dispatcher.close()

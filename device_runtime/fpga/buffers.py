@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Iterable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -66,6 +68,7 @@ class _Memory:
         self._meter = meter  # of the instance that it was made on
         self.uploads = self.downloads = 0  # bytes moved so far
         self.behind = True  # the device's copy is newer than the host's, or neither holds anything yet
+        self.buffers: weakref.WeakValueDictionary[int, Buffer] = weakref.WeakValueDictionary()  # in it
 
     def moved(self, begun: float, to_device: int = 0, from_device: int = 0) -> None:
         """Take note of a transfer."""
@@ -82,6 +85,8 @@ class Buffer:
 
     `numpy.asarray` gives the host's, brought up to date if need be, which is
     for reading; `write` replaces both. A slice is a buffer in the same memory.
+    That is given back by `free`, at the end of a `with` block, or with the last
+    reference to it and its slices; not while something that `numpy.asarray` gave is kept.
     """
 
     def __init__(self, held: Any, bank: str, memory: _Memory, whole: bool = True) -> None:
@@ -90,9 +95,10 @@ class Buffer:
         self.dtype: np.dtype[Any] = held.dtype
         self.nbytes = int(held.nbytes)
         self.address: int = held.device_address
-        self._held = held
+        self._view = held  # None once it is freed
         self._memory = memory
         self.whole = whole
+        memory.buffers[id(self)] = self
 
     @classmethod
     def allocate(
@@ -103,6 +109,31 @@ class Buffer:
         Raises DeviceMemoryError if the bank is full.
         """
         return cls(board.allocate(bank, shape, dtype), bank, _Memory(meter))
+
+    @property
+    def held(self) -> Any:
+        """What pynq has of it, which lives as long as somebody holds this.
+
+        Raises ValueError if it was freed.
+        """
+        if self._view is None:
+            raise ValueError(f"the buffer in bank {self.bank} was freed")
+        return self._view
+
+    def free(self) -> None:
+        """Give the memory back, once runs that use it have ended; a slice's is that of the whole."""
+        for found in self._memory.buffers.valuerefs():
+            one = found()
+            if one is not None:
+                one._view = None
+
+    def __enter__(self) -> Buffer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.free()
 
     @property
     def uploads(self) -> int:
@@ -125,8 +156,9 @@ class Buffer:
         Raises ValueError for an array of another shape.
         """
         begun = time.monotonic()
-        self._held[...] = converted(value, self.dtype, self.shape)
-        self._held.flush()
+        held = self.held
+        held[...] = converted(value, self.dtype, self.shape)
+        held.flush()
         if self.whole:
             self._memory.behind = False
         self._memory.moved(begun, to_device=self.nbytes)
@@ -137,12 +169,13 @@ class Buffer:
 
     def host(self) -> NDArray[Any]:
         """Return the host's copy, up to date; it changes with the next launch that writes to it."""
+        held = self.held
         if self._memory.behind:
             begun = time.monotonic()
-            self._held.invalidate()
+            held.invalidate()
             self._memory.moved(begun, from_device=self.nbytes)
             self._memory.behind = not self.whole
-        view: NDArray[Any] = self._held.view(np.ndarray)
+        view: NDArray[Any] = held.view(np.ndarray)
         return view
 
     def part(self, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
@@ -150,13 +183,13 @@ class Buffer:
         if start == 0 and (shape, dtype) == (self.shape, self.dtype):
             return self
         nbytes = dtype.itemsize * math.prod(shape)
-        flat = self._held.reshape(-1).view(np.uint8)[start : start + nbytes]
+        flat = self.held.reshape(-1).view(np.uint8)[start : start + nbytes]
         return Buffer(flat.view(dtype).reshape(shape), self.bank, self._memory, whole=False)
 
     def __getitem__(self, key: slice) -> Buffer:
         if not isinstance(key, slice) or key.step not in (None, 1) or not self.shape:
             raise TypeError("of a buffer there are slices along its first axis, one element after another")
-        held = self._held[key]
+        held = self.held[key]
         return Buffer(held, self.bank, self._memory, whole=self.whole and held.shape == self.shape)
 
     def overlaps(self, other: Buffer) -> bool:
@@ -169,7 +202,7 @@ class Buffer:
         return self.address + self.nbytes
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         found: NDArray[Any] = self.host().view()
@@ -182,7 +215,8 @@ class Buffer:
         raise TypeError("a buffer stays on its device; numpy.asarray(buffer).copy() is what it holds")
 
     def __repr__(self) -> str:
-        return f"<buffer of {self.nbytes:,} bytes in bank {self.bank}, {self.dtype} {self.shape}>"
+        where = f"in bank {self.bank}" if self._view is not None else "freed"
+        return f"<buffer of {self.nbytes:,} bytes {where}, {self.dtype} {self.shape}>"
 
 
 class Store:

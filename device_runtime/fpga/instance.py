@@ -173,7 +173,7 @@ class Instance:
     def empty(
         self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any = float, bank: str | None = None
     ) -> Buffer:
-        """Return a buffer in a bank; it is freed with the last reference to it.
+        """Return a buffer in a bank; it is freed by `free`, in a `with` block, or with the last reference.
 
         The bank need not be named if all of the instance's arguments are wired to one.
         Raises ValueError for a bank that is not, and for a shape that cannot be, TypeError for

@@ -257,6 +257,7 @@ class UnitDriver:
             take = partial(self._allocate_all, args, arrays)
             fits = partial(self._fits, args, arrays) if alone else None
             buffers.update(self._take(chain(*arrays.values()), take, fits))
+        held = [buffer.held for buffer in buffers.values()]  # also if a thread frees one while it runs
         parts: dict[int, Any] = {}
         for place, buffer in buffers.items():
             argument, direction = arguments[place], way.directions[place]
@@ -275,6 +276,7 @@ class UnitDriver:
         self._board.give_shapes(self.unit.name, parts)
         before = self.predicted
         took = self._control.run(words)
+        del held
         self.busy += took
         after = self.predicted
         self.instance.meter.ran(took, None if before is None or after is None else after - before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -149,6 +150,41 @@ def test_a_bitstream_that_is_not_the_kernels(device: str, tmp_path: Path) -> Non
         vadd(floats(1), floats(1), floats(1), 1)
 
 
+def test_kernels_that_name_a_bitstream_are_held_to_it_where_a_device_opens(tmp_path: Path) -> None:
+    """All that is wrong is told, of each; one of another bitstream, or that is gone, is not looked at."""
+    path, elsewhere = written(tmp_path, bitstream()), Xclbin([noop]).write(tmp_path / "noop.xclbin")
+    where = address(f"emu:{path}")
+
+    @offload(kernel="vmul", xclbin=elsewhere)
+    def foreign(n: int) -> None:
+        pass
+
+    @offload(kernel="vmul", xclbin=tmp_path / "gone.xclbin")
+    def lost(n: int) -> None:
+        pass
+
+    def told() -> list[str]:
+        @offload(kernel="vadd", xclbin=path)
+        def swapped(b: In("float32"), a: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
+            pass
+
+        @offload(kernel="vmul", xclbin=path)
+        def absent(n: int) -> None:
+            pass
+
+        with pytest.raises(of.DeviceError) as caught:
+            of.connect(where)
+        return str(caught.value).splitlines()
+
+    first, second = told()
+    assert "swapped does not fit kernel vadd" in first and "in another order: a, b, out, n" in first
+    assert "absent: the bitstream of" in second and "has no kernel 'vmul'" in second
+    gc.collect()  # those two are gone
+    with of.connect(where):
+        assert add(floats(1), floats(2), floats(0), 1)[0].tolist() == [3]
+    del foreign, lost
+
+
 def test_a_buffer_stays_on_its_device(device: str) -> None:
     @offload(auto=1)
     def drive() -> Any:
@@ -220,6 +256,42 @@ def test_buffers_in_cycles_do_not_fill_a_bank(device: str) -> None:
             del held
 
     drive()
+
+
+def test_a_buffer_gives_its_memory_back(device: str) -> None:
+    """By `free`, at the end of a block, and a slice's with the whole; it cannot be used then."""
+    add.options(target=0)(floats(1), floats(1), floats(0), 1)
+
+    @offload(target=0)
+    def drive() -> Any:
+        device = instance()
+        first = device.empty(3 << 20, "float32", bank="HBM0")
+        part = first[:4]
+        part.free()
+        with device.array(np.ones(3 << 20, "float32"), bank="HBM0") as second:
+            seen = np.asarray(second)[0]
+        third = device.array(np.ones(4, "float32"), bank="HBM0")
+        out = device.empty(3, "float32", bank="HBM1")
+        told = [repr(first), repr(third)]
+        for use in (
+            lambda: first.write([1]),
+            lambda: np.asarray(part),
+            lambda: first[:1],
+            lambda: device.vadd(third, second, out, 3),
+            lambda: len(second),
+        ):
+            with pytest.raises(ValueError, match="the buffer in bank HBM0 was freed"):
+                use()
+        second.free()  # once more is as well
+        device.vadd(third, third, out, 3)
+        return told, seen, np.asarray(out).tolist()
+
+    told, seen, out = drive()[0]
+    assert told == [
+        "<buffer of 12,582,912 bytes freed, float32 (3145728,)>",
+        "<buffer of 16 bytes in bank HBM0, float32 (4,)>",
+    ]
+    assert (seen, out) == (1, [2, 2, 2])
 
 
 def test_what_a_driver_does_to_standard_output(device: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -322,6 +322,8 @@ def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
         (MODELS + "models.vmul = {sources = 3}", "models.vmul.sources must be a text or a list, not 3"),
         (MODELS + "models.vmul = {top = 'vmul'}", "models.vmul: Rtl: sources=.* must be a list of files"),
         (MODELS + "models.vmul = {sources = 'vmul.v', ports = 3}", "models.vmul: Rtl: ports=3 must be"),
+        (MODELS + "models.vmul = ''", "models.vmul = '' is neither a function"),
+        (MODELS + "models.vmul = 'kernels.py'", "models.vmul = 'kernels.py' is neither a function"),
         (MODELS + "models.vmul = 'none.v'", "models.vmul: Rtl: source .*none.v cannot be read"),
         (
             MODELS + "models.vmul = 'kernels.py:add'",
