@@ -233,6 +233,7 @@ class BankArray(DeviceArray):
         self.memory = memory
         self.start = start
         self.stop = start + self.nbytes
+        self._kept: Kept | None = None
 
     @property
     def bank(self) -> str:
@@ -244,7 +245,10 @@ class BankArray(DeviceArray):
 
         Raises ValueError if it was freed.
         """
-        return Kept(self.slot.number, self.start, self.shape, self.dtype.str)
+        slot = self.slot
+        if self._kept is None:
+            self._kept = Kept(slot.number, self.start, self.shape, self.dtype.str)
+        return self._kept
 
     @property
     def slot(self) -> Slot:

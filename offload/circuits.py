@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from device_runtime.errors import BitstreamError, DeviceError, DeviceMemoryError, OptionError
 from device_runtime.fpga.boards import read
@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from scheduler.ticket import Pool, Route
 
 
+_KEPT = BankArray, HostArray  # asked by type, as their common class asks far longer
+
+
 class HardwareBody(Body):
     """Hold a hardware kernel's function, and what it says of its arguments."""
 
     retries = 2  # its arguments are snapshots, so it may be run again where its device is lost
 
-    __slots__ = ("__weakref__", "_fits", "_verifier", "interface", "verify")
+    __slots__ = ("__weakref__", "_fits", "_last", "_verifier", "interface", "verify")
 
     def __init__(
         self,
@@ -52,6 +55,8 @@ class HardwareBody(Body):
         self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
         # By the identity of circuits that were looked at: those, and what this interface makes of them.
         self._fits: dict[int, tuple[KernelSpec, KernelSpec]] = {}
+        # What a launch has come to, for the next one by the same route.
+        self._last: tuple[weakref.ref[Route], _Way] | None = None
         if self.interface.xclbin is not None:
             _named[self.number] = self
 
@@ -155,14 +160,16 @@ class HardwareBody(Body):
             bound.apply_defaults()
             given = bound.args
         count = route.count
-        reached = {} if circuit is None else _reached(circuit, route)
-        if circuit is not None:
-            self._check_units(circuit, route, reached)
+        last = self._last
+        if last is None or last[0]() is not route or last[1].circuit is not circuit:
+            last = self._last = weakref.ref(route), self._look(route, circuit)
+        way = last[1]
         columns: list[Sequence[Any]] = []  # by argument: what travels to each shard
         shown: list[Sequence[Any]] = []  # by argument: what each shard is given
         outs: list[Sequence[Any]] = []  # of those that come out
         resident: list[tuple[BankArray, bool, bool]] = []
-        for parameter, value in zip(self.interface.parameters, given, strict=True):
+        kept = False  # there are arrays on devices
+        for place, (parameter, value) in enumerate(zip(self.interface.parameters, given, strict=True)):
             if isinstance(value, Handle):
                 value = _array_of(value)
             scattered = type(value) is Scatter
@@ -170,13 +177,14 @@ class HardwareBody(Body):
             shown.append(pieces)
             if parameter.direction is None:
                 if scattered:
-                    pieces = [self._held(parameter, piece, circuit) for piece in pieces]
+                    pieces = [self._held(place, piece, circuit) for piece in pieces]
                 else:
-                    pieces = [self._held(parameter, value, circuit)] * count
+                    pieces = [self._held(place, value, circuit)] * count
             else:
                 for piece in pieces if scattered else pieces[:1]:
-                    self._check(parameter, piece, route, circuit, reached)
-                    if isinstance(piece, BankArray):
+                    self._check(place, piece, route, way)
+                    kept = kept or type(piece) in _KEPT
+                    if type(piece) is BankArray:
                         resident.append((piece, parameter.direction != OUT, parameter.direction != IN))
                 if parameter.direction != IN:
                     if count > 1 and not scattered:
@@ -187,13 +195,33 @@ class HardwareBody(Body):
                     outs.append(pieces)
                 pieces = [_travels(parameter, piece) for piece in pieces]
             columns.append(pieces)
-        self._refuse_overlap([piece for pieces in outs for piece in pieces])
-        self._refuse_sharing(shown)
+        if len(outs) > 1 or count > 1:
+            self._refuse_overlap([piece for pieces in outs for piece in pieces])
+        if kept:
+            self._refuse_sharing(shown)
         rows: list[tuple[Any, ...]] = list(zip(*columns)) if columns else [()] * count
         if not any(type(value) is Scatter for value in given):
             del rows[1:]
         first = [column[0] for column in shown] if count == 1 else None
         return [(row, {}) for row in rows], Filling(outs, self.fn, first), resident
+
+    def _look(self, route: Route, circuit: KernelSpec | None) -> _Way:
+        """Return what launches by a route come to.
+
+        Raises OptionError for one on instances that have no unit of the circuit.
+        """
+        fits: list[set[Any]] = [set() for _ in self.interface.parameters]
+        if circuit is None:
+            return _Way(circuit, {}, [frozenset() for _ in fits], fits)
+        reached = _reached(circuit, route)
+        self._check_units(circuit, route, reached)
+        banks = [
+            frozenset.intersection(*[frozenset(unit.banks[place]) for unit in reached.values()])
+            if parameter.bank is None
+            else frozenset([parameter.bank])
+            for place, parameter in enumerate(self.interface.parameters)
+        ]
+        return _Way(circuit, reached, banks, fits)
 
     def _check_units(self, circuit: KernelSpec, route: Route, reached: Mapping[int, Unit]) -> None:
         """Raise OptionError for a launch on instances that have no unit of the circuit."""
@@ -223,17 +251,43 @@ class HardwareBody(Body):
             )
         return list(value.value)
 
-    def _check(
-        self,
-        parameter: Parameter,
-        value: Any,
-        route: Route,
-        circuit: KernelSpec | None,
-        reached: Mapping[int, Unit],
-    ) -> None:
+    def _check(self, place: int, value: Any, route: Route, way: _Way) -> None:
+        """Raise TypeError, ValueError and DeviceMemoryError for what is no array that the argument takes."""
         import numpy as np
 
-        what = f"kernel {self.name}: argument {parameter.name}"
+        parameter, kind = self.interface.parameters[place], type(value)
+        if kind is not BankArray and kind is not np.ndarray and self._check_kind(parameter, value):
+            return  # what it gives is looked at where it runs
+        if value.dtype not in way.fits[place]:
+            self._check_dtype(place, value.dtype, way.circuit)
+            way.fits[place].add(value.dtype)
+        if kind is BankArray:
+            if way.circuit is None or value.memory.home.pool is not route.pool:
+                raise ValueError(
+                    f"{self._called(parameter)} is on {value.memory.home.pool.address}, "
+                    f"and the launch goes to {route.pool.address}"
+                )
+            if value.bank not in way.banks[place]:
+                _refuse_bank(self._called(parameter), value, parameter.bank, place, way.reached)
+        if parameter.shape is not None and value.shape != parameter.shape:
+            raise ValueError(
+                f"{self._called(parameter)} has shape {value.shape}, and must have {parameter.shape}"
+            )
+        if parameter.direction != IN and isinstance(value, np.ndarray):
+            what = f"{self._called(parameter)} comes out of the kernel ({parameter.direction})"
+            if not value.flags.writeable:
+                raise ValueError(f"{what}, and is read-only")
+            if not value.flags.c_contiguous and folded(value):
+                raise ValueError(f"{what}, and its elements share memory")
+
+    def _called(self, parameter: Parameter) -> str:
+        return f"kernel {self.name}: argument {parameter.name}"
+
+    def _check_kind(self, parameter: Parameter, value: Any) -> bool:
+        """Tell whether a value is not known yet. Raises TypeError for what is no array, nor will be one."""
+        import numpy as np
+
+        what = self._called(parameter)
         if isinstance(value, Handle) and parameter.direction == IN:
             if not value._bare:
                 raise TypeError(f"{what} is an array, and this handle gives a list: launch that on one unit")
@@ -243,7 +297,7 @@ class HardwareBody(Body):
                     f"{what} is an array, and this handle gives {gives or 'none'}: "
                     + ("give handle.result()[0]" if gives else "give one of a launch that does")
                 )
-            return  # what it gives is looked at where it runs
+            return True
         if not isinstance(value, (np.ndarray, DeviceArray)):
             told = (
                 "; offload.core.instance() runs circuits with its buffers"
@@ -257,51 +311,40 @@ class HardwareBody(Body):
             raise TypeError(
                 f"{what} is a masked array, and its mask would be lost: give x.filled(0) or x.data"
             )
-        if value.dtype.kind in "biufc" and not value.dtype.isnative:
+        return False
+
+    def _check_dtype(self, place: int, dtype: Any, circuit: KernelSpec | None) -> None:
+        import numpy as np
+
+        parameter = self.interface.parameters[place]
+        what = self._called(parameter)
+        if dtype.kind in "biufc" and not dtype.isnative:
             raise TypeError(
-                f"{what} has dtype {value.dtype}, of another byte order than this machine's: "
-                f"give x.astype({value.dtype.name!r})"
+                f"{what} has dtype {dtype}, of another byte order than this machine's: "
+                f"give x.astype({dtype.name!r})"
             )
-        if parameter.dtype is not None and value.dtype.str != parameter.dtype:
-            raise TypeError(f"{what} has dtype {value.dtype}, and must have {np.dtype(parameter.dtype)}")
-        if value.dtype.kind not in "biufc":
-            raise TypeError(f"{what} has dtype {value.dtype}, and a circuit takes numbers")
+        if parameter.dtype is not None and dtype.str != parameter.dtype:
+            raise TypeError(f"{what} has dtype {dtype}, and must have {np.dtype(parameter.dtype)}")
+        if dtype.kind not in "biufc":
+            raise TypeError(f"{what} has dtype {dtype}, and a circuit takes numbers")
         if circuit is not None:
-            place = self.interface.parameters.index(parameter)
-            wrong = dtype_error(circuit.arguments[place].ctype, value.dtype)
+            wrong = dtype_error(circuit.arguments[place].ctype, dtype)
             if wrong:
                 raise TypeError(f"{what} {wrong}")
-        if isinstance(value, BankArray):
-            if circuit is None or value.memory.home.pool is not route.pool:
-                raise ValueError(
-                    f"{what} is on {value.memory.home.pool.address}, "
-                    f"and the launch goes to {route.pool.address}"
-                )
-            _check_bank(what, value, parameter.bank, place, reached)
-        if parameter.shape is not None and value.shape != parameter.shape:
-            raise ValueError(f"{what} has shape {value.shape}, and must have {parameter.shape}")
-        if isinstance(value, np.ndarray) and parameter.direction != IN:
-            if not value.flags.writeable:
-                raise ValueError(f"{what} comes out of the kernel ({parameter.direction}), and is read-only")
-            if not value.flags.c_contiguous and folded(value):
-                raise ValueError(
-                    f"{what} comes out of the kernel ({parameter.direction}), and its elements share memory"
-                )
 
-    def _held(self, parameter: Parameter, value: Any, circuit: KernelSpec | None) -> Any:
+    def _held(self, place: int, value: Any, circuit: KernelSpec | None) -> Any:
         """Return a number as the argument holds it; a handle's is looked at where it runs."""
         if isinstance(value, Handle):
             return value
-        what = f"kernel {self.name}: argument {parameter.name}"
+        parameter = self.interface.parameters[place]
         try:
             number = held(parameter.dtype or "int", value)
         except TypeError as error:
-            raise TypeError(f"{what} {error}") from None
+            raise TypeError(f"{self._called(parameter)} {error}") from None
         except ValueError as error:
-            raise ValueError(f"{what}: {error}") from None
+            raise ValueError(f"{self._called(parameter)}: {error}") from None
         if circuit is None:
             return number
-        place = self.interface.parameters.index(parameter)
         return held_argument(self.name, circuit.arguments[place], value)
 
     def _refuse_sharing(self, shown: Sequence[Sequence[Any]]) -> None:
@@ -310,7 +353,7 @@ class HardwareBody(Body):
             (parameter, piece)
             for parameter, pieces in zip(self.interface.parameters, shown, strict=True)
             for piece in {id(one): one for one in pieces}.values()
-            if isinstance(piece, DeviceArray)
+            if type(piece) in _KEPT
         ]
         for place, (one, first) in enumerate(placed):
             for other, second in placed[place + 1 :]:
@@ -373,26 +416,38 @@ def _reached(circuit: KernelSpec, route: Route) -> dict[int, Unit]:
     return units if route.units is None else {n: units[n] for n in route.units if n in units}
 
 
-def _check_bank(
-    what: str, array: BankArray, asked: str | None, place: int, units: Mapping[int, Unit]
-) -> None:
-    """Raise DeviceMemoryError if a unit that the launch may run on does not reach an array.
+class _Way(NamedTuple):
+    """What launches by a route come to.
 
-    So it does for an array in another bank than the kernel has `asked` for.
+    `reached` are the circuit's units that they may run on, by instance; `banks` are for each
+    argument those in which an array may be, and `fits` the dtypes that were found to be right.
     """
-    if asked not in (None, array.bank):
+
+    circuit: KernelSpec | None
+    reached: Mapping[int, Unit]
+    banks: Sequence[frozenset[str]]
+    fits: Sequence[set[Any]]
+
+
+def _refuse_bank(
+    what: str, array: BankArray, asked: str | None, place: int, units: Mapping[int, Unit]
+) -> NoReturn:
+    """Raise DeviceMemoryError for an array in another bank than the kernel has `asked` for.
+
+    Or in one that a unit that the launch may run on does not reach.
+    """
+    if asked is not None:
         raise DeviceMemoryError(
             f"{what} is in bank {array.bank}, and the kernel's annotation says bank={asked!r}: "
             "make the array there, or leave the bank out"
         )
     reach = [unit.name for unit in units.values() if array.bank in unit.banks[place]]
-    for unit in units.values():
-        if unit.name not in reach:
-            raise DeviceMemoryError(
-                f"{what} is in bank {array.bank}, and unit {unit.name} is wired to "
-                + ", ".join(unit.banks[place])
-                + (f"; target= one of those that reach it: {', '.join(reach)}" if reach else "")
-            )
+    unit = next(unit for unit in units.values() if unit.name not in reach)
+    raise DeviceMemoryError(
+        f"{what} is in bank {array.bank}, and unit {unit.name} is wired to "
+        + ", ".join(unit.banks[place])
+        + (f"; target= one of those that reach it: {', '.join(reach)}" if reach else "")
+    )
 
 
 def _outs_of(handle: Handle[Any]) -> int:
@@ -412,8 +467,8 @@ def _array_of(handle: Handle[Any]) -> Any:
 
 def _travels(parameter: Parameter, value: Any) -> Any:
     """Return what goes to the unit in the place of an argument."""
-    if isinstance(value, BankArray):
+    if type(value) is BankArray:
         return value.kept
-    if isinstance(value, HostArray):  # what a kernel leaves unwritten of one stays
+    if type(value) is HostArray:  # what a kernel leaves unwritten of one stays
         return value.array if parameter.direction == OUT else value.read()
     return Blank(value.shape, value.dtype.str) if parameter.direction == OUT else value

@@ -32,7 +32,7 @@ class Filling:
     ) -> None:
         self.outs = outs
         self.reference = reference
-        self.stays = any(isinstance(piece, DeviceArray) for pieces in outs for piece in pieces)
+        self.stays = any([type(piece) in (BankArray, HostArray) for pieces in outs for piece in pieces])
         # Several threads may take the value, and whoever has it may write to the arrays.
         self._lock = threading.Lock()
         self._filled: set[int] = set()
@@ -51,7 +51,7 @@ class Filling:
 
     def outs_of(self, kind: type[T]) -> list[T]:
         """Return the arrays of a kind that come out."""
-        return [piece for pieces in self.outs for piece in pieces if isinstance(piece, kind)]
+        return [piece for pieces in self.outs for piece in pieces if type(piece) is kind]
 
     def arguments(self) -> list[Any] | str:
         """Return copies of what the launch was given, as it is now; or why there are none."""
@@ -80,7 +80,8 @@ def _fill(arrays: Sequence[Any], value: Any) -> None:
 def _weak(value: Any) -> Any:
     import numpy as np
 
-    return weakref.ref(value) if isinstance(value, (np.ndarray, DeviceArray)) else value
+    plain = type(value) in (int, float, bool)
+    return value if plain or not isinstance(value, (np.ndarray, DeviceArray)) else weakref.ref(value)
 
 
 class Verified:
