@@ -149,6 +149,28 @@ def in_verilog(units: int) -> Callable[[Setting], Any]:
     return opened
 
 
+def compressing(threads: int) -> Callable[[Setting], Any]:
+    """Have threads of this process compute in C, side by side and each for itself."""
+
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Measure]:
+        import random
+        import zlib
+        from concurrent.futures import ThreadPoolExecutor
+
+        data = bytes(random.Random(0).choices(range(16), k=setting.pick(1 << 20, 16)))
+        with ThreadPoolExecutor(threads) as pool:
+
+            def measure() -> float:
+                begun = perf_counter()
+                list(pool.map(zlib.compress, [data] * threads))
+                return perf_counter() - begun
+
+            yield measure
+
+    return opened
+
+
 @contextmanager
 def opening(setting: Setting) -> Iterator[Measure]:
     """Open a device with four units, and close it."""
@@ -249,6 +271,14 @@ BENCHMARKS = (
         MILLISECONDS,
         (_ours(in_verilog(2), needs=_VERILATOR), _ours(in_verilog(1), "one unit", _VERILATOR)),
         (within(1.2, "one unit"),),
+        rounds=15,
+    ),
+    Benchmark(
+        "fpgamachine",
+        "two threads that compute in C at once: what this machine gives by itself",
+        MILLISECONDS,
+        (Subject("two threads", compressing(2)), Subject("one thread", compressing(1), "limit")),
+        (),
         rounds=15,
     ),
     Benchmark(
