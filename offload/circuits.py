@@ -57,8 +57,9 @@ class HardwareBody(Body):
         self._fits: dict[int, tuple[KernelSpec, KernelSpec]] = {}
         # What a launch has come to, for the next one by the same route.
         self._last: tuple[weakref.ref[Route], _Way] | None = None
+        _named.pop(self.name, None)  # one that it takes the place of, as in a notebook
         if self.interface.xclbin is not None:
-            _named[self.number] = self
+            _named[self.name] = self
 
     @property
     def capture(self) -> Capture:
@@ -370,8 +371,8 @@ class HardwareBody(Body):
                     raise ValueError(f"kernel {self.name}: two arrays that come out of it share memory")
 
 
-# Those that say which bitstream they are for, by number.
-_named: weakref.WeakValueDictionary[int, HardwareBody] = weakref.WeakValueDictionary()
+# Those that say which bitstream they are for, by name.
+_named: weakref.WeakValueDictionary[str, HardwareBody] = weakref.WeakValueDictionary()
 
 
 def check_named(bitstream: Bitstream, address: str) -> None:
@@ -394,6 +395,7 @@ def check_named(bitstream: Bitstream, address: str) -> None:
                 body.circuit(bitstream, address)
             except DeviceError as error:
                 wrong.append(str(error))
+    body = None  # whoever keeps the error must not keep the kernel
     if wrong:
         raise DeviceError("\n".join(wrong))
 

@@ -103,7 +103,13 @@ def _function(name: str, key: str, file: Path, ran: dict[Path, dict[str, Any]]) 
         if not script.is_file():
             raise OptionError(f"{what} there is no file {script}")
         if script not in ran:
-            ran[script] = runpy.run_path(str(script), run_name=script.stem)
+            try:
+                ran[script] = runpy.run_path(str(script), run_name=script.stem)
+            except ModuleNotFoundError as error:
+                raise OptionError(
+                    f"{what} {script} imports {error.name!r}, which is not there: what lies beside that file "
+                    "is no module for it; 'module:function' names a kernel in a module that PYTHONPATH has"
+                ) from error
         found = ran[script]
     else:
         try:

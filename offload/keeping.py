@@ -252,7 +252,7 @@ class Arrays:
         body = self._bodies.get(what) or self._bodies.setdefault(what, _body(what))
         options = replace(_OPTIONS, device=self.pool.address)
         if not needed:
-            return launch(self._session, body, args, {}, options)
+            return launch(self._session, body, args, {}, options, after=())
         return launch(self._session, body, args, {}, options, after=self.bury(), turn=Turn(self, needed))
 
     def bury(self) -> list[Depends]:

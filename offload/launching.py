@@ -37,9 +37,12 @@ def call(
 
     Raises what `launch` and the `wait` of its handle raise.
     """
-    if options.timeout is not None or _scatters(args, kwargs):
-        return launch(session, body, args, kwargs, options, attended=True, finish=finish, turn=turn).wait()
     pool = session.pool(options.device)
+    after = session.burials(pool) if session.arrays else ()
+    if after or options.timeout is not None or _scatters(args, kwargs):
+        return launch(
+            session, body, args, kwargs, options, attended=True, finish=finish, after=after, turn=turn
+        ).wait()
     route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
     handles: list[Handle[Any]] = []
@@ -105,7 +108,7 @@ def launch(
     mapped: bool = False,
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
     finish: Finish | None = None,
-    after: Sequence[Depends] = (),
+    after: Sequence[Depends] | None = None,
     turn: Turn | None = None,
 ) -> Handle[Any]:
     """Take a snapshot of a kernel and its arguments, and queue it.
@@ -115,12 +118,15 @@ def launch(
     that follows. `calls` holds the arguments of each shard, or the same for
     all, in the place of `args` and `kwargs`; `finish` makes of a shard's rank
     and value what the handle gives; `after` are launches that it waits for,
-    and `turn` tells of others, once those before it are known.
+    by default those that free memory of the device, and `turn` tells of
+    others, once those before it are known.
 
     Raises, with nothing queued, OptionError, KernelNotSerializable,
     ArgsNotSerializable, SessionClosed, and what opening the device raises.
     """
     pool = session.pool(options.device)
+    if after is None:
+        after = session.burials(pool) if session.arrays else ()
     route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
     dispatcher = session.dispatcher

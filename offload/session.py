@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from offload.arrays import DeviceArray
     from offload.keeping import Arrays
     from scheduler.dispatcher import Dispatcher
-    from scheduler.ticket import Pool
+    from scheduler.ticket import Depends, Pool
 
 T = TypeVar("T")
 
@@ -207,6 +207,11 @@ class Session:
         pool = self.pool()
         home = self.arrays.get(pool.index) or self.arrays.setdefault(pool.index, Arrays(self, pool))
         return home.make(value, bank)
+
+    def burials(self, pool: Pool) -> Sequence[Depends]:
+        """Return what the next launch on a device comes after: those that free memory that arrays had."""
+        home = self.arrays.get(pool.index)
+        return () if home is None else home.bury()
 
     def define(self, pool: Pool, module: str, name: str) -> None:
         """Note that a name is defined on a device for a module."""

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,7 +64,8 @@ class Meter:
 class _Memory:
     """What a buffer and its slices have in common."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, freed: Callable[[], None] | None) -> None:
+        self.freed = freed  # is told when it was given back by `free`
         self._meter = meter  # of the instance that it was made on
         self.uploads = self.downloads = 0  # bytes moved so far
         self.behind = True  # the device's copy is newer than the host's, or neither holds anything yet
@@ -94,7 +95,6 @@ class Buffer:
         self.shape: tuple[int, ...] = held.shape
         self.dtype: np.dtype[Any] = held.dtype
         self.nbytes = int(held.nbytes)
-        self.address: int = held.device_address
         self._view = held  # None once it is freed
         self._memory = memory
         self.whole = whole
@@ -102,13 +102,19 @@ class Buffer:
 
     @classmethod
     def allocate(
-        cls, board: Any, bank: str, shape: tuple[int, ...], dtype: np.dtype[Any], meter: Meter
+        cls,
+        board: Any,
+        bank: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        meter: Meter,
+        freed: Callable[[], None] | None = None,
     ) -> Buffer:
         """Return a buffer in a bank; it is freed with the last reference to it and its slices.
 
         Raises DeviceMemoryError if the bank is full.
         """
-        return cls(board.allocate(bank, shape, dtype), bank, _Memory(meter))
+        return cls(board.allocate(bank, shape, dtype), bank, _Memory(meter, freed))
 
     @property
     def held(self) -> Any:
@@ -120,12 +126,20 @@ class Buffer:
             raise ValueError(f"the buffer in bank {self.bank} was freed")
         return self._view
 
+    @property
+    def address(self) -> int:
+        """Where it is in the bank; raises ValueError if it was freed."""
+        found: int = self.held.device_address
+        return found
+
     def free(self) -> None:
         """Give the memory back, once runs that use it have ended; a slice's is that of the whole."""
         for found in self._memory.buffers.valuerefs():
             one = found()
             if one is not None:
                 one._view = None
+        if self._memory.freed is not None:
+            self._memory.freed()
 
     def __enter__(self) -> Buffer:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn, SupportsIndex, TypeVar
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from device_runtime import context
 from device_runtime.errors import DeviceError
+from device_runtime.fpga.boards import read
 from device_runtime.fpga.buffers import Buffer, Meter, Store
 from device_runtime.fpga.interface import Interface
 from device_runtime.fpga.room import Room
@@ -40,6 +42,7 @@ class InstanceDriver:
         self.shown = Instance(self)
         self._room = room
         self._board = board
+        self._seen: set[Interface] = set()  # of kernels that drivers have called: those of this bitstream
         for driver in drivers:
             driver.join(self, self._take)
 
@@ -69,7 +72,7 @@ class InstanceDriver:
         room = {one.name: one.nbytes for one in self._board.bitstream.banks}[bank]
         return self._take(
             (bank,),
-            partial(Buffer.allocate, self._board, bank, shape, dtype, self.meter),
+            partial(Buffer.allocate, self._board, bank, shape, dtype, self.meter, self._room.look_again),
             (lambda: math.prod(shape) * dtype.itemsize <= room - self.kept.held(bank)) if keeps else None,
             drivers=not keeps,
         )
@@ -104,8 +107,23 @@ class InstanceDriver:
                 f"the device's bitstream has no kernel {interface.kernel!r}; "
                 f"it has {', '.join(self.kernels) or 'none'}"
             )
+        if not alone:
+            self._check_bitstream(interface)
         found = [self.kept.find(value) if isinstance(value, Kept) else value for value in args]
         return tuple(driver.run(found, interface, model, alone).values())
+
+    def _check_bitstream(self, interface: Interface) -> None:
+        """Raise DeviceError for a kernel of another bitstream, which the host has not looked at."""
+        path = interface.xclbin
+        if path is None or interface in self._seen or not os.path.exists(path):
+            return
+        wanted, uuid = read(path).uuid, self._board.bitstream.uuid
+        if wanted != uuid:
+            raise DeviceError(
+                f"kernel {interface.kernel} is for {path} ({wanted.hex()}), and this device has another "
+                f"bitstream loaded ({uuid.hex()})"
+            )
+        self._seen.add(interface)
 
     def check(self) -> str:
         """Have the units give the answers that are known of them; return what is wrong, if it is."""

@@ -92,6 +92,11 @@ class Room:
             if self._waiting:
                 self._changed.notify_all()
 
+    def look_again(self) -> None:
+        """Have those that wait look for room: a launch that goes on has given some back."""
+        with self._changed:
+            self._changed.notify_all()
+
     def ended(self, who: Any) -> None:
         """Take note of the end of a launch, which has given back what it had taken."""
         if who in self._holders:  # it is only ever put there by its own launch

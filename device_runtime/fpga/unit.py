@@ -309,15 +309,19 @@ class UnitDriver:
     def _allocate_all(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> dict[int, Buffer]:
         return {
             place: self._allocate(wired, args[place].shape, np.dtype(args[place].dtype))
-            for place, wired in arrays.items()
+            for place, wired in _by_choice(arrays)
         }
 
     def _fits(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> bool:
-        """Tell whether arrays would find room in banks that hold nothing else."""
+        """Tell whether arrays would find room, as `_allocate` looks for it, in banks that hold no others."""
         room = {bank.name: bank.nbytes for bank in self._board.bitstream.banks}
-        for place, wired in arrays.items():
-            room[max(wired, key=room.__getitem__)] -= _nbytes(args[place])
-        return all(left >= 0 for left in room.values())
+        for place, wired in _by_choice(arrays):
+            nbytes = _nbytes(args[place])
+            bank = next((bank for bank in wired if room[bank] >= nbytes), None)
+            if bank is None:
+                return False
+            room[bank] -= nbytes
+        return True
 
     def _allocate(self, wired: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         for bank in wired[:-1]:
@@ -326,6 +330,11 @@ class UnitDriver:
             except DeviceMemoryError:
                 pass  # the board may take any of them
         return Buffer.allocate(self._board, wired[-1], shape, dtype, self.instance.meter)
+
+
+def _by_choice(arrays: Mapping[int, Sequence[str]]) -> list[tuple[int, Sequence[str]]]:
+    """Return arrays, those first that may be in few banks: the others have somewhere else to be."""
+    return sorted(arrays.items(), key=lambda one: len(one[1]))
 
 
 def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
@@ -352,7 +361,7 @@ def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:
 
 def _collide(one: Any, way: str, other: Any, its: str) -> bool:
     """Tell whether a circuit would spoil an argument by another one; arrays get buffers of their own."""
-    if isinstance(one, Buffer) and isinstance(other, Buffer):
+    if isinstance(one, Buffer) and isinstance(other, Buffer):  # their addresses: one that was freed has none
         in_place = (one.address, one.nbytes) == (other.address, other.nbytes) and IN in (way, its)
         return (way, its) != (IN, IN) and not in_place and one.overlaps(other)
     both = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)

@@ -853,6 +853,110 @@ def test_a_handle_of_several_arrays_is_none(device: of.Session) -> None:
         assert np.array_equal(out, 2 * floats())
 
 
+# ---- room ------------------------------------------------------------------------------
+
+MOST = 200_000  # floats that a bank has room for, and not twice
+
+
+@pytest.fixture
+def banks(tmp_path: Path) -> Iterator[of.Session]:
+    """Have two units with a bank for what goes in, and one of 1 MB for what comes out."""
+    with of.connect(
+        made(tmp_path, units=2, banks={"IN": "4M", "OUT": "1M"}, wiring={"vadd.out": "OUT"})
+    ) as session:
+        yield session
+
+
+@offload(auto=1)
+def need(count: int) -> int:
+    """Need so many floats of a bank, in a driver."""
+    return len(instance().empty(count, "float32", "OUT"))
+
+
+@pytest.mark.parametrize("way", ["dropped", "freed", "at the end of a block"])
+def test_a_driver_has_the_memory_of_arrays_that_are_gone(banks: of.Session, way: str) -> None:
+    for start in (need, need.launch) * 5:
+        array = banks.empty(MOST, "float32", "OUT")
+        if way == "freed":
+            array.free()
+        elif way == "dropped":
+            del array
+        else:
+            with array:
+                pass
+        found = start(MOST)
+        assert (found if isinstance(found, list) else found.wait()) == [MOST]
+
+
+def test_what_a_driver_gives_back_is_for_who_waits_for_it(banks: of.Session, tmp_path: Path) -> None:
+    before, after = (Gate.make(tmp_path / name) for name in ("before", "after"))
+
+    @offload(auto=1)
+    def drive() -> None:
+        held = instance().empty(MOST, "float32", "OUT")
+        before.pass_through()
+        held.free()
+        after.pass_through()
+
+    driver = drive.launch()
+    before.wait()
+    large = np.ones(MOST, "float32")
+    handle = vadd.launch(large, large, np.empty_like(large), MOST)
+    before.let_on()
+    assert handle.result()[0] == 2  # and the driver goes on
+    after.wait()
+    after.let_on()
+    driver.wait()
+
+
+def test_arrays_that_may_be_in_several_banks_leave_room_for_others(tmp_path: Path) -> None:
+    banks, wiring = (
+        dict.fromkeys(["A", "B", "C"], "1M"),
+        {"vadd.a": ["A", "B"], "vadd.b": "C", "vadd.out": "A"},
+    )
+    large = np.ones(MOST, "float32")
+    with of.connect(made(tmp_path, banks=banks, wiring=wiring)):
+        assert vadd(large, large, np.empty_like(large), MOST)[0][-1] == 2
+
+
+@offload(kernel="vadd", xclbin="other.xclbin")
+def of_another(a: In("float32"), b: In("float32"), out: Out("float32"), n: int):  # type: ignore[valid-type, no-untyped-def]
+    raise NotImplementedError
+
+
+def test_a_driver_calls_no_kernel_of_another_bitstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Xclbin([vadd], clock=250).write("other.xclbin")
+
+    @offload(auto=1)
+    def drive() -> Any:
+        out = np.empty(N, "float32")
+        of_another(floats(), floats(), out, N)
+
+    with of.connect(made(tmp_path)), pytest.raises(of.DeviceError, match=r"is for other\.xclbin .* another"):
+        drive()
+
+
+def test_explain_takes_no_compilation_for_the_reference(tmp_path: Path) -> None:
+    compiled = False
+
+    @offload(kernel="vadd")
+    def add(a: In("float32"), b: In("float32"), out: Out("float32"), n: int):  # type: ignore[valid-type, no-untyped-def]
+        nonlocal compiled
+        if not compiled:
+            time.sleep(0.5)
+            compiled = True
+        np.add(a, b, out=out)
+
+    a, out = floats(), np.empty(N, "float32")
+    with of.connect(made(tmp_path)):
+        told = "\n".join(explained(add.launch(a, a, out, N)))
+    found = re.search(r"reference +([\d.]+) ms", told)
+    assert found is not None and float(found[1]) < 500
+
+
 def test_explain_tells_where_the_time_went(fpga: of.Session) -> None:
     text = io.StringIO()
     a, out = floats(), np.empty(N, "float32")

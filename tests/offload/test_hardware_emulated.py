@@ -176,13 +176,34 @@ def test_kernels_that_name_a_bitstream_are_held_to_it_where_a_device_opens(tmp_p
             of.connect(where)
         return str(caught.value).splitlines()
 
-    first, second = told()
+    first, second = sorted(told(), reverse=True)
     assert "swapped does not fit kernel vadd" in first and "in another order: a, b, out, n" in first
     assert "absent: the bitstream of" in second and "has no kernel 'vmul'" in second
     gc.collect()  # those two are gone
     with of.connect(where):
         assert add(floats(1), floats(2), floats(0), 1)[0].tolist() == [3]
     del foreign, lost
+
+
+def test_a_kernel_that_was_written_anew_is_held_to_nothing_of_the_old_one(tmp_path: Path) -> None:
+    """As in a notebook, where the old one may live on: in an error that was shown, or in a handle."""
+    path = written(tmp_path, bitstream())
+    where = address(f"emu:{path}")
+
+    def written_as(kind: Any) -> Any:
+        def vadd(a, b, out, n):  # type: ignore[no-untyped-def]
+            out[:] = a + b
+
+        vadd.__annotations__ = {"a": In("float32"), "b": In("float32"), "out": Out("float32"), "n": kind}
+        return offload(kernel="vadd", xclbin=path)(vadd)
+
+    old = written_as(np.int16)
+    with pytest.raises(of.DeviceError, match="and the function takes int16"):
+        of.connect(where)
+    new = written_as(int)
+    with of.connect(where):
+        assert new(floats(1), floats(2), floats(0), 1)[0].tolist() == [3]
+    del old
 
 
 def test_a_buffer_stays_on_its_device(device: str) -> None:

@@ -287,6 +287,15 @@ def test_a_file_that_names_another_function(described: Callable[[str], Xclbin]) 
     assert out[0] == 7
 
 
+def test_a_file_whose_kernels_import_what_lies_beside_them(
+    described: Callable[[str], Xclbin], tmp_path: Path
+) -> None:
+    tmp_path.joinpath("two.py").write_text("import lies_beside\n")
+    told = r"mine\.toml: kernels names 'two.py:add', and .*two.py imports 'lies_beside', which is not there"
+    with pytest.raises(of.OptionError, match=told):
+        described('kernels = ["two.py:add"]')
+
+
 def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
     made = described('kernels = ["kernels.py:multiply"]\nbanks = ["HBM0"]\nunits = 2').bitstream
     assert len(made.kernels[0].units) == 2 and made.banks[0].nbytes == 1 << 30

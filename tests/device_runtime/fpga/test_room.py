@@ -69,6 +69,16 @@ def test_who_finds_none_waits_for_the_others_end() -> None:
     assert third.result(30) == 1
 
 
+def test_who_gives_some_back_and_goes_on_is_not_waited_for() -> None:
+    room, bank = Room(), Bank(3)
+    bank.take(room, "driver", 2)
+    second = started(partial(bank.take, room, "two", 3, True))
+    bank.refused.acquire()
+    bank.free += 2
+    room.look_again()
+    assert second.result(30) == 3
+
+
 def test_who_came_later_is_not_waited_for() -> None:
     room, bank = Room(), Bank(3)
     bank.take(room, "one", 1)
