@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from device_runtime.errors import BitstreamError, DeviceError, DeviceMemoryError, OptionError
 from device_runtime.fpga.boards import read
 from device_runtime.fpga.circuit import directions
-from device_runtime.fpga.interface import IN, OUT, Interface, Parameter, dtype_error
+from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, Parameter, dtype_error
 from device_runtime.fpga.scalars import held, held_argument
 from device_runtime.hardware import Blank, run
 from offload.arrays import BankArray, DeviceArray, HostArray
@@ -37,7 +37,7 @@ class HardwareBody(Body):
 
     retries = 2  # its arguments are snapshots, so it may be run again where its device is lost
 
-    __slots__ = ("__weakref__", "_fits", "_last", "_verifier", "interface", "verify")
+    __slots__ = ("__weakref__", "_changed", "_fits", "_last", "_verifier", "interface", "verify")
 
     def __init__(
         self,
@@ -51,15 +51,19 @@ class HardwareBody(Body):
         inner = fn.__func__ if isinstance(fn, (staticmethod, classmethod)) else fn
         name = kernel or str(getattr(inner, "__name__", ""))
         self.interface = known or Interface(name, parameters(self.name, self.fn), xclbin)
+        self._changed = [one.name for one in self.interface.parameters if one.direction == INOUT]
         self.verify = verify
         self._verifier = None if verify is None else Verifier(verify, self.name, self.plain(), self.fn)
         # By the identity of circuits that were looked at: those, and what this interface makes of them.
         self._fits: dict[int, tuple[KernelSpec, KernelSpec]] = {}
         # What a launch has come to, for the next one by the same route.
         self._last: tuple[weakref.ref[Route], _Way] | None = None
-        _named.pop(self.name, None)  # one that it takes the place of, as in a notebook
-        if self.interface.xclbin is not None:
-            _named[self.name] = self
+        if known is None:  # else it is a copy, of a kernel that has travelled
+            # One of a module takes the place of that of the same name, as in a notebook; others have none.
+            place = self.number if "<locals>" in self.name else self.name
+            _named.pop(place, None)
+            if self.interface.xclbin is not None:
+                _named[place] = self
 
     @property
     def capture(self) -> Capture:
@@ -204,7 +208,7 @@ class HardwareBody(Body):
         if not any(type(value) is Scatter for value in given):
             del rows[1:]
         first = [column[0] for column in shown] if count == 1 else None
-        return [(row, {}) for row in rows], Filling(outs, self.fn, first), resident
+        return [(row, {}) for row in rows], Filling(outs, self.fn, first, self._changed), resident
 
     def _look(self, route: Route, circuit: KernelSpec | None) -> _Way:
         """Return what launches by a route come to.
@@ -264,8 +268,11 @@ class HardwareBody(Body):
             way.fits[place].add(value.dtype)
         if kind is BankArray:
             if way.circuit is None or value.memory.home.pool is not route.pool:
+                home = value.memory.home
+                whose = "a session that was shut down" if home.closed else "another session"
+                there = f" in {whose}" if home.pool.address == route.pool.address else ""
                 raise ValueError(
-                    f"{self._called(parameter)} is on {value.memory.home.pool.address}, "
+                    f"{self._called(parameter)} is on {home.pool.address}{there}, "
                     f"and the launch goes to {route.pool.address}"
                 )
             if value.bank not in way.banks[place]:
@@ -371,8 +378,8 @@ class HardwareBody(Body):
                     raise ValueError(f"kernel {self.name}: two arrays that come out of it share memory")
 
 
-# Those that say which bitstream they are for, by name.
-_named: weakref.WeakValueDictionary[str, HardwareBody] = weakref.WeakValueDictionary()
+# Those that say which bitstream they are for, by name; by number in functions, which may make several.
+_named: weakref.WeakValueDictionary[str | int, HardwareBody] = weakref.WeakValueDictionary()
 
 
 def check_named(bitstream: Bitstream, address: str) -> None:

@@ -93,7 +93,7 @@ def _rtl(model: Any, file: Path, key: str) -> Rtl:
 def _function(name: str, key: str, file: Path, ran: dict[Path, dict[str, Any]]) -> Any:
     """Return what is called "module:function", or "file.py:function" beside the TOML file."""
     where, _, function = name.rpartition(":")
-    if not where or not function:
+    if not where or not function or (where.startswith(".") and not where.endswith(".py")):
         raise OptionError(
             f"{file}: {key} names {name!r}: it is written 'module:function' or 'file.py:function'"
         )

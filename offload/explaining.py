@@ -23,7 +23,8 @@ def explain(handle: Handle[Any], file: TextIO | None = None) -> None:
     It waits for the launch, and then runs the reference on the host, with
     copies of the arguments, to have a measure: twice, if that is not for long, as
     the first run may have it compiled. It does not if arrays of the launch are
-    gone, or an argument was a handle. `file` is where to print, by default standard output.
+    gone, or an argument was a handle. An InOut array goes in as it came out of
+    the launch, as nobody has what it held before. `file` is where to print, by default standard output.
 
     The break-even size is estimated from this one launch: what it cost apart
     from transfers and the circuit is taken to be the same for every size, and
@@ -72,8 +73,10 @@ def _lines(name: str, address: str, timing: Timing, filling: Filling) -> list[st
     nbytes = sum(getattr(one, "nbytes", 0) for one in args)
     here = _seconds(filling.reference, args)
     if here < _AGAIN:
-        here = min(here, _seconds(filling.reference, args))
-    lines.append(f"  reference       {_ms(here)}   on the host, {_times(total, here)}")
+        again = filling.arguments()
+        here = here if isinstance(again, str) else min(here, _seconds(filling.reference, again))
+    changed = f", with {' and '.join(filling.changed)} as it came out" if filling.changed else ""
+    lines.append(f"  reference       {_ms(here)}   on the host{changed}, {_times(total, here)}")
     fixed = max(0.0, waited - (timing.loading or 0.0)) + rest  # a bitstream is not loaded for each launch
     if timing.predicted is not None and timing.predicted_transfer is not None:
         told = _break_even(nbytes, fixed, timing.predicted + timing.predicted_transfer, here, " as predicted")

@@ -21,7 +21,8 @@ class Filling:
     """Copy what came out of a shard to the caller's arrays, and return those; None if there are none.
 
     `outs` has for each argument that comes out its arrays by shard. `given` are the arguments
-    of a launch on one unit, and `reference` the kernel's function.
+    of a launch on one unit, `changed` the names of those that go in and come out, and `reference`
+    is the kernel's function.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class Filling:
         outs: Sequence[Sequence[Any]],
         reference: Callable[..., Any],
         given: Sequence[Any] | None,
+        changed: Sequence[str] = (),
     ) -> None:
         self.outs = outs
+        self.changed = changed
         self.reference = reference
         self.stays = any([type(piece) in (BankArray, HostArray) for pieces in outs for piece in pieces])
         # Several threads may take the value, and whoever has it may write to the arrays.

@@ -109,7 +109,7 @@ class HardwareKernel(Kernel[..., Any]):
         finish = filling if circuit is None else self._body.verified(calls, filling, resident)
         arrays = here.arrays.get(pool.index)
         turn = None if arrays is None or not resident else Turn(arrays, resident)
-        after = () if arrays is None else arrays.bury()
+        after = () if arrays is None else arrays.bury(options.when_full)
         return _Asked(calls, finish, after, turn, filling.outs_of(HostArray))
 
     def _launch(self, here: Session, options: Options, asked: _Asked, attended: bool = False) -> Handle[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import sys
 import threading
 import weakref
 from collections import deque
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from scheduler.ticket import Pool
 
 _OPTIONS = Options(auto=1, retries=2)
+_FIRST = sys.maxsize  # the priority of what frees memory: others wait for that, whatever theirs is
 _PATIENCE = 1.0  # seconds that another thread's collection is waited for
 _CALLED = {"keep": "array", "fetch": "numpy.asarray", "replace": "write", "drop": "free"}  # by the user
 Needed = tuple[BankArray, bool, bool]  # what a launch needs of an array: that it reads, and writes it
@@ -197,6 +199,11 @@ class Arrays:
         self._made: dict[int, int] = {}  # by number: how often memory had been lost when a buffer was made
         self._bodies: dict[str, Body] = {}
 
+    @property
+    def closed(self) -> bool:
+        """Tell whether the session was shut down."""
+        return self._session.closed
+
     def make(self, value: Any, bank: str | None) -> DeviceArray:
         """Return an array that holds a copy of a NumPy array, or nothing yet where it is a Blank.
 
@@ -247,24 +254,25 @@ class Arrays:
         self._made[slot.number] = self.pool.device.losses
         return made
 
-    def launch(self, what: str, args: tuple[Any, ...], needed: Sequence[Needed]) -> Handle[Any]:
+    def launch(self, what: str, args: tuple[Any, ...], needed: Sequence[Needed], **how: Any) -> Handle[Any]:
         """Have the device do something with arrays: a function of device_runtime.fpga.buffers."""
         body = self._bodies.get(what) or self._bodies.setdefault(what, _body(what))
-        options = replace(_OPTIONS, device=self.pool.address)
+        options = replace(_OPTIONS, device=self.pool.address, **how)
         if not needed:
             return launch(self._session, body, args, {}, options, after=())
         return launch(self._session, body, args, {}, options, after=self.bury(), turn=Turn(self, needed))
 
-    def bury(self) -> list[Depends]:
+    def bury(self, when_full: str = "wait") -> list[Depends]:
         """Free what nobody has any more; return what comes after that, and after what other threads free.
 
-        In a finalizer that has interrupted this thread in the midst of something, the next launch frees it.
+        It goes before all that is queued. Raises QueueFull if `when_full` says so. In a finalizer
+        that has interrupted this thread in the midst of something, the next launch frees it.
         """
         if self._dead and not self._session.closed and not is_inside():
             mine = object()
             self._buriers.add(mine)  # first: another thread may find nobody dead any more
             try:
-                self._bury()
+                self._bury(when_full)
             finally:
                 self._buried = mine
                 self._buriers.discard(mine)
@@ -276,7 +284,7 @@ class Arrays:
                 self._burials.pop(ticket, None)
         return [Depends((ticket,), True, END) for ticket in list(self._burials)]
 
-    def _bury(self) -> None:
+    def _bury(self, when_full: str) -> None:
         numbers, losses = [], self.pool.device.losses
         while self._dead:
             with contextlib.suppress(IndexError):  # another thread has taken the last
@@ -285,7 +293,8 @@ class Arrays:
                     numbers.append(number)
         if numbers and not self._session.closed:
             try:
-                tickets = self.launch("drop", (tuple(numbers),), ())._tickets
+                how = {"priority": _FIRST, "when_full": when_full}
+                tickets = self.launch("drop", (tuple(numbers),), (), **how)._tickets
             except BaseException:
                 self._dead.extend(numbers)
                 raise

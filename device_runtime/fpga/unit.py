@@ -309,13 +309,13 @@ class UnitDriver:
     def _allocate_all(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> dict[int, Buffer]:
         return {
             place: self._allocate(wired, args[place].shape, np.dtype(args[place].dtype))
-            for place, wired in _by_choice(arrays)
+            for place, wired in _by_choice(args, arrays)
         }
 
     def _fits(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> bool:
         """Tell whether arrays would find room, as `_allocate` looks for it, in banks that hold no others."""
         room = {bank.name: bank.nbytes for bank in self._board.bitstream.banks}
-        for place, wired in _by_choice(arrays):
+        for place, wired in _by_choice(args, arrays):
             nbytes = _nbytes(args[place])
             bank = next((bank for bank in wired if room[bank] >= nbytes), None)
             if bank is None:
@@ -324,17 +324,18 @@ class UnitDriver:
         return True
 
     def _allocate(self, wired: Sequence[str], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
-        for bank in wired[:-1]:
+        told = []
+        for bank in wired:  # the board may take any of them
             try:
                 return Buffer.allocate(self._board, bank, shape, dtype, self.instance.meter)
-            except DeviceMemoryError:
-                pass  # the board may take any of them
-        return Buffer.allocate(self._board, wired[-1], shape, dtype, self.instance.meter)
+            except DeviceMemoryError as error:
+                told.append(str(error))
+        raise DeviceMemoryError("; ".join(told))
 
 
-def _by_choice(arrays: Mapping[int, Sequence[str]]) -> list[tuple[int, Sequence[str]]]:
-    """Return arrays, those first that may be in few banks: the others have somewhere else to be."""
-    return sorted(arrays.items(), key=lambda one: len(one[1]))
+def _by_choice(args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> list[tuple[int, Sequence[str]]]:
+    """Return arrays, those first that may be in few banks, and large ones: others find a place then."""
+    return sorted(arrays.items(), key=lambda one: (len(one[1]), -_nbytes(args[one[0]])))
 
 
 def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:

@@ -919,6 +919,65 @@ def test_arrays_that_may_be_in_several_banks_leave_room_for_others(tmp_path: Pat
         assert vadd(large, large, np.empty_like(large), MOST)[0][-1] == 2
 
 
+def test_large_arrays_are_placed_before_small_ones(tmp_path: Path) -> None:
+    banks, wiring = {"A": "1M", "B": "600K", "C": "1M"}, {"vadd.a": ["A", "B"], "vadd.b": ["A", "B"]}
+    small, large = np.ones(100_000, "float32"), np.ones(MOST, "float32")
+    with of.connect(made(tmp_path, banks=banks, wiring=wiring | {"vadd.out": "C"})):
+        for a, b in ((small, large), (large, small)):
+            assert vadd(a, b, np.empty_like(small), len(small))[0][-1] == 2
+        with pytest.raises(of.DeviceMemoryError, match=r"bank A has no room .*; bank B has no room"):
+            vadd(large, large, np.empty_like(small), len(small))
+
+
+@pytest.fixture
+def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[of.DeviceArray], Gate]]:
+    """Have one unit, which a kernel keeps until a gate is opened, an array there, and a short queue."""
+    monkeypatch.setenv("OFFLOAD_QUEUE", "16")
+    gate = Gate.make(tmp_path / "gate")
+    with of.connect(made(tmp_path)) as session:
+        arrays = [session.array(floats())]
+        offload(lambda: gate.pass_through(), auto=1).launch()
+        gate.wait()
+        yield arrays, gate
+
+
+def test_memory_to_be_freed_holds_up_no_launch_of_a_higher_priority(
+    busy: tuple[list[of.DeviceArray], Gate],
+) -> None:
+    arrays, gate = busy
+    quick = offload(lambda: None, auto=1)
+    others = [quick.launch() for _ in range(10)]
+    arrays.clear()
+    first = quick.options(priority=1).launch()
+    gate.let_on()
+    of.wait_all(first, *others)
+    assert first.timing[0].begun < others[-1].timing[0].begun
+
+
+def test_memory_to_be_freed_is_no_reason_to_wait_for_room(busy: tuple[list[of.DeviceArray], Gate]) -> None:
+    arrays, gate = busy
+    quick = offload(lambda: None, auto=1, when_full="raise")
+    others = []
+    with pytest.raises(of.QueueFull):
+        while True:
+            others.append(quick.launch())
+    arrays.clear()
+    with pytest.raises(of.QueueFull):
+        quick.launch()
+    gate.let_on()
+    of.wait_all(*others)
+    quick.launch().wait()
+
+
+def test_an_array_of_a_session_that_is_over(tmp_path: Path) -> None:
+    where = made(tmp_path)
+    with of.connect(where) as session:
+        array = session.array(floats())
+    told = "argument a is on .* in a session that was shut down, and the launch goes to"
+    with of.connect(where), pytest.raises(ValueError, match=told):
+        vadd(array, floats(), np.empty(N, "float32"), N)
+
+
 @offload(kernel="vadd", xclbin="other.xclbin")
 def of_another(a: In("float32"), b: In("float32"), out: Out("float32"), n: int):  # type: ignore[valid-type, no-untyped-def]
     raise NotImplementedError
@@ -937,6 +996,18 @@ def test_a_driver_calls_no_kernel_of_another_bitstream(
 
     with of.connect(made(tmp_path)), pytest.raises(of.DeviceError, match=r"is for other\.xclbin .* another"):
         drive()
+
+
+def test_explain_runs_the_reference_with_what_came_out_each_time(tmp_path: Path) -> None:
+    @offload(kernel="grow")
+    def once(x: InOut("float32"), by: float):  # type: ignore[valid-type, no-untyped-def]
+        assert x[0] == 1, "it was done twice"
+        x += by
+
+    with of.connect(made(tmp_path)):
+        x = np.zeros(N, "float32")
+        told = explained(once.launch(x, 1.0))
+    assert any(re.match(r"  reference .* on the host, with x as it came out, ", line) for line in told)
 
 
 def test_explain_takes_no_compilation_for_the_reference(tmp_path: Path) -> None:

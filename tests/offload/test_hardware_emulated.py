@@ -185,25 +185,42 @@ def test_kernels_that_name_a_bitstream_are_held_to_it_where_a_device_opens(tmp_p
     del foreign, lost
 
 
+def of_kind(kind: Any, xclbin: Path, name: str) -> Any:
+    """Make a kernel whose argument n is of a type."""
+
+    def vadd(a, b, out, n):  # type: ignore[no-untyped-def]
+        out[:] = a + b
+
+    vadd.__annotations__ = {"a": In("float32"), "b": In("float32"), "out": Out("float32"), "n": kind}
+    vadd.__qualname__ = name
+    return offload(kernel="vadd", xclbin=xclbin)(vadd)
+
+
 def test_a_kernel_that_was_written_anew_is_held_to_nothing_of_the_old_one(tmp_path: Path) -> None:
     """As in a notebook, where the old one may live on: in an error that was shown, or in a handle."""
     path = written(tmp_path, bitstream())
     where = address(f"emu:{path}")
-
-    def written_as(kind: Any) -> Any:
-        def vadd(a, b, out, n):  # type: ignore[no-untyped-def]
-            out[:] = a + b
-
-        vadd.__annotations__ = {"a": In("float32"), "b": In("float32"), "out": Out("float32"), "n": kind}
-        return offload(kernel="vadd", xclbin=path)(vadd)
-
-    old = written_as(np.int16)
+    old = of_kind(np.int16, path, "vadd")
     with pytest.raises(of.DeviceError, match="and the function takes int16"):
         of.connect(where)
-    new = written_as(int)
+    new = of_kind(int, path, "vadd")
     with of.connect(where):
         assert new(floats(1), floats(2), floats(0), 1)[0].tolist() == [3]
     del old
+
+
+def test_copies_and_others_of_the_name_take_no_kernels_place(tmp_path: Path) -> None:
+    path = written(tmp_path, bitstream())
+    where = address(f"emu:{path}")
+    kernels = [of_kind(np.int16, path, "make.<locals>.vadd"), of_kind(int, path, "make.<locals>.vadd")]
+    with pytest.raises(of.DeviceError, match="and the function takes int16"):
+        of.connect(where)
+    kernels = [of_kind(np.int16, path, "vadd")]
+    with of.connect("inline"):
+        offload(lambda kernel: None)(kernels[0])
+    gc.collect()  # the copy is gone
+    with pytest.raises(of.DeviceError, match="and the function takes int16"):
+        of.connect(where)
 
 
 def test_a_buffer_stays_on_its_device(device: str) -> None:

@@ -343,6 +343,7 @@ def test_a_file_that_says_little(described: Callable[[str], Xclbin]) -> None:
         ("timing.link = 0", "timing: TimingModel: link=0 must be"),
         ('kernels = ["multiply"]', "names 'multiply': it is written 'module:function'"),
         ('kernels = ["other.py:multiply"]', "there is no file .*other.py"),
+        ('kernels = ["..kernels:vadd"]', "names '..kernels:vadd': it is written 'module:function'"),
         ('kernels = ["no_such.module:vadd"]', "there is no module 'no_such'"),
         ('kernels = ["kernels.py:add"]', "there is no 'add' in kernels.py"),
         ('kernels = ["kernels.py:_factor"]', "is no hardware kernel"),
