@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -58,12 +59,8 @@ class HardwareBody(Body):
         self._fits: dict[int, tuple[KernelSpec, KernelSpec]] = {}
         # What a launch has come to, for the next one by the same route.
         self._last: tuple[weakref.ref[Route], _Way] | None = None
-        if known is None:  # else it is a copy, of a kernel that has travelled
-            # One of a module takes the place of that of the same name, as in a notebook; others have none.
-            place = self.number if "<locals>" in self.name else self.name
-            _named.pop(place, None)
-            if self.interface.xclbin is not None:
-                _named[place] = self
+        if self.interface.xclbin is not None and known is None:  # else it is a copy, which has travelled
+            _named[self.number] = self
 
     @property
     def capture(self) -> Capture:
@@ -378,8 +375,8 @@ class HardwareBody(Body):
                     raise ValueError(f"kernel {self.name}: two arrays that come out of it share memory")
 
 
-# Those that say which bitstream they are for, by name; by number in functions, which may make several.
-_named: weakref.WeakValueDictionary[str | int, HardwareBody] = weakref.WeakValueDictionary()
+# Those that say which bitstream they are for, by number.
+_named: weakref.WeakValueDictionary[int, HardwareBody] = weakref.WeakValueDictionary()
 
 
 def check_named(bitstream: Bitstream, address: str) -> None:
@@ -391,7 +388,7 @@ def check_named(bitstream: Bitstream, address: str) -> None:
     wrong = []
     for found in _named.valuerefs():
         body = found()
-        if body is None:
+        if body is None or _is_replaced(body):
             continue
         path = body.interface.xclbin
         assert path is not None
@@ -405,6 +402,14 @@ def check_named(bitstream: Bitstream, address: str) -> None:
     body = None  # whoever keeps the error must not keep the kernel
     if wrong:
         raise DeviceError("\n".join(wrong))
+
+
+def _is_replaced(body: HardwareBody) -> bool:
+    """Tell whether another kernel has its name in its module now: in a notebook it was written anew."""
+    now: Any = sys.modules.get(body.module)
+    for part in body.name.removeprefix(f"{body.module}.").split("."):
+        now = getattr(now, part, None)
+    return getattr(now, "_body", body) is not body
 
 
 def _is_in(path: str, bitstream: Bitstream) -> bool:

@@ -44,7 +44,7 @@ class HardwareKernel(Kernel[..., Any]):
         options = self._options(here, kwargs)
         if options.async_:
             return self._start(here, args, kwargs, options)
-        asked = self._asked(here, args, kwargs, options)
+        asked = self._asked(here, args, kwargs, options, attended=True)
         if len(asked.calls) == 1 and not (asked.after or asked.hosts):
             return call(here, self._body, *asked.calls[0], options, asked.finish, asked.turn)
         return self._launch(here, options, asked, attended=True).wait()
@@ -97,7 +97,12 @@ class HardwareKernel(Kernel[..., Any]):
         return self._launch(here, options, self._asked(here, args, kwargs, options))
 
     def _asked(
-        self, here: Session, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+        self,
+        here: Session,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: Options,
+        attended: bool = False,
     ) -> _Asked:
         full = self._bound + args
         self._body.signature.check(full, kwargs)
@@ -109,7 +114,8 @@ class HardwareKernel(Kernel[..., Any]):
         finish = filling if circuit is None else self._body.verified(calls, filling, resident)
         arrays = here.arrays.get(pool.index)
         turn = None if arrays is None or not resident else Turn(arrays, resident)
-        after = () if arrays is None else arrays.bury(options.when_full)
+        waits = not attended and options.when_full == "wait"
+        after = () if arrays is None else arrays.bury(waits)
         return _Asked(calls, finish, after, turn, filling.outs_of(HostArray))
 
     def _launch(self, here: Session, options: Options, asked: _Asked, attended: bool = False) -> Handle[Any]:

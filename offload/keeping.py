@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_runtime.capture import Capture
-from device_runtime.errors import DeviceMemoryError
+from device_runtime.errors import DeviceMemoryError, QueueFull
 from device_runtime.hardware import Blank
 from device_runtime.interrupts import is_inside
 from offload.arrays import BankArray, DeviceArray, HostArray, Spans, share, without
@@ -260,19 +260,21 @@ class Arrays:
         options = replace(_OPTIONS, device=self.pool.address, **how)
         if not needed:
             return launch(self._session, body, args, {}, options, after=())
-        return launch(self._session, body, args, {}, options, after=self.bury(), turn=Turn(self, needed))
+        after = self.bury(waits=True)
+        return launch(self._session, body, args, {}, options, after=after, turn=Turn(self, needed))
 
-    def bury(self, when_full: str = "wait") -> list[Depends]:
+    def bury(self, waits: bool = False) -> list[Depends]:
         """Free what nobody has any more; return what comes after that, and after what other threads free.
 
-        It goes before all that is queued. Raises QueueFull if `when_full` says so. In a finalizer
-        that has interrupted this thread in the midst of something, the next launch frees it.
+        That goes before all that is queued. If the queue is full, and this thread does not wait for
+        room, the next launch frees it; so it does if this is a finalizer that has interrupted the
+        thread in the midst of something.
         """
         if self._dead and not self._session.closed and not is_inside():
             mine = object()
             self._buriers.add(mine)  # first: another thread may find nobody dead any more
             try:
-                self._bury(when_full)
+                self._bury(waits)
             finally:
                 self._buried = mine
                 self._buriers.discard(mine)
@@ -284,20 +286,26 @@ class Arrays:
                 self._burials.pop(ticket, None)
         return [Depends((ticket,), True, END) for ticket in list(self._burials)]
 
-    def _bury(self, when_full: str) -> None:
+    def _bury(self, waits: bool) -> None:
         numbers, losses = [], self.pool.device.losses
         while self._dead:
             with contextlib.suppress(IndexError):  # another thread has taken the last
                 number = self._dead.popleft()
-                if self._made.pop(number, losses) == losses:  # else it was lost, and needs no freeing
+                if self._made.get(number, losses) == losses:
                     numbers.append(number)
+                else:  # it was lost, and needs no freeing
+                    del self._made[number]
         if numbers and not self._session.closed:
             try:
-                how = {"priority": _FIRST, "when_full": when_full}
+                how = {"priority": _FIRST, "when_full": "wait" if waits else "raise"}
                 tickets = self.launch("drop", (tuple(numbers),), (), **how)._tickets
-            except BaseException:
+            except BaseException as error:
                 self._dead.extend(numbers)
+                if isinstance(error, QueueFull):
+                    return
                 raise
+            for number in numbers:
+                self._made.pop(number, None)
             self._burials.update(dict.fromkeys(tickets))
 
 

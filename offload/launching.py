@@ -38,7 +38,7 @@ def call(
     Raises what `launch` and the `wait` of its handle raise.
     """
     pool = session.pool(options.device)
-    after = session.burials(pool, options) if session.arrays else ()
+    after = session.burials(pool, waits=False) if session.arrays else ()
     if after or options.timeout is not None or _scatters(args, kwargs):
         return launch(
             session, body, args, kwargs, options, attended=True, finish=finish, after=after, turn=turn
@@ -126,7 +126,8 @@ def launch(
     """
     pool = session.pool(options.device)
     if after is None:
-        after = session.burials(pool, options) if session.arrays else ()
+        waits = not attended and options.when_full == "wait"
+        after = session.burials(pool, waits) if session.arrays else ()
     route = route_of(pool, body, options)
     image = body.capture.image(session.resident(pool, body.module))
     dispatcher = session.dispatcher

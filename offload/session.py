@@ -208,13 +208,10 @@ class Session:
         home = self.arrays.get(pool.index) or self.arrays.setdefault(pool.index, Arrays(self, pool))
         return home.make(value, bank)
 
-    def burials(self, pool: Pool, options: Options) -> Sequence[Depends]:
-        """Return what a launch on a device comes after: those that free memory that arrays had.
-
-        Raises QueueFull where its options ask for that.
-        """
+    def burials(self, pool: Pool, waits: bool) -> Sequence[Depends]:
+        """Return what a launch comes after: those that free memory that arrays had; see `Arrays.bury`."""
         home = self.arrays.get(pool.index)
-        return () if home is None else home.bury(options.when_full)
+        return () if home is None else home.bury(waits)
 
     def define(self, pool: Pool, module: str, name: str) -> None:
         """Note that a name is defined on a device for a module."""

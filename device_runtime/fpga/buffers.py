@@ -294,7 +294,7 @@ def replace(kept: Kept, value: Any) -> None:
 
 def drop(numbers: tuple[int, ...]) -> None:
     """Free buffers."""
-    _instance().kept.drop(numbers)
+    _instance().drop(numbers)
 
 
 def _instance() -> Any:

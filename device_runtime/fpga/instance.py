@@ -77,6 +77,11 @@ class InstanceDriver:
             drivers=not keeps,
         )
 
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Free buffers that the host keeps, and have those that wait for room look for it."""
+        self.kept.drop(numbers)
+        self._room.look_again()
+
     def _take(
         self,
         banks: Iterable[str],

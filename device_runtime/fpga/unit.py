@@ -307,15 +307,24 @@ class UnitDriver:
             raise TypeError(f"kernel {self.spec.name}: argument {argument.name} {wrong}")
 
     def _allocate_all(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> dict[int, Buffer]:
-        return {
-            place: self._allocate(wired, args[place].shape, np.dtype(args[place].dtype))
-            for place, wired in _by_choice(args, arrays)
-        }
+        told = ""
+        for order in _orders(args, arrays):
+            try:
+                return {
+                    place: self._allocate(wired, args[place].shape, np.dtype(args[place].dtype))
+                    for place, wired in order
+                }
+            except DeviceMemoryError as error:
+                told = told or str(error)
+        raise DeviceMemoryError(told)
 
     def _fits(self, args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> bool:
-        """Tell whether arrays would find room, as `_allocate` looks for it, in banks that hold no others."""
+        """Tell whether arrays would find room, as `_allocate_all` looks for it, in banks that are empty."""
+        return any(self._fits_so(args, order) for order in _orders(args, arrays))
+
+    def _fits_so(self, args: Sequence[Any], order: Sequence[tuple[int, Sequence[str]]]) -> bool:
         room = {bank.name: bank.nbytes for bank in self._board.bitstream.banks}
-        for place, wired in _by_choice(args, arrays):
+        for place, wired in order:
             nbytes = _nbytes(args[place])
             bank = next((bank for bank in wired if room[bank] >= nbytes), None)
             if bank is None:
@@ -333,9 +342,13 @@ class UnitDriver:
         raise DeviceMemoryError("; ".join(told))
 
 
-def _by_choice(args: Sequence[Any], arrays: Mapping[int, Sequence[str]]) -> list[tuple[int, Sequence[str]]]:
-    """Return arrays, those first that may be in few banks, and large ones: others find a place then."""
-    return sorted(arrays.items(), key=lambda one: (len(one[1]), -_nbytes(args[one[0]])))
+def _orders(
+    args: Sequence[Any], arrays: Mapping[int, Sequence[str]]
+) -> list[list[tuple[int, Sequence[str]]]]:
+    """Return in which orders places are looked for: first what may be in few banks, or is large; as given."""
+    given = list(arrays.items())
+    chosen = sorted(given, key=lambda one: (len(one[1]), -_nbytes(args[one[0]])))
+    return [chosen] if chosen == given else [chosen, given]
 
 
 def _noted(args: Sequence[Any], way: Way) -> tuple[Any, ...] | None:

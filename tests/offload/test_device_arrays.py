@@ -909,6 +909,28 @@ def test_what_a_driver_gives_back_is_for_who_waits_for_it(banks: of.Session, tmp
     driver.wait()
 
 
+def test_what_the_host_gives_back_is_for_who_waits_for_it(tmp_path: Path) -> None:
+    gate = Gate.make(tmp_path / "gate")
+
+    @offload(auto=1)
+    def drive() -> None:
+        held = instance().empty(1000, "float32", "OUT")
+        gate.pass_through()
+        del held
+
+    wired: Any = {"banks": {"IN": "4M", "OUT": "1M"}, "wiring": {"vadd.out": "OUT"}}
+    with of.connect(made(tmp_path, units=3, **wired)) as session:
+        array = session.empty(MOST, "float32", "OUT")
+        driver = drive.launch()
+        gate.wait()
+        large = np.ones(MOST, "float32")
+        handle = vadd.launch(large, large, np.empty_like(large), MOST)
+        array.free()
+        assert handle.result()[0] == 2  # and the driver goes on
+        gate.let_on()
+        driver.wait()
+
+
 def test_arrays_that_may_be_in_several_banks_leave_room_for_others(tmp_path: Path) -> None:
     banks, wiring = (
         dict.fromkeys(["A", "B", "C"], "1M"),
@@ -927,6 +949,10 @@ def test_large_arrays_are_placed_before_small_ones(tmp_path: Path) -> None:
             assert vadd(a, b, np.empty_like(small), len(small))[0][-1] == 2
         with pytest.raises(of.DeviceMemoryError, match=r"bank A has no room .*; bank B has no room"):
             vadd(large, large, np.empty_like(small), len(small))
+    wiring["vadd.out"] = ["A", "B"]
+    with of.connect(made(tmp_path, banks=banks, wiring=wiring)):  # as given is another order to try
+        small, large = np.ones(123_904, "float32"), np.ones(146_944, "float32")
+        assert vadd(small, small, np.empty_like(large), 100)[0][99] == 2
 
 
 @pytest.fixture
@@ -962,11 +988,11 @@ def test_memory_to_be_freed_is_no_reason_to_wait_for_room(busy: tuple[list[of.De
         while True:
             others.append(quick.launch())
     arrays.clear()
-    with pytest.raises(of.QueueFull):
+    with pytest.raises(of.QueueFull, match=r"kernel .*lambda"):
         quick.launch()
     gate.let_on()
+    assert quick() == [None]  # it is waited for, and so is not refused
     of.wait_all(*others)
-    quick.launch().wait()
 
 
 def test_an_array_of_a_session_that_is_over(tmp_path: Path) -> None:

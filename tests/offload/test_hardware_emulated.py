@@ -196,29 +196,37 @@ def of_kind(kind: Any, xclbin: Path, name: str) -> Any:
     return offload(kernel="vadd", xclbin=xclbin)(vadd)
 
 
-def test_a_kernel_that_was_written_anew_is_held_to_nothing_of_the_old_one(tmp_path: Path) -> None:
+def test_a_kernel_that_was_written_anew_is_held_to_nothing_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a notebook, where the old one may live on: in an error that was shown, or in a handle."""
     path = written(tmp_path, bitstream())
-    where = address(f"emu:{path}")
+    where, here = address(f"emu:{path}"), sys.modules[__name__]
     old = of_kind(np.int16, path, "vadd")
+    monkeypatch.setattr(here, "vadd", old, raising=False)
     with pytest.raises(of.DeviceError, match="and the function takes int16"):
         of.connect(where)
     new = of_kind(int, path, "vadd")
+    monkeypatch.setattr(here, "vadd", new)
     with of.connect(where):
         assert new(floats(1), floats(2), floats(0), 1)[0].tolist() == [3]
     del old
 
 
-def test_copies_and_others_of_the_name_take_no_kernels_place(tmp_path: Path) -> None:
+def test_copies_and_others_of_the_name_take_no_kernels_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = written(tmp_path, bitstream())
     where = address(f"emu:{path}")
     kernels = [of_kind(np.int16, path, "make.<locals>.vadd"), of_kind(int, path, "make.<locals>.vadd")]
     with pytest.raises(of.DeviceError, match="and the function takes int16"):
         of.connect(where)
     kernels = [of_kind(np.int16, path, "vadd")]
+    monkeypatch.setattr(sys.modules[__name__], "vadd", kernels[0], raising=False)
+    of_kind(int, path, "vadd")
     with of.connect("inline"):
         offload(lambda kernel: None)(kernels[0])
-    gc.collect()  # the copy is gone
+    gc.collect()  # both are gone
     with pytest.raises(of.DeviceError, match="and the function takes int16"):
         of.connect(where)
 
