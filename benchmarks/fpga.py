@@ -91,8 +91,8 @@ def four(name: str, units: int) -> Callable[[Setting], Any]:
     return opened
 
 
-def four_here(name: str) -> Callable[[Setting], Any]:
-    """Have NumPy do the same in four threads of this process."""
+def four_here(name: str, workers: int) -> Callable[[Setting], Any]:
+    """Have NumPy do the same in so many threads of this process."""
 
     @contextmanager
     def opened(setting: Setting) -> Iterator[Measure]:
@@ -108,7 +108,7 @@ def four_here(name: str) -> Callable[[Setting], Any]:
         def compute(arrays: list[Any]) -> None:
             ufunc(arrays[0], arrays[1], out=arrays[2])
 
-        with ThreadPoolExecutor(4) as threads:
+        with ThreadPoolExecutor(workers) as threads:
 
             def measure() -> float:
                 begun = perf_counter()
@@ -237,8 +237,12 @@ def _beside(name: str, opened: Any) -> Subject:
 
 
 def _on_four_units(circuit: str, ufunc: str) -> tuple[Subject, ...]:
-    beside = _beside("NumPy in 4 threads", four_here(ufunc))
-    return _ours(four(circuit, 4)), _ours(four(circuit, 1), "one unit"), beside
+    return (
+        _ours(four(circuit, 4)),
+        _ours(four(circuit, 1), "one unit"),
+        _beside("NumPy in 4 threads", four_here(ufunc, 4)),
+        _beside("NumPy in 1 thread", four_here(ufunc, 1)),
+    )
 
 
 BENCHMARKS = (

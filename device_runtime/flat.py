@@ -2,7 +2,8 @@
 
 These cost more than a small array itself. An array is written down as a tuple
 of dtype, shape, order and, if it is small, its bytes, and NumPy's scalars as
-arrays without a shape; nothing else that is encoded here is a tuple.
+arrays without a shape; what stands for an array on a device, as a tuple of its
+own with its kind before. Nothing else that is encoded here is a tuple.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from device_runtime.launch import Blank, Kept
+
 SCALARS = frozenset({int, float, str, bool, type(None), complex, bytes})
 # Smaller arrays travel inside the pickle: a buffer of their own would cost more than the copy.
 OUT_OF_BAND = 1 << 14
 _ARRAY, _CALL = b"A", b"C"  # what an encoded value begins with; a pickle begins with another byte
 _MARKS = _ARRAY + _CALL
+_KINDS = Blank, Kept
 
 
 def flatten(value: Any, views: list[memoryview]) -> bytes | None:
@@ -43,6 +47,8 @@ def flatten(value: Any, views: list[memoryview]) -> bytes | None:
             each = _describe(each, views)
             if each is None:
                 break
+        elif type(each) in _KINDS:
+            each = _KINDS.index(type(each)), *each
         elif type(each) not in SCALARS:
             each = _describe(each, views) if _is_scalar(each, numpy) else None
             if each is None:
@@ -70,6 +76,8 @@ def unflatten(data: memoryview, buffers: Sequence[Any], writable: bool) -> Any:
 
 
 def _made(described: tuple[Any, ...], rest: Iterator[Any], writable: bool) -> Any:
+    if type(described[0]) is int:
+        return _KINDS[described[0]](*described[1:])
     import numpy
 
     dtype, shape, order, small = described

@@ -6,36 +6,13 @@ import operator
 import reprlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from device_runtime.context import current
 from device_runtime.fpga.interface import Interface, Parameter, parameter_error
+from device_runtime.launch import Blank, Kept
 
 T = TypeVar("T")
-
-
-class Blank(NamedTuple):
-    """Stand for an array that only comes out: what it holds before does not travel."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    def made(self, byte: int = 0xFF) -> Any:
-        """Return an array of which every byte is this one: ones show where a zero would not."""
-        import numpy as np
-
-        array = np.empty(self.shape, self.dtype)
-        array.reshape(-1).view(np.uint8)[:] = byte
-        return array
-
-
-class Kept(NamedTuple):
-    """Name a part of a buffer that the host keeps: that is what travels in the place of an array."""
-
-    number: int
-    start: int  # in bytes
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def share_memory(one: Any, other: Any) -> bool:
@@ -160,7 +137,8 @@ def interface(plain: tuple[Any, ...]) -> Interface:
 def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) -> Any:
     """Run a hardware kernel; return the array that comes out of it, or a tuple of several, in their order.
 
-    Raises what `perform` raises, and TypeError and ValueError for what a handle has given.
+    That is None where none does. Raises what `perform` raises, and TypeError and ValueError for what a
+    handle has given.
     """
     taken = interface(plain)
     reference = partial(perform, taken.kernel, reference)
@@ -170,7 +148,7 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
     context = current()
     if context is not None and context.instance is not None:
         outs = context.instance.run(taken, reference, args, alone=not context.depth)
-        return outs[0] if len(outs) == 1 else outs
+        return _value(outs)
     values, found = [], []
     for parameter, value in zip(taken.parameters, args, strict=True):
         if isinstance(value, Blank):
@@ -183,7 +161,11 @@ def run(plain: tuple[Any, ...], reference: Callable[..., object], *args: Any) ->
             found.append(value)
         values.append(value)
     reference(*values)
-    return found[0] if len(found) == 1 else tuple(found)
+    return _value(found)
+
+
+def _value(outs: Sequence[Any]) -> Any:
+    return outs[0] if len(outs) == 1 else tuple(outs) or None
 
 
 def perform(kernel: str, function: Callable[..., object], *args: Any) -> None:

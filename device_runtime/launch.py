@@ -3,7 +3,7 @@
 # Without `from __future__ import annotations`: NamedTuple would compile each of them, half of the import.
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 make = tuple.__new__  # makes a named tuple in half the time: make(Kind, (first, second))
 
@@ -62,6 +62,30 @@ class Image(NamedTuple):
     resident: frozenset[str] = frozenset()  # resident names the kernel uses
     sources: Mapping[str, list[str]] = {}  # for tracebacks: files cores cannot read
     pure: bool = False  # it has no effect but its value, so that it may be run again
+
+
+class Blank(NamedTuple):
+    """Stand for an array that only comes out: what it holds before does not travel."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def made(self, byte: int = 0xFF) -> Any:
+        """Return an array of which every byte is this one: ones show where a zero would not."""
+        import numpy as np
+
+        array = np.empty(self.shape, self.dtype)
+        array.reshape(-1).view(np.uint8)[:] = byte
+        return array
+
+
+class Kept(NamedTuple):
+    """Name a part of a buffer that the host keeps: that is what travels in the place of an array."""
+
+    number: int
+    start: int  # in bytes
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class Dependency(NamedTuple):

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from device_runtime.errors import DependencyError
-from device_runtime.hardware import Kept, converted
+from device_runtime.hardware import converted
+from device_runtime.launch import Kept
 
 if TYPE_CHECKING:
     from offload.keeping import Memory, Slot

@@ -13,8 +13,9 @@ from device_runtime.errors import BitstreamError, DeviceError, DeviceMemoryError
 from device_runtime.fpga.boards import read
 from device_runtime.fpga.circuit import directions
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, Parameter, dtype_error
-from device_runtime.fpga.scalars import held, held_argument
-from device_runtime.hardware import Blank, run
+from device_runtime.fpga.scalars import Scalar, held, held_argument, scalar
+from device_runtime.hardware import run
+from device_runtime.launch import Blank
 from offload.arrays import BankArray, DeviceArray, HostArray
 from offload.body import Body
 from offload.directions import parameters
@@ -170,7 +171,7 @@ class HardwareBody(Body):
         shown: list[Sequence[Any]] = []  # by argument: what each shard is given
         outs: list[Sequence[Any]] = []  # of those that come out
         resident: list[tuple[BankArray, bool, bool]] = []
-        kept = False  # there are arrays on devices
+        hosts = False  # there are arrays that stand for some on a device
         for place, (parameter, value) in enumerate(zip(self.interface.parameters, given, strict=True)):
             if isinstance(value, Handle):
                 value = _array_of(value)
@@ -179,15 +180,16 @@ class HardwareBody(Body):
             shown.append(pieces)
             if parameter.direction is None:
                 if scattered:
-                    pieces = [self._held(place, piece, circuit) for piece in pieces]
+                    pieces = [self._held(place, piece, way) for piece in pieces]
                 else:
-                    pieces = [self._held(place, value, circuit)] * count
+                    pieces = [self._held(place, value, way)] * count
             else:
                 for piece in pieces if scattered else pieces[:1]:
                     self._check(place, piece, route, way)
-                    kept = kept or type(piece) in _KEPT
                     if type(piece) is BankArray:
                         resident.append((piece, parameter.direction != OUT, parameter.direction != IN))
+                    elif type(piece) is HostArray:
+                        hosts = True
                 if parameter.direction != IN:
                     if count > 1 and not scattered:
                         raise ValueError(
@@ -199,7 +201,7 @@ class HardwareBody(Body):
             columns.append(pieces)
         if len(outs) > 1 or count > 1:
             self._refuse_overlap([piece for pieces in outs for piece in pieces])
-        if kept:
+        if hosts or len({id(array.memory) for array, _, _ in resident}) < len(resident):
             self._refuse_sharing(shown)
         rows: list[tuple[Any, ...]] = list(zip(*columns)) if columns else [()] * count
         if not any(type(value) is Scatter for value in given):
@@ -214,7 +216,7 @@ class HardwareBody(Body):
         """
         fits: list[set[Any]] = [set() for _ in self.interface.parameters]
         if circuit is None:
-            return _Way(circuit, {}, [frozenset() for _ in fits], fits)
+            return _Way(circuit, {}, [frozenset() for _ in fits], fits, [None for _ in fits])
         reached = _reached(circuit, route)
         self._check_units(circuit, route, reached)
         banks = [
@@ -223,7 +225,13 @@ class HardwareBody(Body):
             else frozenset([parameter.bank])
             for place, parameter in enumerate(self.interface.parameters)
         ]
-        return _Way(circuit, reached, banks, fits)
+        integers = [
+            scalar(argument.ctype)
+            if argument.kind == "scalar" and (parameter.dtype or "int").startswith(("int", "uint"))
+            else None
+            for parameter, argument in zip(self.interface.parameters, circuit.arguments, strict=True)
+        ]
+        return _Way(circuit, reached, banks, fits, integers)
 
     def _check_units(self, circuit: KernelSpec, route: Route, reached: Mapping[int, Unit]) -> None:
         """Raise OptionError for a launch on instances that have no unit of the circuit."""
@@ -337,8 +345,11 @@ class HardwareBody(Body):
             if wrong:
                 raise TypeError(f"{what} {wrong}")
 
-    def _held(self, place: int, value: Any, circuit: KernelSpec | None) -> Any:
+    def _held(self, place: int, value: Any, way: _Way) -> Any:
         """Return a number as the argument holds it; a handle's is looked at where it runs."""
+        integer = way.integers[place]
+        if type(value) is int and integer is not None and integer.takes(value):
+            return value
         if isinstance(value, Handle):
             return value
         parameter = self.interface.parameters[place]
@@ -348,9 +359,9 @@ class HardwareBody(Body):
             raise TypeError(f"{self._called(parameter)} {error}") from None
         except ValueError as error:
             raise ValueError(f"{self._called(parameter)}: {error}") from None
-        if circuit is None:
+        if way.circuit is None:
             return number
-        return held_argument(self.name, circuit.arguments[place], value)
+        return held_argument(self.name, way.circuit.arguments[place], value)
 
     def _refuse_sharing(self, shown: Sequence[Sequence[Any]]) -> None:
         """Raise ValueError for arrays on the device of which one is written and the other used."""
@@ -434,13 +445,15 @@ class _Way(NamedTuple):
     """What launches by a route come to.
 
     `reached` are the circuit's units that they may run on, by instance; `banks` are for each
-    argument those in which an array may be, and `fits` the dtypes that were found to be right.
+    argument those in which an array may be, `fits` the dtypes that were found to be right, and
+    `integers` the types of those that are whole numbers.
     """
 
     circuit: KernelSpec | None
     reached: Mapping[int, Unit]
     banks: Sequence[frozenset[str]]
     fits: Sequence[set[Any]]
+    integers: Sequence[Scalar | None]
 
 
 def _refuse_bank(

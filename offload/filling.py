@@ -74,7 +74,7 @@ class Filling:
 
 def _fill(arrays: Sequence[Any], value: Any) -> None:
     """Copy what came out to where it is to be: one array, or several."""
-    for array, found in zip(arrays, [value] if len(arrays) == 1 else value, strict=True):
+    for array, found in zip(arrays, [value] if len(arrays) == 1 else value or (), strict=True):
         if isinstance(array, HostArray):
             array = array.array
         array[...] = found
@@ -83,8 +83,12 @@ def _fill(arrays: Sequence[Any], value: Any) -> None:
 def _weak(value: Any) -> Any:
     import numpy as np
 
-    plain = type(value) in (int, float, bool)
-    return value if plain or not isinstance(value, (np.ndarray, DeviceArray)) else weakref.ref(value)
+    kind = type(value)  # asked first: to ask for a common class takes far longer
+    if kind in (int, float, bool):
+        return value
+    if kind is BankArray or isinstance(value, (np.ndarray, HostArray)):
+        return weakref.ref(value)
+    return value
 
 
 class Verified:

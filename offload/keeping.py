@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_runtime.capture import Capture
 from device_runtime.errors import DeviceMemoryError, QueueFull
-from device_runtime.hardware import Blank
 from device_runtime.interrupts import is_inside
+from device_runtime.launch import Blank
 from offload.arrays import BankArray, DeviceArray, HostArray, Spans, share, without
 from offload.body import Body
 from offload.handle import Handle

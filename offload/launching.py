@@ -81,21 +81,14 @@ def _values(outcomes: Sequence[bytes | Outcome]) -> list[Any] | None:
     for outcome in outcomes:
         if isinstance(outcome, bytes):
             values.append(pickle.loads(outcome))
-        elif (value := _value(outcome)) is None:
+            continue
+        if outcome.failed or outcome.payload is None:
             return None
-        else:
-            values.append(value)
+        try:
+            values.append(codec.decode(outcome.payload, writable=True, error=ResultDecodeError))
+        except ResultDecodeError:
+            return None  # the ticket says whose it is
     return values
-
-
-def _value(outcome: Outcome) -> Any:
-    """Return what a shard gave that is not plain, and so not None; None for an error."""
-    if outcome.failed or outcome.payload is None:
-        return None
-    try:
-        return codec.decode(outcome.payload, writable=True, error=ResultDecodeError)
-    except ResultDecodeError:
-        return None  # the ticket says whose it is
 
 
 def launch(

@@ -13,6 +13,7 @@ from typing import Any
 
 from device_runtime import hardware
 from device_runtime.errors import OptionError, VerificationError
+from device_runtime.launch import Blank
 from device_runtime.origin import users_level
 
 _RTOL = {"f2": 1e-2, "f4": 1e-4, "f8": 1e-9, "c8": 1e-4, "c16": 1e-9}  # by kind and size; others are exact
@@ -99,9 +100,9 @@ class Verifier:
 
     def _wanted(self, args: Sequence[Any], fresh: int) -> Sequence[Any]:
         """Return what the reference gives, where arrays that only come out are full of a byte before."""
-        given = [one.made(fresh) if isinstance(one, hardware.Blank) else one for one in args]
+        given = [one.made(fresh) if isinstance(one, Blank) else one for one in args]
         wanted = hardware.run(self._plain, self._reference, *given)
-        return [wanted] if len(self._outs) == 1 else wanted
+        return [wanted] if len(self._outs) == 1 else wanted or ()
 
     def _right(self, wanted: Any, found: Any) -> Any:
         """Tell where an array holds what it should."""

@@ -347,7 +347,7 @@ class Ticket:
         outcome = self.outcomes[rank]
         if outcome is None:
             raise RuntimeError(f"shard {rank} of launch {self.number} has not ended")
-        if type(outcome.payload) is bytes:
+        if type(outcome.payload) is bytes and self.more.finish is None:
             return pickle.loads(outcome.payload), None
         values = self.more.values
         found = values.get(rank)

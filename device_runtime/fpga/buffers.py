@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from device_runtime.context import current
 from device_runtime.errors import ResidentDataLost
-from device_runtime.hardware import Blank, Kept, converted
-from device_runtime.launch import Costs
+from device_runtime.hardware import converted
+from device_runtime.launch import Blank, Costs, Kept
 
 if TYPE_CHECKING:
     from device_runtime.fpga.timing import Predictor

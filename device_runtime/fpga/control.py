@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 from device_runtime.errors import DeviceError
@@ -43,15 +42,14 @@ class Control:
     def _set(self, words: list[tuple[int, bytes]]) -> None:
         """Write registers, those that lie together at once."""
         words.sort()
-        ends = [0, *(offset + len(data) for offset, data in words)]
-        run = 0
-        runs = []
-        for (offset, data), end in zip(words, ends):
-            run += offset != end
-            runs.append((run, offset, data))
-        for _, group in groupby(runs, key=lambda one: one[0]):
-            together = list(group)
-            self._registers.write(together[0][1], b"".join(data for _, _, data in together))
+        together: list[tuple[int, bytes]] = []
+        for offset, data in words:
+            if together and offset == together[-1][0] + len(together[-1][1]):
+                first, before = together.pop()
+                offset, data = first, before + data
+            together.append((offset, data))
+        for offset, data in together:
+            self._registers.write(offset, data)
 
     def _start(self) -> float:
         registers = self._registers

@@ -264,7 +264,8 @@ class EmulatedUnit:
         """Add what this run would have taken."""
         if self._predictor is None:
             return
-        passes, traffic = 1, dict[str, int]()
+        passes = 1
+        traffic: dict[str, int] = {}
         for direction, bank, _, array in reached:
             passes = max(passes, array.size)
             traffic[bank] = traffic.get(bank, 0) + array.nbytes * (2 if direction == INOUT else 1)

@@ -18,7 +18,8 @@ from device_runtime.fpga.buffers import Buffer, Meter, Store
 from device_runtime.fpga.interface import Interface
 from device_runtime.fpga.room import Room
 from device_runtime.fpga.unit import UnitDriver
-from device_runtime.hardware import Blank, Kept, blank, checked, unmasked
+from device_runtime.hardware import blank, checked, unmasked
+from device_runtime.launch import Blank, Kept
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class InstanceDriver:
     ) -> None:
         self.kept = kept
         self.meter = Meter(board.predictor)
+        self.hung = False  # one of its units has
         self.batch = batch  # how much of a data set is its share, where a manifest says so
         self.units = {driver.unit.name: driver for driver in drivers}
         self.kernels = {driver.spec.name: driver for driver in reversed(drivers)}  # by kernel: its first unit
@@ -45,11 +47,6 @@ class InstanceDriver:
         self._seen: set[Interface] = set()  # of kernels that drivers have called: those of this bitstream
         for driver in drivers:
             driver.join(self, self._take)
-
-    @property
-    def hung(self) -> bool:
-        """Tell whether one of the units has hung."""
-        return any(driver.hung for driver in self.units.values())
 
     def allocate(self, asked: Blank, bank: str | None) -> Buffer:
         """Return a buffer; see `Instance.empty`."""

@@ -51,11 +51,10 @@ class Scalar:
         self.kind = kind
         self.bits = bits
         self.signed = signed
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the registers that hold one."""
-        return -(-self.bits // (8 * _WORD)) * _WORD
+        self.nbytes = -(-bits // (8 * _WORD)) * _WORD  # of the registers that hold one
+        self._mask = (1 << 8 * self.nbytes) - 1
+        self._least = -(1 << bits - 1) if signed or kind == "bits" else 0
+        self._most = (1 << bits - signed) - 1
 
     def pack(self, value: SupportsIndex | SupportsFloat) -> bytes:
         """Return what is written to the registers; NumPy's scalars are taken, too.
@@ -67,14 +66,11 @@ class Scalar:
             return self.as_float().pack(value)
         if self.kind == "float":
             return self._pack_float(value)
-        number = whole(value)
-        least = -(1 << self.bits - 1) if self.signed or self.kind == "bits" else 0
-        most = (1 << self.bits - self.signed) - 1
-        if not least <= number <= most:
-            long = number.bit_length() > 128  # Python refuses to write down those that are very long
-            told = f"a number of {number.bit_length()} bits" if long else number
-            raise OverflowError(f"{told} is not between {least} and {most}")
-        return (number & (1 << 8 * self.nbytes) - 1).to_bytes(self.nbytes, "little")
+        return (self._whole(value) & self._mask).to_bytes(self.nbytes, "little")
+
+    def takes(self, number: int) -> bool:
+        """Tell whether a whole number is one that the type holds as it is."""
+        return self.kind == "int" and self._least <= number <= self._most
 
     def unpack(self, data: bytes) -> int | float | bool:
         """Return the value that the registers hold."""
@@ -91,6 +87,8 @@ class Scalar:
 
         Raises what `pack` raises.
         """
+        if self.kind == "int":
+            return self._whole(value)
         packed = self.pack(value)
         if self.kind == "bits":  # which say nothing of what they are
             return real(value) if type(value).__name__.startswith("float") else whole(value)
@@ -101,6 +99,14 @@ class Scalar:
         if self.bits not in _BY_BITS:
             raise TypeError(f"there is no float of {self.bits} bits")
         return Scalar(_BY_BITS[self.bits], "float", self.bits)
+
+    def _whole(self, value: Any) -> int:
+        number = value if type(value) is int else whole(value)
+        if not self._least <= number <= self._most:
+            long = number.bit_length() > 128  # Python refuses to write down those that are very long
+            told = f"a number of {number.bit_length()} bits" if long else number
+            raise OverflowError(f"{told} is not between {self._least} and {self._most}")
+        return number
 
     def _pack_float(self, value: Any) -> bytes:
         try:
@@ -202,15 +208,14 @@ def held_argument(kernel: str, argument: Argument, value: Any) -> int | float | 
 
 
 def _of_argument(kernel: str, argument: Argument, value: Any, ask: Callable[[Scalar, Any], T]) -> T:
-    what = f"kernel {kernel}: argument {argument.name}"
     kind = scalar(argument.ctype)
     if kind is None:
-        raise ArgsNotSerializable(f"{what} is of type {argument.ctype!r}, which cannot be passed by value")
-    if kind.nbytes < argument.nbytes or argument.nbytes * 8 < kind.bits:
-        raise ArgsNotSerializable(
-            f"{what} is of type {kind.ctype}, {kind.bits} bits, and has registers for {8 * argument.nbytes}"
-        )
-    try:
-        return ask(kind, value)
-    except (TypeError, OverflowError) as error:
-        raise ArgsNotSerializable(f"{what} is of type {kind.ctype}: {error}") from None
+        wrong = f"is of type {argument.ctype!r}, which cannot be passed by value"
+    elif kind.nbytes < argument.nbytes or argument.nbytes * 8 < kind.bits:
+        wrong = f"is of type {kind.ctype}, {kind.bits} bits, and has registers for {8 * argument.nbytes}"
+    else:
+        try:
+            return ask(kind, value)
+        except (TypeError, OverflowError) as error:
+            wrong = f"is of type {kind.ctype}: {error}"
+    raise ArgsNotSerializable(f"kernel {kernel}: argument {argument.name} {wrong}")

@@ -10,6 +10,7 @@ roofline model: Williams, Waterman and Patterson, 2009).
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,6 +73,7 @@ class Predictor:
 
     def __init__(self, timing: TimingModel, bitstream: Bitstream) -> None:
         self._timing = timing
+        self._intervals, self._depths = _by_kernel(timing.interval), _by_kernel(timing.depth)
         clocks = dict(bitstream.clocks)
         mhz = clocks.get(DATA_CLOCK) or next(iter(clocks.values()), 0) or _CLOCK
         self._second = mhz * 1e6  # in cycles
@@ -82,7 +84,7 @@ class Predictor:
 
     def run(self, kernel: str, passes: int, traffic: Mapping[str, int]) -> float:
         """Return the seconds of a run; `traffic` is how many bytes it reads and writes in each bank."""
-        interval, depth = _of(self._timing.interval, kernel, 1), _of(self._timing.depth, kernel, 1)
+        interval, depth = self._intervals[kernel], self._depths[kernel]
         longest = (depth + interval * max(passes - 1, 0)) / self._second
         for bank, nbytes in traffic.items():
             longest = max(longest, nbytes / self._bandwidth[bank])
@@ -95,6 +97,12 @@ class Predictor:
     def transfer(self, nbytes: int) -> float:
         """Return the seconds that bytes take between host and device."""
         return nbytes / self._timing.link
+
+
+def _by_kernel(given: float | Mapping[str, float]) -> defaultdict[str, float]:
+    if isinstance(given, Mapping):
+        return defaultdict(lambda: 1, given)
+    return defaultdict(lambda: given)
 
 
 def _of(given: float | Mapping[str, float] | None, name: str, default: float) -> float:

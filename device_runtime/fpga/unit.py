@@ -21,7 +21,8 @@ from device_runtime.fpga.control import Control
 from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, INOUT, OUT, Interface, dtype_error
 from device_runtime.fpga.scalars import pack_argument
-from device_runtime.hardware import Blank, share_memory
+from device_runtime.hardware import share_memory
+from device_runtime.launch import Blank
 
 if TYPE_CHECKING:
     from device_runtime.fpga.instance import InstanceDriver
@@ -288,7 +289,7 @@ class UnitDriver:
         }
 
     def _has_hung(self) -> None:
-        self.hung = True
+        self.hung = self.instance.hung = True
         self._answers.hung(self.unit.name)
 
     def _check_array(self, argument: Argument, value: Any, wired: Sequence[str]) -> None:

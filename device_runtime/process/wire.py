@@ -7,6 +7,7 @@ large for the channel is put in a block, and its place is sent.
 
 from __future__ import annotations
 
+import math
 import pickle
 import struct
 from collections.abc import Callable, Sequence
@@ -35,10 +36,12 @@ WORK, WORKS, ENDED, LARGE = b"WBEL"  # first bytes of records; a pickle begins w
 PLAIN = 1  # the rest loads to scalars
 MORE = 2  # the rest is a pickle of the payload's description and of what else there is to say
 FAILED = 4  # the payload is an exception
+COSTED = 8  # what the shard has cost follows the head
 
 WORK_HEAD = struct.Struct("<BBHIQ")  # first byte, flags, attempt, plan, launch
 WORKS_HEAD = struct.Struct("<BxHIQ")  # first byte, how many, plan, first launch; sizes and arguments follow
 ENDED_HEAD = struct.Struct("<BBxxxxxxdd")  # first byte, flags, begun, ended
+_COSTS = struct.Struct("<QQddddd")  # as `Costs` has them; not a number for None
 # The first words of a first attempt with plain arguments, but for its plan, and of an end with a plain value.
 PLAIN_WORK, PLAIN_END = WORK | PLAIN << 8, ENDED | PLAIN << 8
 _SHORT = LARGEST - 10_000  # bytes of arguments with which a work is no large record, whatever else it tells
@@ -181,12 +184,14 @@ def outcome_out(outcome: Outcome, reach: Callable[[Buffer], Buffer], returned: S
     payload = outcome.payload
     assert payload is not None
     flags, data = _in_one(payload)
-    failed = FAILED if outcome.failed else 0
-    if data is not None and not returned and outcome.costs is None:
-        return ENDED_HEAD.pack(ENDED, failed | flags, outcome.begun, outcome.ended) + data
-    costs = None if outcome.costs is None else tuple(outcome.costs)
-    more = pickle.dumps((payload_out(payload, reach), returned, costs), 5)
-    return ENDED_HEAD.pack(ENDED, failed | MORE, outcome.begun, outcome.ended) + more
+    if data is None or returned:
+        flags, data = MORE, pickle.dumps((payload_out(payload, reach), returned), 5)
+    if outcome.failed:
+        flags |= FAILED
+    if outcome.costs is not None:
+        flags |= COSTED
+        data = _COSTS.pack(*[math.nan if one is None else one for one in outcome.costs]) + data
+    return ENDED_HEAD.pack(ENDED, flags, outcome.begun, outcome.ended) + data
 
 
 def duration(record: bytes) -> float:
@@ -198,14 +203,20 @@ def duration(record: bytes) -> float:
 def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Sequence[int]]:
     """Rebuild an outcome; return also the offsets that were returned with it."""
     _, flags, begun, ended = ENDED_HEAD.unpack_from(record)
-    rest = record[ENDED_HEAD.size :]
-    failed = bool(flags & FAILED)
+    costs, place = None, ENDED_HEAD.size
+    if flags & COSTED:
+        *known, predicted, transfer = _COSTS.unpack_from(record, place)
+        if predicted != predicted:  # not a number
+            predicted = transfer = None
+        costs, place = make(Costs, (*known, predicted, transfer)), place + _COSTS.size
+    rest, failed = record[place:], bool(flags & FAILED)
     if not flags & MORE:
-        return make(Outcome, (rest if flags & PLAIN else Payload(rest), failed, None, begun, ended, None)), ()
+        return make(
+            Outcome, (rest if flags & PLAIN else Payload(rest), failed, None, begun, ended, costs)
+        ), ()
     returned: Sequence[int] = ()
     try:
-        described, returned, told = pickle.loads(rest)
-        costs = None if told is None else Costs(*told)
+        described, returned = pickle.loads(rest)
         return Outcome(payload_in(described, reader), failed, None, begun, ended, costs), returned
     except (DeviceMemoryError, MemoryError) as error:
         lost = DeviceMemoryError(f"the value of core {unit}: {error}")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from device_runtime import codec
+from device_runtime.launch import Blank, Kept
 
 
 def there(value: Any, **how: Any) -> Any:
@@ -177,3 +178,10 @@ def test_a_scalar_of_numpys_arrives_as_one(value: Any) -> None:
     args, kwargs = there(((value, 1), {"key": value}))
     for arrived in (there(value), args[0], kwargs["key"]):
         assert arrived == value and type(arrived) is type(value)
+
+
+def test_what_stands_for_arrays_that_are_on_a_device() -> None:
+    call = (Kept(7, 64, (2, 3), "<f4"), Blank((5,), "<i8"), 3), {"last": Kept(8, 0, (), "|b1")}
+    found = there(call)
+    assert found == call
+    assert [type(one) for one in (*found[0], found[1]["last"])] == [Kept, Blank, int, Kept]

@@ -11,7 +11,7 @@ import pytest
 from device_runtime.fpga.answers import Answer, Answers, near, same, steady
 from device_runtime.fpga.habit import Habit
 from device_runtime.fpga.interface import IN, OUT, Interface, Parameter
-from device_runtime.hardware import Blank
+from device_runtime.launch import Blank
 
 ADD = Interface("add", (Parameter("a", IN, "<f8"), Parameter("out", OUT, "<f8"), Parameter("n", None, "int")))
 
