@@ -13,6 +13,7 @@ from device_runtime.fpga.habit import Habit
 
 _LOOKS = 50  # reads of the status before the reader sleeps between them
 _FAILED = 0xFFFFFFFF  # what is read where no device answers
+_RESERVED = 4  # bytes that Vitis HLS leaves between arguments, at most
 _GAP = 64  # bytes between arguments whose registers are told as one
 _NAP = 0.001  # seconds it sleeps at most: there is no event to wait for on this path
 
@@ -40,16 +41,22 @@ class Control:
         return took
 
     def _set(self, words: list[tuple[int, bytes]]) -> None:
-        """Write registers, those that lie together at once."""
+        """Write registers, those that lie together at once, and zeros to what is reserved between them.
+
+        So do pynq's own drivers (`pynq.overlay.DefaultIP`).
+        """
+        if not words:
+            return
         words.sort()
-        together: list[tuple[int, bytes]] = []
-        for offset, data in words:
-            if together and offset == together[-1][0] + len(together[-1][1]):
-                first, before = together.pop()
-                offset, data = first, before + data
-            together.append((offset, data))
-        for offset, data in together:
-            self._registers.write(offset, data)
+        first, data = words[0]
+        for offset, more in words[1:]:
+            gap = offset - first - len(data)
+            if 0 <= gap <= _RESERVED:
+                data += bytes(gap) + more
+            else:
+                self._registers.write(first, data)
+                first, data = offset, more
+        self._registers.write(first, data)
 
     def _start(self) -> float:
         registers = self._registers
