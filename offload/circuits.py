@@ -26,7 +26,7 @@ from offload.verifying import Verifier, Verify
 
 if TYPE_CHECKING:
     from device_runtime.capture import Capture
-    from device_runtime.fpga.bitstream import Bitstream, KernelSpec, Unit
+    from device_runtime.fpga.bitstream import Argument, Bitstream, KernelSpec, Unit
     from offload.keeping import Needed
     from scheduler.ticket import Pool, Route
 
@@ -226,9 +226,7 @@ class HardwareBody(Body):
             for place, parameter in enumerate(self.interface.parameters)
         ]
         integers = [
-            scalar(argument.ctype)
-            if argument.kind == "scalar" and (parameter.dtype or "int").startswith(("int", "uint"))
-            else None
+            _integer(parameter, argument)
             for parameter, argument in zip(self.interface.parameters, circuit.arguments, strict=True)
         ]
         return _Way(circuit, reached, banks, fits, integers)
@@ -454,6 +452,13 @@ class _Way(NamedTuple):
     banks: Sequence[frozenset[str]]
     fits: Sequence[set[Any]]
     integers: Sequence[Scalar | None]
+
+
+def _integer(parameter: Parameter, argument: Argument) -> Scalar | None:
+    """Return the type of an argument that takes whole numbers as they are; None for another."""
+    kind = scalar(argument.ctype) if argument.kind == "scalar" else None
+    whole = (parameter.dtype or "int").startswith(("int", "uint"))
+    return kind if whole and kind is not None and kind.fits(argument) else None
 
 
 def _refuse_bank(

@@ -37,7 +37,6 @@ class InstanceDriver:
     ) -> None:
         self.kept = kept
         self.meter = Meter(board.predictor)
-        self.hung = False  # one of its units has
         self.batch = batch  # how much of a data set is its share, where a manifest says so
         self.units = {driver.unit.name: driver for driver in drivers}
         self.kernels = {driver.spec.name: driver for driver in reversed(drivers)}  # by kernel: its first unit
@@ -47,6 +46,11 @@ class InstanceDriver:
         self._seen: set[Interface] = set()  # of kernels that drivers have called: those of this bitstream
         for driver in drivers:
             driver.join(self, self._take)
+
+    @property
+    def hung(self) -> bool:
+        """Tell whether one of the units has hung."""
+        return True in [driver.hung for driver in self.units.values()]
 
     def allocate(self, asked: Blank, bank: str | None) -> Buffer:
         """Return a buffer; see `Instance.empty`."""

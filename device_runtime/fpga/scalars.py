@@ -68,6 +68,10 @@ class Scalar:
             return self._pack_float(value)
         return (self._whole(value) & self._mask).to_bytes(self.nbytes, "little")
 
+    def fits(self, argument: Argument) -> bool:
+        """Tell whether the registers of an argument are those that the type takes."""
+        return argument.nbytes <= self.nbytes and self.bits <= 8 * argument.nbytes
+
     def takes(self, number: int) -> bool:
         """Tell whether a whole number is one that the type holds as it is."""
         return self.kind == "int" and self._least <= number <= self._most
@@ -211,7 +215,7 @@ def _of_argument(kernel: str, argument: Argument, value: Any, ask: Callable[[Sca
     kind = scalar(argument.ctype)
     if kind is None:
         wrong = f"is of type {argument.ctype!r}, which cannot be passed by value"
-    elif kind.nbytes < argument.nbytes or argument.nbytes * 8 < kind.bits:
+    elif not kind.fits(argument):
         wrong = f"is of type {kind.ctype}, {kind.bits} bits, and has registers for {8 * argument.nbytes}"
     else:
         try:

@@ -10,7 +10,6 @@ roofline model: Williams, Waterman and Patterson, 2009).
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -73,7 +72,7 @@ class Predictor:
 
     def __init__(self, timing: TimingModel, bitstream: Bitstream) -> None:
         self._timing = timing
-        self._intervals, self._depths = _by_kernel(timing.interval), _by_kernel(timing.depth)
+        self._loops: dict[str, tuple[float, float]] = {}  # by kernel: its interval, and its depth
         clocks = dict(bitstream.clocks)
         mhz = clocks.get(DATA_CLOCK) or next(iter(clocks.values()), 0) or _CLOCK
         self._second = mhz * 1e6  # in cycles
@@ -84,7 +83,11 @@ class Predictor:
 
     def run(self, kernel: str, passes: int, traffic: Mapping[str, int]) -> float:
         """Return the seconds of a run; `traffic` is how many bytes it reads and writes in each bank."""
-        interval, depth = self._intervals[kernel], self._depths[kernel]
+        loop = self._loops.get(kernel)
+        if loop is None:
+            loop = _of(self._timing.interval, kernel, 1), _of(self._timing.depth, kernel, 1)
+            self._loops[kernel] = loop
+        interval, depth = loop
         longest = (depth + interval * max(passes - 1, 0)) / self._second
         for bank, nbytes in traffic.items():
             longest = max(longest, nbytes / self._bandwidth[bank])
@@ -97,12 +100,6 @@ class Predictor:
     def transfer(self, nbytes: int) -> float:
         """Return the seconds that bytes take between host and device."""
         return nbytes / self._timing.link
-
-
-def _by_kernel(given: float | Mapping[str, float]) -> defaultdict[str, float]:
-    if isinstance(given, Mapping):
-        return defaultdict(lambda: 1, given)
-    return defaultdict(lambda: given)
 
 
 def _of(given: float | Mapping[str, float] | None, name: str, default: float) -> float:

@@ -289,7 +289,7 @@ class UnitDriver:
         }
 
     def _has_hung(self) -> None:
-        self.hung = self.instance.hung = True
+        self.hung = True
         self._answers.hung(self.unit.name)
 
     def _check_array(self, argument: Argument, value: Any, wired: Sequence[str]) -> None:

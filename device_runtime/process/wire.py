@@ -41,7 +41,7 @@ COSTED = 8  # what the shard has cost follows the head
 WORK_HEAD = struct.Struct("<BBHIQ")  # first byte, flags, attempt, plan, launch
 WORKS_HEAD = struct.Struct("<BxHIQ")  # first byte, how many, plan, first launch; sizes and arguments follow
 ENDED_HEAD = struct.Struct("<BBxxxxxxdd")  # first byte, flags, begun, ended
-_COSTS = struct.Struct("<QQddddd")  # as `Costs` has them; not a number for None
+_COSTS = struct.Struct("<QQddddd")  # as `Costs` has them, NaN for None
 # The first words of a first attempt with plain arguments, but for its plan, and of an end with a plain value.
 PLAIN_WORK, PLAIN_END = WORK | PLAIN << 8, ENDED | PLAIN << 8
 _SHORT = LARGEST - 10_000  # bytes of arguments with which a work is no large record, whatever else it tells
@@ -205,10 +205,8 @@ def outcome_in(record: bytes, reader: Reader, unit: int) -> tuple[Outcome, Seque
     _, flags, begun, ended = ENDED_HEAD.unpack_from(record)
     costs, place = None, ENDED_HEAD.size
     if flags & COSTED:
-        *known, predicted, transfer = _COSTS.unpack_from(record, place)
-        if predicted != predicted:  # not a number
-            predicted = transfer = None
-        costs, place = make(Costs, (*known, predicted, transfer)), place + _COSTS.size
+        told = [None if one != one else one for one in _COSTS.unpack_from(record, place)]
+        costs, place = make(Costs, told), place + _COSTS.size
     rest, failed = record[place:], bool(flags & FAILED)
     if not flags & MORE:
         return make(

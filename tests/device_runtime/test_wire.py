@@ -12,6 +12,7 @@ from device_runtime.process import wire
 COSTS = {
     "none": None,
     "of a card": Costs(4096, 8, 1e-5, 0.25, 0.5, None, None),
+    "predicted in part": Costs(4096, 8, 1e-5, 0.25, 0.5, 1e-3, None),
     "of an emulated one": Costs(1 << 40, 0, 0.0, 0.25, 0.0, 1e-3, 2e-3),
     "nothing predicted": Costs(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0),
 }

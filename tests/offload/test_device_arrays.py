@@ -109,6 +109,18 @@ def test_kernels_take_it_in_the_place_of_a_numpy_array(device: of.Session) -> No
     assert np.array_equal(out, floats() + floats(5))
 
 
+def test_a_kept_handle_does_not_keep_what_went_in(device: of.Session) -> None:
+    a, out = device.array(floats()), np.empty(N, "float32")
+    handle = vadd.launch(a, a, out, N)
+    handle.wait()
+    gone = weakref.ref(a)
+    del a
+
+    gc.collect()
+
+    assert gone() is None and handle.result() is out
+
+
 def test_what_a_kernel_leaves_unwritten_is_what_was_there(device: of.Session) -> None:
     a, out = floats(), device.array(np.full(N, 7, "float32"))
 

@@ -19,7 +19,7 @@ from bitstreams import address, free_card, on_cards, written
 from hardware_kernels import add, bitstream, split
 
 import offload as of
-from device_runtime.fpga.writing import with_units
+from device_runtime.fpga.writing import pack, with_units
 from offload import In, InOut, Out, offload
 from offload.core import instance
 from offload.testing import Fault, TimingModel, Xclbin
@@ -43,6 +43,32 @@ def noop(n: int) -> None:
 def test_a_kernel_without_arrays(tmp_path: Path) -> None:
     with of.connect(address(f"emu:{Xclbin([noop]).write(tmp_path / 'noop.xclbin')}")):
         assert noop(1) == [None]
+        assert give(noop.launch(1), device="local:1") == [None], "what the handle's result() is"
+
+
+@offload
+def give(value: Any) -> Any:
+    return value
+
+
+@offload(kernel="grow")
+def grow(x: InOut("float32"), n: int) -> None:  # type: ignore[valid-type]
+    x += n
+
+
+@pytest.mark.parametrize(("ctype", "nbytes"), [("int", 8), ("long", 4), ("ap_uint<40>", 4)])
+def test_registers_that_a_number_does_not_fit(tmp_path: Path, ctype: str, nbytes: int) -> None:
+    """It is refused before anything is queued: an array on the device keeps what it holds."""
+    given = Xclbin([grow]).bitstream
+    (spec,) = given.kernels
+    lying = [one._replace(ctype=ctype, nbytes=nbytes) if one.name == "n" else one for one in spec.arguments]
+    path = tmp_path / "grow.xclbin"
+    path.write_bytes(pack(given._replace(kernels=(spec._replace(arguments=tuple(lying)),))))
+    with of.connect(address(f"emu:{path}")) as session:
+        x = session.array(floats(1, 2))
+        with pytest.raises(of.ArgsNotSerializable, match=r"argument n is of type .* and has registers for"):
+            grow.launch(x, 4)
+        assert np.asarray(x).tolist() == [1, 2]
 
 
 def floats(*values: float) -> Any:
