@@ -55,6 +55,8 @@ if TYPE_CHECKING:
         VerificationError,
         WorkerDied,
     )
+    from offload import core as core
+    from offload import testing as testing
     from offload.arrays import DeviceArray
     from offload.decorators import offload, offload_multiple, offload_single
     from offload.directions import In, InOut, Out
@@ -163,6 +165,7 @@ _HOMES = {
     "offload.waiting": ("as_completed", "waitAll", "wait_all", "wait_any"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = "core", "testing"  # that users import from
 
 
 def _check_floors() -> None:
@@ -192,6 +195,8 @@ def _file_of(name: str) -> str | None:
 if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
     def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")  # which makes it an attribute
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(_HOME_OF.get(name, "device_runtime.errors")), name)
@@ -200,7 +205,7 @@ if not TYPE_CHECKING:  # type checkers would take every name for one that is the
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})
 
 
 _check_floors()

@@ -50,6 +50,35 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         offload.ofload  # noqa: B018
 
 
+def test_the_modules_that_users_import_from_are_there_without_an_import_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            f"""
+            import sys
+            sys.path.insert(0, {str(ROOT)!r})
+            import offload as of
+
+            @of.offload(auto=1)
+            def number():
+                return of.core.numcores()
+
+            @of.offload(auto=1)
+            def number_there():
+                import offload
+                return offload.core.numcores()
+
+            if __name__ == "__main__":
+                assert {{"core", "testing"}} <= set(dir(of))
+                assert "offload.core" not in sys.modules
+                of.connect("local:2")
+                print(number(), number_there(), of.core.ishost(), of.testing.Xclbin.__name__)
+            """
+        )
+    )
+    done = python("import runpy; runpy.run_path('script.py', run_name='__main__')", tmp_path)
+    assert done.stdout == "[2] [2] True Xclbin\n", done.stderr
+
+
 def test_every_error_is_exported() -> None:
     from device_runtime import errors
 
