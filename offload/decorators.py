@@ -12,7 +12,7 @@ from device_runtime.errors import OptionError
 from device_runtime.interrupts import Shield
 from offload.body import Body
 from offload.kernel import AsyncKernel, Kernel, SingleKernel, make
-from offload.options import LimitNames, OptionNames, check, placements
+from offload.options import HARDWARE, LimitNames, OptionNames, check, placements
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -115,7 +115,7 @@ def _decorate(
     """Make a kernel, or what makes one; `placed` says in which words the decorator itself is a placement."""
     if len(fn) > 1:
         raise OptionError(f"@{name} takes its options by name, as in @{name}(timeout=10)")
-    hardware = {one: options.pop(one) for one in ("kernel", "xclbin", "verify") if one in options}
+    hardware = {one: options.pop(one) for one in HARDWARE if one in options}
     if hardware.keys() == {"verify"}:
         raise OptionError(f"@{name}: verify= is for hardware kernels, which have kernel= or xclbin=")
     for option, value in hardware.items():

@@ -121,8 +121,19 @@ NAMES = (
     "priority",
     "when_full",
 )
+HARDWARE = "kernel", "xclbin", "verify"  # what a decorator takes besides, and nothing else
 _PLACEMENTS = frozenset({"auto", "target"})
 _NO_PLACEMENT: dict[str, Any] = {"auto": None, "target": None, "all": True, "single": False}
+
+
+def _meant(name: str) -> str:
+    """Say what may be meant by an option that there is not."""
+    import difflib
+
+    if name in HARDWARE:
+        return f"; {name}= is for hardware kernels, and only their decorator takes it"
+    close = difflib.get_close_matches(name, (*NAMES, *HARDWARE), 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(NAMES)}"
 
 
 def check(given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -134,11 +145,7 @@ def check(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     layer: dict[str, Any] = {}
     for name, value in given.items():
         if name not in NAMES:
-            import difflib
-
-            close = difflib.get_close_matches(name, NAMES, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(NAMES)}"
-            raise OptionError(f"{where}: there is no option {name!r}{hint}")
+            raise OptionError(f"{where}: there is no option {name!r}{_meant(name)}")
         if name in ("auto", "target") and value is None:
             continue
         layer.update(_CHECKS[name](name, value, where))

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from offload.options import NAMES
+from offload.options import HARDWARE, NAMES
 
 
 class Signature:
@@ -53,7 +53,11 @@ class Signature:
 
         assert self.shown is not None
         for name in kwargs:
+            if name in self.shown.parameters:
+                continue
+            if name in HARDWARE:
+                return f"; {name}= is for hardware kernels, and only their decorator takes it"
             close = difflib.get_close_matches(name, self.options, 1, 0.75)
-            if name not in self.shown.parameters and close:
+            if close:
                 return f"; did you mean the option {close[0]!r}?"
         return ""

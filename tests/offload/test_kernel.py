@@ -144,6 +144,7 @@ def test_a_bad_placement_is_refused_before_anything_is_queued(device: str) -> No
         ((1,), {"a": 2}, "add() multiple values for argument 'a'"),
         ((1,), {"c": 2}, "add() got an unexpected keyword argument 'c'"),
         ((1,), {"timout": 2}, "did you mean the option 'timeout'"),
+        ((1,), {"verify": 0.1}, "verify= is for hardware kernels"),
     ],
 )
 def test_wrong_arguments_are_a_type_error_in_the_callers_frame(

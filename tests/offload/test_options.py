@@ -24,6 +24,8 @@ def merged(*layers: dict[str, object]) -> Options:
     ("given", "said"),
     [
         ({"timeot": 3}, "did you mean 'timeout'"),
+        ({"verfy": 0.1}, "did you mean 'verify'"),
+        ({"verify": 0.1}, "verify= is for hardware kernels"),
         ({"nonsense": 3}, "there is no option 'nonsense'"),
         ({"async_": 1}, "async_=1 must be True or False"),
         ({"async": "yes"}, "async='yes' must be True or False"),
