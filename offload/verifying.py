@@ -25,12 +25,14 @@ class Verify:
 
     `share` of the launches, 0 to 1, evenly spread and the first one included,
     are run again by the reference, on the host, when their value is taken there;
-    places that the reference leaves unwritten are not compared. `rtol` and `atol`
-    are as in `numpy.isclose`; without `rtol` it follows the dtype: 1e-2 for float16,
-    1e-4 for single and 1e-9 for double precision, and integers are the same. Without
-    `atol` that is, of floats, a third of `rtol` times the median magnitude of what is
-    finite, and not 0, in the reference's array, as a sum that cancels is no more exact
-    than its terms; of integers 0. With `warn` a difference is a UserWarning, else VerificationError.
+    places that the reference leaves unwritten are not compared, and a warning says
+    so where these are all of an array. `rtol` and `atol` are as in `numpy.isclose`;
+    without `rtol` it follows the dtype: 1e-2 for float16, 1e-4 for single and 1e-9
+    for double precision, and integers are the same. Without `atol` that is, of
+    floats, a third of `rtol` times the median magnitude of what is finite, and not
+    0, in the reference's array, as a sum that cancels is no more exact than its
+    terms; of integers 0. With `warn` a difference is a UserWarning, else
+    VerificationError.
 
     Not compared are launches with a handle or an array on the device among their
     arguments, and those whose value only goes to another launch.
@@ -90,6 +92,13 @@ class Verifier:
         other = self._wanted(args, 0)
         for place in wrong:
             unwritten = _holds(wanted[place], 0xFF) & _holds(other[place], 0)
+            if unwritten.all():
+                warnings.warn(
+                    f"kernel {self._name}: nothing of {self._outs[place]} was compared: its function writes "
+                    f"nothing to it, as {self._outs[place]}[:] = ... does",
+                    UserWarning,
+                    stacklevel=users_level(),
+                )
             told = self._difference(wanted[place], found[place], ~unwritten)
             if told is None:
                 continue

@@ -124,7 +124,8 @@ def near(found: NDArray[Any], wanted: NDArray[Any], rtol: float, atol: float) ->
     It is `numpy.isclose`, but for whole numbers, which that looks at as float64.
     """
     if wanted.dtype.kind not in "iu":
-        return np.asarray(np.isclose(found, wanted, rtol, atol, equal_nan=True))
+        with np.errstate(invalid="ignore"):  # of complex infinities it makes NaN on its way
+            return np.asarray(np.isclose(found, wanted, rtol, atol, equal_nan=True))
     # The difference of two signed numbers may be twice what their type holds, and is right without a sign.
     with np.errstate(over="ignore"):
         off = np.asarray(np.maximum(found, wanted) - np.minimum(found, wanted))

@@ -26,7 +26,7 @@ class Fault:
     `kind` is "hang": it is never done; "error": its registers do not answer any
     more, and are read as ones, as where a bus has failed; "slow": it takes
     `seconds` more; or "flip": a bit of the last array that it writes is wrong
-    afterwards, of a float one of its exponent.
+    afterwards, of floats the highest of the exponent of the largest.
 
     Raises OptionError for another kind.
     """
@@ -98,6 +98,7 @@ def in_verilog(circuit: bytes) -> dict[str, Rtl]:
 
 
 def _unloadable(error: Exception) -> BitstreamError:
-    return BitstreamError(
-        f"its models do not load here ({error!r}); they are for the Python they were written by"
-    )
+    why = "they are for the Python they were written by"
+    if isinstance(error, ModuleNotFoundError):
+        why = f"they use module {error.name!r}, which has to be beside the script, or installed, here, too"
+    return BitstreamError(f"its models do not load here ({error!r}); {why}")

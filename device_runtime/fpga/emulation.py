@@ -253,12 +253,7 @@ class EmulatedUnit:
         elif fault is not None:
             arrays = [one.array for one in written if one.array.nbytes]
             if arrays:
-                array = arrays[-1]
-                data = array.view(np.uint8).reshape(-1)
-                if array.dtype.kind in "fc":  # of the exponent: another one might be taken for rounding
-                    data[array.itemsize - 1] ^= 0x40
-                else:
-                    data[0] ^= 1
+                _flip(arrays[-1])
 
     def _predict(self, reached: Sequence[Reached]) -> None:
         """Add what this run would have taken."""
@@ -336,3 +331,14 @@ def pointed(ctype: str) -> np.dtype[Any]:
 
 def _whole(nbytes: int) -> int:
     return -(-nbytes // _ALIGNED) * _ALIGNED
+
+
+def _flip(array: NDArray[Any]) -> None:
+    """Get a bit of an array wrong; of floats one that is not taken for rounding."""
+    flat, place, byte, bit = array.reshape(-1), 0, 0, 1
+    if array.dtype.kind in "fc":
+        finite = np.isfinite(flat)
+        flat = flat.view(flat.real.dtype)
+        place = int(np.where(finite.repeat(len(flat) // len(finite)), np.abs(flat), -1).argmax())
+        byte, bit = flat.itemsize - 1, 0x40  # the highest of the exponent
+    flat.view(np.uint8)[place * flat.itemsize + byte] ^= bit

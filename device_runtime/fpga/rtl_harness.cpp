@@ -219,6 +219,7 @@ class Simulation {
             if (handed.aw) Control::awvalid(top_) = 0;
             if (handed.w) Control::wvalid(top_) = 0;
             if (!handed.b) continue;
+            if (Control::awvalid(top_) || Control::wvalid(top_)) early("a write to", offset);
             Control::bready(top_) = 0;
             return check("a write to", offset, handed.response);
         }
@@ -232,6 +233,7 @@ class Simulation {
             const Handed handed = cycle();
             if (handed.ar) Control::arvalid(top_) = 0;
             if (!handed.r) continue;
+            if (Control::arvalid(top_)) early("a read of", offset);
             Control::rready(top_) = 0;
             check("a read of", offset, handed.response);
             return handed.data;
@@ -264,6 +266,11 @@ class Simulation {
         if (response)
             throw std::runtime_error(std::string(what) + " register " + hex(offset) +
                                      " was answered by error " + std::to_string(response));
+    }
+
+    [[noreturn]] static void early(const char *what, uint32_t offset) {
+        throw std::runtime_error(std::string(what) + " register " + hex(offset) +
+                                 " was answered before it was taken: ready was not said");
     }
 
     [[noreturn]] static void never(const char *what, uint32_t offset) {

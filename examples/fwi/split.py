@@ -24,13 +24,13 @@ class Part(NamedTuple):
 def split(asked: Configuration, count: int, even: bool = False, shares: Sequence[int] = ()) -> list[Part]:
     """Cut the domain across its longer side into `count` parts, as even as possible, or by shares.
 
-    Parts of `shares` 2, 1, 1 have half, a quarter and a quarter of it.
+    Parts of `shares` 2, 1, 1 have half, a quarter and a quarter of it; there is one for each part.
 
     Every part is heard by all receivers, and shot at from all sources, as if
     the others were not there.
 
-    Raises ConfigurationError where parts would be thinner than 3 cells, or with
-    `even` where they would not be alike.
+    Raises ConfigurationError where parts would be thinner than 3 cells, with `even`
+    where they would not be alike, and for shares that are no whole numbers of 1 or more.
     """
     along = "x" if asked.ngrid.x >= asked.ngrid.z else "z"
     total = getattr(asked.ngrid, along)
@@ -39,18 +39,24 @@ def split(asked: Configuration, count: int, even: bool = False, shares: Sequence
             f"ngrid.{along} is {total}, which makes 1 to {total // _LEAST} parts of {_LEAST} cells "
             f"or more, not {count}"
         )
-    if even and total % count:
-        raise ConfigurationError(f"ngrid.{along} is {total}, which {count} parts cannot share evenly")
     weights = list(shares) or [1] * count
+    if len(weights) != count or not all(isinstance(one, (int, np.integer)) and one > 0 for one in weights):
+        raise ConfigurationError(
+            f"shares are {weights}, and must be {count} whole numbers of 1 or more, one for each part"
+        )
     ends = [total * sum(weights[: part + 1]) // sum(weights) for part in range(count)]
     sizes = [end - begin for begin, end in zip([0, *ends], ends)]
     if min(sizes) < _LEAST:
         raise ConfigurationError(
             f"ngrid.{along} is {total}, which shares {weights} cut into {sizes}; {_LEAST} cells are the least"
         )
+    if even and min(sizes) < max(sizes):
+        raise ConfigurationError(
+            f"ngrid.{along} is {total}, cut into {sizes}: {count} parts that are not alike"
+        )
     numbers = np.arange(asked.cells).reshape(asked.ngrid.z, asked.ngrid.x)
     parts, begin = [], 0
-    for size in sorted(sizes, reverse=True) if not shares else sizes:
+    for size in sizes if len(shares) else sorted(sizes, reverse=True):
         piece = slice(begin, begin + size)
         cells = numbers[:, piece] if along == "x" else numbers[piece]
         parts.append(Part(_cut(asked, along, begin, size), cells.ravel()))

@@ -178,11 +178,26 @@ def test_parts_make_the_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "even", "told"), [(0, False, "1 to 3 parts"), (4, False, "not 4"), (2, True, "share evenly")]
+    ("count", "even", "told"),
+    [(0, False, "1 to 3 parts"), (4, False, "not 4"), (2, True, "parts that are not alike")],
 )
 def test_parts_that_cannot_be(count: int, even: bool, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         split(configuration.parse({"ngrid": {"x": 11, "z": 4}}), count, even)
+
+
+@pytest.mark.parametrize("shares", [[2, 1, 1], [1], [0.5, 0.5], [0, 0], [2, -1], ["2", "1"]])
+def test_shares_that_cannot_be(shares: list[Any]) -> None:
+    with pytest.raises(ConfigurationError, match="must be 2 whole numbers of 1 or more, one for each part"):
+        split(configuration.parse({"ngrid": {"x": 12, "z": 4}}), 2, shares=shares)
+
+
+def test_shares_are_parts_of_the_whole() -> None:
+    asked = configuration.parse({"ngrid": {"x": 12, "z": 4}})
+    assert [part.asked.ngrid.x for part in split(asked, 2, shares=np.array([3, 1]))] == [9, 3]  # type: ignore[arg-type]
+    assert len(split(asked, 2, even=True, shares=[2, 2])) == 2
+    with pytest.raises(ConfigurationError, match=r"cut into \[9, 3\]: 2 parts that are not alike"):
+        split(asked, 2, even=True, shares=[3, 1])
 
 
 @pytest.mark.parametrize(

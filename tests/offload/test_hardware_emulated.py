@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import logging
@@ -996,16 +997,20 @@ def test_whole_numbers_are_compared_to_the_last_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
-def test_a_bit_that_flips_is_seen(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(
+    "values", [[1, 1, 1], [0, 0, 0], [1e4, 1e4, 1e4], [0, 1e4, 2e4], [np.nan, 0, -3e4], [np.nan] * 3]
+)
+def test_a_bit_that_flips_is_seen(tmp_path: Path, dtype: str, values: list[float]) -> None:
     @offload(kernel="copy", verify=1)
     def copy(x: In, y: Out) -> None:
         y[:] = x
 
     made = Xclbin([copy], faults={"copy_1": Fault("flip", after=1)}).write(tmp_path / "copy.xclbin")
     with of.connect(address(f"emu:{made}")):
-        copy(np.ones(3, dtype), np.empty(3, dtype))
-        with pytest.raises(of.VerificationError, match=r"in 1 of 3 places, most at \[0\]"):
-            copy(np.ones(3, dtype), np.empty(3, dtype))
+        given = np.array(values, dtype)
+        copy(given, np.empty(3, dtype))
+        with pytest.raises(of.VerificationError, match="in 1 of 3 places"):
+            copy(given, np.empty(3, dtype))
 
 
 def test_what_a_function_leaves_unwritten_is_not_compared(tmp_path: Path) -> None:
@@ -1024,7 +1029,26 @@ def test_what_a_function_leaves_unwritten_is_not_compared(tmp_path: Path) -> Non
             heads(*given, 4)
             with pytest.raises(of.VerificationError, match=r"i differs .*: in 1 of 4 places, most at \[0\]"):
                 heads(*given, 4)
-            heads(*given, 0)
+            with contextlib.ExitStack() as stack:
+                for name in "fi" if models else "i":  # that is where the bit flips
+                    stack.enter_context(pytest.warns(UserWarning, match=f"nothing of {name} was compared"))
+                heads(*given, 0)
+
+
+def test_a_function_that_writes_nothing_is_told_of(tmp_path: Path) -> None:
+    @offload(kernel="vadd", verify=1)
+    def vadd(a: In("float32"), out: Out("float32")) -> None:  # type: ignore[valid-type]
+        out = a + a  # noqa: F841
+
+    def twice(a: Any, out: Any) -> None:
+        out[:] = a + a
+
+    made = Xclbin([vadd], models={"vadd": twice}).write(tmp_path / "vadd.xclbin")
+    with of.connect(address(f"emu:{made}")):
+        told = r"vadd: nothing of out was compared: its function writes nothing to it, as out\[:\] = ... does"
+        with pytest.warns(UserWarning, match=told) as warned:
+            assert vadd(np.ones(2, "float32"), np.empty(2, "float32"))[0].tolist() == [2, 2]
+        assert warned[0].filename == __file__
 
 
 def test_a_sum_that_cancels_is_not_wrong(tmp_path: Path) -> None:
@@ -1048,7 +1072,7 @@ def test_a_sum_that_cancels_is_not_wrong(tmp_path: Path) -> None:
     with of.connect(address(f"emu:{made.write(tmp_path / 'product.xclbin')}")):
         for dtype in ("float32", "float64", "complex64", "complex128"):
             launch(dtype)
-        with pytest.raises(of.VerificationError, match=r"in 1 of 65,536 places, most at \[0, 0\]"):
+        with pytest.raises(of.VerificationError, match="in 1 of 65,536 places"):
             launch("float32")
 
 

@@ -51,7 +51,8 @@ module poke (
 );
 
 localparam READ = 0, WRITE = 1, HANG = 2, FATAL = 3, FINISH = 4, BAD_ANSWER = 5, NO_ANSWER = 6, NOT_LAST = 7, LOOP = 8,
-    EARLY = 9, LATE = 10;  // they say that it is done before their burst
+    EARLY = 9, LATE = 10,  // they say that it is done before their burst
+    UNASKED = 11;
 localparam IDLE = 0, ASK = 1, DATA = 2, AGREED = 3, WRONG = 4, LINGER = 5;
 localparam ID = 4'd5;
 
@@ -88,14 +89,15 @@ assign m_axi_data_RREADY = state == DATA && !writes;
 wire taken = m_axi_data_RVALID && m_axi_data_RREADY;
 wire given = m_axi_data_WVALID && m_axi_data_WREADY;
 
-// Registers answer only what is asked, and an address may come before its data.
+// Registers answer only what is asked, but in one mode, and an address may come before its data.
+wire unasked = state == WRONG && mode == UNASKED;
 reg held;
 reg [6:0] place;
-assign s_axi_control_AWREADY = !held && !s_axi_control_BVALID;
+assign s_axi_control_AWREADY = !held && !s_axi_control_BVALID && !unasked;
 assign s_axi_control_WREADY = held;
 wire restless = mode == LOOP && !restless;
 assign s_axi_control_BRESP = {restless, 1'b0};
-assign s_axi_control_ARREADY = !s_axi_control_RVALID && !(state == WRONG && mode == NO_ANSWER);
+assign s_axi_control_ARREADY = !s_axi_control_RVALID && !(state == WRONG && mode == NO_ANSWER) && !unasked;
 assign s_axi_control_RRESP = state == WRONG && mode == BAD_ANSWER ? 2'b10 : 2'b00;
 
 always @(posedge ap_clk) begin
@@ -117,6 +119,10 @@ always @(posedge ap_clk) begin
             : s_axi_control_ARADDR == 7'h44 ? seen : registers[s_axi_control_ARADDR[6:2]];
     end
     if (s_axi_control_RVALID && s_axi_control_RREADY) s_axi_control_RVALID <= 0;
+    if (unasked) begin
+        s_axi_control_BVALID <= 1;
+        s_axi_control_RVALID <= 1;
+    end
 
     if (taken) begin
         seen <= seen ^ m_axi_data_RDATA[31:0] ^ m_axi_data_RDATA[63:32];

@@ -66,7 +66,7 @@ def bitstream(kernel: Any, model: Rtl) -> Xclbin:
 
 POKED = bitstream(poke, Rtl([POKE], ports="m_axi_data")).bitstream.kernels[0]
 ADDED = bitstream(vadd, Rtl([VADD])).bitstream.kernels[0]
-READ, WRITE, HANG, FATAL, FINISH, BAD_ANSWER, NO_ANSWER, NOT_LAST, LOOP, EARLY, LATE = range(11)
+READ, WRITE, HANG, FATAL, FINISH, BAD_ANSWER, NO_ANSWER, NOT_LAST, LOOP, EARLY, LATE, UNASKED = range(12)
 
 
 class Poked:
@@ -169,12 +169,22 @@ def test_the_last_beat_may_reach_over_the_end_of_a_buffer() -> None:
         ({"mode": LOOP}, "its Verilog ended the simulation: .* did not converge"),
         ({"mode": BAD_ANSWER}, "a read of register 0x0 was answered by error 2"),
         ({"mode": NO_ANSWER}, "a read of register 0x0 was not answered within 10000 cycles"),
+        ({"mode": UNASKED}, "a read of register 0x0 was answered before it was taken: ready was not said"),
     ],
 )
 def test_what_a_board_would_not_tell(poked: Poked, given: dict[str, int], told: str) -> None:
     with pytest.raises(EmulationError, match=f"^unit poke_1: .*{told}"):
         poked.run(**given)
     assert poked.run(at=4, size=2) == poked.buffer.array[4:8].view("u4")[0], "and it goes on"
+
+
+@needs_verilator
+@pytest.mark.slow
+def test_a_write_that_is_answered_before_it_is_taken() -> None:
+    poked = Poked()
+    poked.start(mode=UNASKED)
+    with pytest.raises(EmulationError, match="a write to register 0x10 was answered before it was taken"):
+        poked.unit.write(0x10, bytes(4))
 
 
 @needs_verilator
