@@ -40,6 +40,8 @@ A kernel's own exception is raised as it is; its cause is a RemoteTraceback.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from types import TracebackType
 from typing import Any
 
@@ -232,6 +234,20 @@ def notes_of(error: BaseException) -> list[str]:
 def set_cause(error: BaseException, cause: BaseException | None) -> None:
     """Make `cause` the cause of `error`."""
     vars(BaseException)["__cause__"].__set__(error, cause)
+
+
+def again(error: BaseException) -> BaseException:
+    """Return an error as it was before it was raised; itself where its class has no copies.
+
+    One that is raised holds the frames that it passes, and these what they hold: so what is asked for more
+    than once gives another one each time.
+    """
+    with contextlib.suppress(Exception):
+        made = copy.copy(error)
+        if type(made) is type(error):
+            set_cause(made, vars(BaseException)["__cause__"].__get__(error))
+            return made
+    return error
 
 
 def trace_of(error: BaseException) -> TracebackType | None:

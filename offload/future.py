@@ -35,7 +35,10 @@ class LaunchFuture(Future[Any]):
         return False
 
     def result(self, timeout: float | None = None) -> Any:
-        return super().result(self._wait(timeout))
+        try:
+            return super().result(self._wait(timeout))
+        finally:
+            del self  # which the frames of an error would hold, and it the error
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         return super().exception(self._wait(timeout))
@@ -59,11 +62,9 @@ class LaunchFuture(Future[Any]):
         assert handle is not None
         error = handle._error(tickets)
         # One that the kernel itself raised is an exception as any other.
-        cancelled = isinstance(error, CancelledError) and any(
-            outcome is not None and outcome.error is error
-            for ticket in tickets
-            for outcome in ticket.outcomes
-        )
+        outcomes = (outcome for ticket in tickets for outcome in ticket.outcomes if outcome is not None)
+        first = next((one.error for one in outcomes if one.failed or one.error is not None), None)
+        cancelled = isinstance(error, CancelledError) and isinstance(first, CancelledError)
         said = self._explain(error, cancelled)
         if cancelled and said is error:
             super().cancel()

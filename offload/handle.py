@@ -70,13 +70,17 @@ class Handle(Shards[R]):
         return values[0] if self._single and len(values) == 1 else values
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait, and return the exception that `wait` would raise, None if it would raise none.
+        """Wait, and return an exception such as `wait` would raise, None if it would raise none.
 
+        Each is one of its own, as those that threads raise at the same time have to be.
         Raises CancelledError if the launch was cancelled, and TimeoutError.
         """
         error = self._error(self._wait_done(Deadline(timeout)))
         if isinstance(error, CancelledError):
-            raise BaseException.with_traceback(error, None)
+            try:
+                raise error
+            finally:
+                del error  # whose traceback holds this frame
         return error
 
     def done(self) -> bool:

@@ -67,12 +67,7 @@ def call(
         ticket = dispatcher.settled(route, image, payload, found, finish)
         if finished:
             ticket.more.values.update(enumerate(finished))
-    handle: Handle[Any] = Handle(dispatcher, ticket, route.bare)
-    try:
-        return handle.wait()
-    finally:
-        # An error would hold these by its traceback, and they it.
-        del handle, handles, ticket, found, finished
+    return Handle[Any](dispatcher, ticket, route.bare).wait()
 
 
 def _values(outcomes: Sequence[bytes | Outcome]) -> list[Any] | None:

@@ -26,15 +26,13 @@ class Shards(Generic[R]):
     its remote traceback as the cause.
     """
 
-    __slots__ = ("__weakref__", "_dispatcher", "_failure", "_given", "_single", "_tickets")
+    __slots__ = ("__weakref__", "_dispatcher", "_given", "_single", "_tickets")
 
     def __init__(self, dispatcher: Dispatcher, ticket: Ticket, bare: bool = False) -> None:
         self._dispatcher = dispatcher
         self._tickets: tuple[Ticket, ...] = (ticket,)
         self._single = bare  # and it stays so, whatever is appended
         self._given: Feed | None = None  # what wait_any gives away; made when it is needed
-        # The first error, and the launches among which it is the first.
-        self._failure: tuple[tuple[Ticket, ...], BaseException] | None = None
 
     def wait(self, timeout: float | None = None, progress: bool = False) -> list[R]:
         """Wait for all cores and return their values in core order (launch order, then core order).
@@ -50,13 +48,7 @@ class Shards(Generic[R]):
         tickets = self._wait_done(deadline)
         if len(tickets) == 1 and (values := tickets[0].plain_values()) is not None:
             return values
-        error = self._error(tickets)
-        if error is not None:
-            try:
-                # Without the traceback of the last time it was raised, to which this one would be added.
-                raise BaseException.with_traceback(error, None)
-            finally:
-                del self, error, tickets  # which the traceback would hold, and they it
+        self._check(tickets)
         return _values(tickets)
 
     def wait_any(self, timeout: float | None = None) -> dict[int, R]:
@@ -157,9 +149,7 @@ class Shards(Generic[R]):
 
     def _result(self, tickets: tuple[Ticket, ...]) -> R | list[R]:
         """Return what `result` gives, or raise what it raises, of launches that have ended."""
-        error = self._error(tickets)
-        if error is not None:
-            raise BaseException.with_traceback(error, None)
+        self._check(tickets)
         values = _values(tickets)
         return values[0] if self._single and len(tickets) == 1 else values
 
@@ -214,10 +204,17 @@ class Shards(Generic[R]):
         ticket, rank = found
         return core_of(ticket, rank), ticket, rank
 
+    def _check(self, tickets: tuple[Ticket, ...]) -> None:
+        """Raise the first error in core order."""
+        error = self._error(tickets)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # whose traceback holds this frame
+
     def _error(self, tickets: tuple[Ticket, ...]) -> BaseException | None:
         """Return the first error in core order, the others attached to it as notes; None without one."""
-        if self._failure is not None and self._failure[0] is tickets:
-            return self._failure[1]
         failed = [
             (core_of(ticket, rank), error)
             for ticket in tickets
@@ -232,7 +229,6 @@ class Shards(Generic[R]):
             note = f"core {core} failed too: {_said(error)}"
             if error is not first and note not in known:
                 add_note(first, note)
-        self._failure = tickets, first
         return first
 
 

@@ -265,7 +265,7 @@ class Ledger:
                     told = DeviceError(
                         f"core {unit} of {device.address} could not be sent a launch: {error!r}"
                     )
-                    told.__cause__ = error
+                    told.__cause__ = error.with_traceback(None)
                     shards = [message.shard for message in messages if isinstance(message, Work)]
                     unsent = [Ended(unit, shard, Outcome(error=told)) for shard in shards]
                 if unsent:

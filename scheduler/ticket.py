@@ -11,9 +11,17 @@ from typing import Any, NamedTuple, Protocol
 
 from device_runtime import codec
 from device_runtime.device import Device, DirectDevice
-from device_runtime.errors import DependencyError, ResultDecodeError
+from device_runtime.errors import (
+    DependencyError,
+    OffloadError,
+    RemoteTraceback,
+    ResultDecodeError,
+    again,
+    set_cause,
+)
 from device_runtime.interrupts import Guard
 from device_runtime.launch import Encoded, Image, Outcome, Plan, ShardId
+from device_runtime.traces import traceback_text
 
 
 @dataclass(eq=False)
@@ -122,11 +130,14 @@ Finish = Callable[[int, Any], Any]  # makes of a shard's rank and value what who
 
 
 def finish_value(finish: Finish, rank: int, value: Any) -> tuple[Any, BaseException | None]:
-    """Return what is made of a shard's value, or the error with which that fails."""
+    """Return what is made of a shard's value, or the error with which that fails, for `again`."""
     try:
         return finish(rank, value), None
     except Exception as error:
-        return None, error
+        kept = again(error)
+        if not isinstance(error, OffloadError):  # it is the user's, who wants to know where it was raised
+            set_cause(kept, RemoteTraceback(traceback_text(error)))
+        return None, kept
 
 
 class Turn(Protocol):
@@ -161,7 +172,7 @@ class _More:
         self.listeners: Sequence[tuple[int, ShardId, int]] = ()  # units, their shards, cores they wait for
         self.cause: Ticket | None = None  # the launch that failed, and because of which it did
         self.feeds: Sequence[deque[tuple[Ticket, int]]] = ()
-        self.values: dict[int, tuple[Any, BaseException | None]] = {}  # decoded, by rank
+        self.values: dict[int, tuple[Any, BaseException | None]] = {}  # as `finish_value` gives it, by rank
 
 
 _NOTHING = _More()  # what all the others have; never written to
@@ -261,7 +272,10 @@ class Ticket:
         """Return the value of a shard that has ended, or raise its error."""
         value, error = self._decoded(rank)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # whose traceback holds this frame
         return value
 
     def plain_values(self) -> list[Any] | None:
@@ -276,7 +290,10 @@ class Ticket:
         return values
 
     def error(self, rank: int) -> BaseException | None:
-        """Return the error of a shard that has ended, None if it gave a value."""
+        """Return the error of a shard that has ended, None if it gave a value.
+
+        It is another one each time: whoever raises it has it hold frames that may hold this ticket.
+        """
         return self._decoded(rank)[1]
 
     def on_done(self, callback: Callable[[Ticket], None]) -> None:
@@ -349,28 +366,30 @@ class Ticket:
             raise RuntimeError(f"shard {rank} of launch {self.number} has not ended")
         if type(outcome.payload) is bytes and self.more.finish is None:
             return pickle.loads(outcome.payload), None
-        values = self.more.values
-        found = values.get(rank)
-        if found is None:
-            # Two threads may decode at once; both then use what the first one stored.
-            found = values.setdefault(rank, self._decode(rank, outcome))
-        return found
-
-    def _decode(self, rank: int, outcome: Outcome) -> tuple[Any, BaseException | None]:
         if outcome.error is not None:
-            if isinstance(outcome.error, DependencyError):
-                outcome.error.__cause__ = self._first_error_of_cause()
-            return None, outcome.error
+            told = again(outcome.error)
+            if isinstance(told, DependencyError):
+                told.__cause__ = self._first_error_of_cause()
+            return None, told
         assert outcome.payload is not None
         if outcome.failed:
             return None, codec.decode_error(outcome.payload)
-        try:
-            value = codec.decode(outcome.payload, writable=True, error=ResultDecodeError)
-            return (value, None) if self.more.finish is None else finish_value(self.more.finish, rank, value)
-        except ResultDecodeError as error:
-            told = ResultDecodeError(f"kernel {self.name}: {error}")
-            told.__cause__ = error.__cause__
-            return None, told
+        values = self.more.values
+        found = values.get(rank)
+        if found is None:
+            try:
+                # Two threads may decode at once; both then use what the first one stored.
+                found = values.setdefault(rank, self._decode(rank, outcome.payload))
+            except ResultDecodeError as error:
+                told = ResultDecodeError(f"kernel {self.name}: {error}")
+                told.__cause__ = error.__cause__
+                return None, told
+        value, failed = found
+        return value, None if failed is None else again(failed)
+
+    def _decode(self, rank: int, payload: Encoded) -> tuple[Any, BaseException | None]:
+        value = codec.decode(payload, writable=True, error=ResultDecodeError)
+        return (value, None) if self.more.finish is None else finish_value(self.more.finish, rank, value)
 
     def _first_error_of_cause(self) -> BaseException | None:
         if self.cause is None:

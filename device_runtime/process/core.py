@@ -214,7 +214,7 @@ class Core:
             if returned:
                 self._take_back(returned)
         except Exception as error:  # that shard's: what others said must not be lost with it
-            return Outcome(error=error)
+            return Outcome(error=error.with_traceback(None))
         return outcome
 
     @property

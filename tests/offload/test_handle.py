@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import logging
 import logging.handlers
@@ -11,6 +12,8 @@ import os
 import queue
 import sys
 import threading
+import weakref
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -173,9 +176,72 @@ def test_a_kernels_exception_is_raised_with_its_traceback_as_cause(device: str) 
     cause = raised.value.__cause__
     assert isinstance(cause, RemoteTraceback)
     assert __file__ in str(cause) and 'raise KeyError(f"core {coreid()}")' in str(cause)
-    assert handle.exception() is raised.value
+    asked = handle.exception()
+    assert isinstance(asked, KeyError) and asked.args == raised.value.args
     with pytest.raises(KeyError):
         handle.result()
+
+
+class Held:
+    pass
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda handle: handle.wait(),
+        lambda handle: handle.result(),
+        lambda handle: handle.wait_any(),
+        lambda handle: list(handle.as_completed()),
+        lambda handle: wait_all(handle, one(1)),
+        lambda handle: wait_any(handle),
+        lambda handle: [found.result() for found in as_completed(handle)],
+        lambda handle: one(handle).result(),
+    ],
+)
+def test_an_error_that_was_caught_keeps_nothing_that_its_frames_held(device: str, ask: Any) -> None:
+    def use() -> weakref.ref[Held]:
+        held = Held()
+        handle = fail([0], target=0)
+        with contextlib.suppress(KeyError, DependencyError):
+            ask(handle)
+        return weakref.ref(held)
+
+    with no_collection():
+        assert use()() is None
+
+
+def test_an_error_that_was_awaited_or_called_for_keeps_nothing(device: str) -> None:
+    async def awaited() -> weakref.ref[Held]:
+        held = Held()
+        handle = fail([0], target=0)
+        with contextlib.suppress(KeyError):
+            await handle
+        return weakref.ref(held)
+
+    def use(call: Any) -> weakref.ref[Held]:
+        held = Held()
+        with contextlib.suppress(KeyError):
+            call()
+        return weakref.ref(held)
+
+    async def main() -> None:
+        assert (await awaited())() is None
+
+    with no_collection():
+        asyncio.run(main())
+        assert use(lambda: fail([0], target=0).future().result())() is None
+        assert use(lambda: fail.options(async_=False)([0], target=0))() is None
+        assert use(lambda: list(fail.options(target=0).map([[0]])))() is None
 
 
 class Frozen(ValueError):
@@ -201,7 +267,7 @@ def test_an_exception_that_resists_is_raised_like_any_other(device: str, kind: t
         assert isinstance(raised.value.__cause__, RemoteTraceback)
         hint, other = vars(raised.value)["__notes__"]
         assert "x = x.copy()" in hint and other == f"core 1 failed too: {kind.__name__}: it is read-only"
-    assert handle.exception() is raised.value
+    assert type(handle.exception()) is kind
     with pytest.raises(kind):
         handle.wait_any()
     assert isinstance(resist.launch().future().exception(), kind)
