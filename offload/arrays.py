@@ -27,6 +27,8 @@ class DeviceArray(ABC):
     writes to one has ended when the call that made it returns.
     """
 
+    __array_ufunc__ = None  # else NumPy would fetch it for `x + array`, unasked, and not for `array + x`
+
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape = shape
         self.dtype = dtype

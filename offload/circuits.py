@@ -310,11 +310,11 @@ class HardwareBody(Body):
                 )
             return True
         if not isinstance(value, (np.ndarray, DeviceArray)):
-            told = (
-                "; offload.core.instance() runs circuits with its buffers"
-                if type(value).__name__ == "Buffer"
-                else ""
-            )
+            told = ""
+            if isinstance(value, Handle):
+                told = "; a handle stands for an In array: give handle.result(), or an array on the device"
+            elif type(value).__name__ == "Buffer":
+                told = "; offload.core.instance() runs circuits with its buffers"
             raise TypeError(
                 f"{what} is a NumPy array ({parameter.direction}), not {type(value).__name__}{told}"
             )

@@ -343,6 +343,7 @@ class Session:
 _started: set[Session] = set()
 _defaults: list[Session] = []  # the last one counts; the others wait for it to be shut down
 _first: Once[Session] = Once()
+_inherited: list[str] = []  # in a forked child: the address of what was the default
 
 
 def session() -> Session:
@@ -354,7 +355,7 @@ def session() -> Session:
 
 
 def _make_default() -> Session:
-    made = Session()
+    made = Session(*_inherited)
     made.holds = 1
     _defaults.append(made)
     return made
@@ -439,7 +440,8 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    # The child cannot use its parent's devices; its own launches open new ones.
+    # The child cannot use its parent's devices; its own launches open new ones, at the same address.
+    _inherited[:] = [one.device for one in _defaults[-1:]] or _inherited
     _started.clear()
     _defaults.clear()
     _first.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import pickle
@@ -337,6 +338,9 @@ def test_it_is_not_computed_with_on_the_host(device: of.Session) -> None:
         for compute in (
             lambda: array + 1,
             lambda: 1 - array,
+            lambda: np.ones(3) + array,
+            lambda: np.ones(3) @ array,
+            lambda: np.ones(3) == array,
             lambda: array @ array,
             lambda: array > 0,
             lambda: array == 0,
@@ -351,7 +355,9 @@ def test_it_is_not_computed_with_on_the_host(device: of.Session) -> None:
             _ = -array
         with pytest.raises(TypeError, match="kernels compute"):
             array += 1
-        assert (np.ones(3) + array).tolist() == [2.0, 2.0, 2.0]  # NumPy fetches it
+        with pytest.raises(TypeError, match="does not support ufuncs"):
+            np.add(np.ones(3), array)
+        assert np.array_equal(array, np.ones(3)), "what asks for an array fetches it"
 
 
 def test_arrays_are_kept_in_sets_and_by_weak_references(device: of.Session) -> None:
@@ -851,6 +857,35 @@ def test_ordinary_kernels_do_not_take_what_stays_on_the_device(fpga: of.Session)
     handle = both.launch(floats(), fpga.empty(N, "float32", "HBM0"), fpga.empty(N, "float32", "HBM0"))
     with pytest.raises(of.ArgsNotSerializable, match=r"give numpy.asarray\(handle.result\(\)\[0\]\)"):
         total(handle)
+
+
+def test_a_handle_of_an_array_of_the_hosts_does_not_come_out_again(device: of.Session) -> None:
+    handle = grow.launch(floats(), 1.0)
+    told = r"argument x is a NumPy array \(InOut\), not SingleHandle; a handle stands for an In array: give "
+    with pytest.raises(TypeError, match=told):
+        grow.launch(handle, 1.0)
+    assert np.array_equal(grow(handle.result(), 1.0)[0], floats() + 2)
+
+
+def test_a_caught_error_leaves_no_array_on_the_device(fpga: of.Session) -> None:
+    half = 100_000  # of a bank, or nearly
+
+    def fail() -> None:
+        array = fpga.array(np.zeros(half, "float32"), "HBM0")
+        with contextlib.suppress(of.EmulationError):
+            vadd.launch(array[:N], array[:N], np.empty(N, "float32"), N + 1, target=0).result()
+        with contextlib.suppress(of.EmulationError):
+            np.asarray(fpga.empty(N, "float32", "HBM0"))  # never written
+        with contextlib.suppress(of.DeviceMemoryError):
+            fpga.empty(3 * half, "float32", "HBM0")
+
+    gc.disable()
+    try:
+        for _ in range(3):
+            fail()
+            vadd(*np.zeros((2, half), "float32"), np.empty(half, "float32"), half, target=0)
+    finally:
+        gc.enable()
 
 
 def test_a_handle_of_several_arrays_is_none(device: of.Session) -> None:

@@ -1035,6 +1035,23 @@ def test_what_a_function_leaves_unwritten_is_not_compared(tmp_path: Path) -> Non
                 heads(*given, 0)
 
 
+def test_a_function_that_fails_when_it_is_compared_tells_where(tmp_path: Path) -> None:
+    @offload(kernel="vadd", verify=1)
+    def vadd(a: In("float32"), out: Out("float32")) -> None:  # type: ignore[valid-type]
+        raise KeyError("it is not ready yet")
+
+    def twice(a: Any, out: Any) -> None:
+        out[:] = a + a
+
+    made = Xclbin([vadd], models={"vadd": twice}).write(tmp_path / "vadd.xclbin")
+    with of.connect(address(f"emu:{made}")):
+        handle = vadd.launch(np.ones(2, "float32"), np.empty(2, "float32"))
+        for _ in range(2):
+            with pytest.raises(KeyError, match="not ready yet") as raised:
+                handle.result()
+            assert 'raise KeyError("it is not ready yet")' in str(raised.value.__cause__)
+
+
 def test_a_function_that_writes_nothing_is_told_of(tmp_path: Path) -> None:
     @offload(kernel="vadd", verify=1)
     def vadd(a: In("float32"), out: Out("float32")) -> None:  # type: ignore[valid-type]
