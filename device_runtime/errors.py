@@ -40,7 +40,6 @@ A kernel's own exception is raised as it is; its cause is a RemoteTraceback.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from types import TracebackType
 from typing import Any
@@ -237,17 +236,15 @@ def set_cause(error: BaseException, cause: BaseException | None) -> None:
 
 
 def again(error: BaseException) -> BaseException:
-    """Return an error as it was before it was raised; itself where its class has no copies.
+    """Return a copy of an error of ours, or of Python's, as it was before it was raised.
 
     One that is raised holds the frames that it passes, and these what they hold: so what is asked for more
     than once gives another one each time.
     """
-    with contextlib.suppress(Exception):
-        made = copy.copy(error)
-        if type(made) is type(error):
-            set_cause(made, vars(BaseException)["__cause__"].__get__(error))
-            return made
-    return error
+    made = copy.copy(error)
+    if error.__cause__ is not None:
+        made.__cause__ = error.__cause__
+    return made
 
 
 def trace_of(error: BaseException) -> TracebackType | None:

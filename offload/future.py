@@ -61,7 +61,7 @@ class LaunchFuture(Future[Any]):
         handle, self._handle = self._handle, None
         assert handle is not None
         error = handle._error(tickets)
-        # One that the kernel itself raised is an exception as any other.
+        # One that the kernel itself raised is an exception as any other: its outcome has it as a payload.
         outcomes = (outcome for ticket in tickets for outcome in ticket.outcomes if outcome is not None)
         first = next((one.error for one in outcomes if one.failed or one.error is not None), None)
         cancelled = isinstance(error, CancelledError) and isinstance(first, CancelledError)

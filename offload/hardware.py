@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from device_runtime.errors import OptionError
+from device_runtime.errors import DeviceUnavailable, OptionError
 from device_runtime.hardware import interface
 from offload.arrays import HostArray
 from offload.circuits import HardwareBody
@@ -109,6 +109,11 @@ class HardwareKernel(Kernel[..., Any]):
         pool = here.pool(options.device)
         route = route_of(pool, self._body, options)
         circuit = self._body.circuit(pool.device.bitstream, pool.address)
+        if circuit is None and here.in_place_of is not None and options.device is None:
+            raise DeviceUnavailable(
+                f"kernel {self._body.name}: {here.in_place_of} is the device of the process that this one "
+                "was forked from; offload.connect(...) says where the kernel is to run here"
+            )
         self._body.check_target(circuit, options.target, pool)
         calls, filling, resident = self._body.calls(full, kwargs, route, circuit)
         finish = filling if circuit is None else self._body.verified(calls, filling, resident)

@@ -12,7 +12,7 @@ from device_runtime.errors import ArgsNotSerializable, ResultDecodeError
 from device_runtime.launch import Encoded, Outcome
 from offload.handle import Handle, SingleHandle
 from offload.scattering import Scatter
-from scheduler.ticket import Depends, Finish, Route, Ticket, Turn, finish_value
+from scheduler.ticket import Depends, Failure, Finish, Route, Ticket, Turn, finish_value
 
 if TYPE_CHECKING:
     from offload.body import Body
@@ -49,7 +49,7 @@ def call(
     data = codec.plain_call(args, kwargs)
     payload = _encoded((args, kwargs), session, pool, body, handles) if data is None else data
     dispatcher = session.dispatcher
-    finished: list[tuple[Any, BaseException | None]] = []
+    finished: list[tuple[Any, Failure | None]] = []
     found = None if handles else dispatcher.call(route, image, payload, finish, turn)
     if found is None:
         ticket = Ticket(route, image, payload, _depends(handles, body), finish=finish, turn=turn)
@@ -62,7 +62,7 @@ def call(
             return values
         if values is not None and finish is not None:
             finished = [finish_value(finish, rank, value) for rank, value in enumerate(values)]
-            if all(error is None for _, error in finished):
+            if all(failed is None for _, failed in finished):
                 return [value for value, _ in finished]
         ticket = dispatcher.settled(route, image, payload, found, finish)
         if finished:

@@ -186,7 +186,10 @@ def stream(
                 break
             yield from values(pending.popleft())
         if elements.error is not None:
-            raise elements.error
+            try:
+                raise elements.error
+            finally:
+                elements.error = None  # its traceback holds this frame
     finally:
         for handle in pending:
             handle.cancel()

@@ -126,12 +126,17 @@ _PLACEMENTS = frozenset({"auto", "target"})
 _NO_PLACEMENT: dict[str, Any] = {"auto": None, "target": None, "all": True, "single": False}
 
 
+def for_decorators(name: str) -> str:
+    """Say where an option of `HARDWARE` belongs."""
+    return f"; {name}= is for hardware kernels, and only their decorator takes it"
+
+
 def _meant(name: str) -> str:
     """Say what may be meant by an option that there is not."""
     import difflib
 
     if name in HARDWARE:
-        return f"; {name}= is for hardware kernels, and only their decorator takes it"
+        return for_decorators(name)
     close = difflib.get_close_matches(name, (*NAMES, *HARDWARE), 1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(NAMES)}"
 

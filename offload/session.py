@@ -119,6 +119,7 @@ class Session:
         self.defaults = Options().merged(layer)
         self.closed = False
         self.nested_in: Context | None = None  # the kernel whose launches it runs
+        self.in_place_of: str | None = None  # the FPGA of the process that this one was forked from
         self._dispatchers: Once[Dispatcher] = Once()
         self._claims: Once[Claim] = Once()  # by card
         self._pools: Once[Pool] = Once()  # by address, and by name where it was asked for by that
@@ -150,6 +151,11 @@ class Session:
             address = self.device
         found = self._pools.values.get(address)
         return found if found is not None else self._pools.get(address, lambda: self._open(address))
+
+    def has_circuits(self) -> bool:
+        """Tell whether the default device is open, and an FPGA."""
+        found = self._pools.values.get(self.device)
+        return found is not None and found.device.bitstream is not None
 
     def reopen(self) -> None:
         """Open the default device, if it is not.
@@ -343,7 +349,7 @@ class Session:
 _started: set[Session] = set()
 _defaults: list[Session] = []  # the last one counts; the others wait for it to be shut down
 _first: Once[Session] = Once()
-_inherited: list[str] = []  # in a forked child: the address of what was the default
+_fpga: list[str] = []  # in a forked child: the address of its parent's default, if that has circuits
 
 
 def session() -> Session:
@@ -355,8 +361,9 @@ def session() -> Session:
 
 
 def _make_default() -> Session:
-    made = Session(*_inherited)
+    made = Session()
     made.holds = 1
+    made.in_place_of = next(iter(_fpga), None)
     _defaults.append(made)
     return made
 
@@ -440,8 +447,8 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
-    # The child cannot use its parent's devices; its own launches open new ones, at the same address.
-    _inherited[:] = [one.device for one in _defaults[-1:]] or _inherited
+    # The child cannot use its parent's devices; its own launches open new ones.
+    _fpga[:] = [one.device for one in _defaults[-1:] if one.has_circuits()] or _fpga
     _started.clear()
     _defaults.clear()
     _first.clear()

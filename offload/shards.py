@@ -215,19 +215,19 @@ class Shards(Generic[R]):
 
     def _error(self, tickets: tuple[Ticket, ...]) -> BaseException | None:
         """Return the first error in core order, the others attached to it as notes; None without one."""
-        failed = [
-            (core_of(ticket, rank), error)
-            for ticket in tickets
-            for rank in range(ticket.count)
-            if (error := ticket.error(rank)) is not None
-        ]
+        failed: dict[int, tuple[int, BaseException]] = {}  # by outcome: shards may have one in common
+        for ticket in tickets:
+            for rank, outcome in enumerate(ticket.outcomes):
+                error = ticket.error(rank)
+                if error is not None:
+                    failed.setdefault(id(outcome), (core_of(ticket, rank), error))
         if not failed:
             return None
-        first = failed[0][1]
+        (_, first), *others = failed.values()
         known = notes_of(first)
-        for core, error in failed[1:]:
+        for core, error in others:
             note = f"core {core} failed too: {_said(error)}"
-            if error is not first and note not in known:
+            if note not in known:
                 add_note(first, note)
         return first
 

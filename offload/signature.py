@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from offload.options import HARDWARE, NAMES
+from offload.options import HARDWARE, NAMES, for_decorators
 
 
 class Signature:
@@ -56,7 +56,7 @@ class Signature:
             if name in self.shown.parameters:
                 continue
             if name in HARDWARE:
-                return f"; {name}= is for hardware kernels, and only their decorator takes it"
+                return for_decorators(name)
             close = difflib.get_close_matches(name, self.options, 1, 0.75)
             if close:
                 return f"; did you mean the option {close[0]!r}?"

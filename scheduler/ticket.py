@@ -7,17 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from device_runtime import codec
 from device_runtime.device import Device, DirectDevice
 from device_runtime.errors import (
     DependencyError,
-    OffloadError,
     RemoteTraceback,
     ResultDecodeError,
+    VerificationError,
     again,
-    set_cause,
 )
 from device_runtime.interrupts import Guard
 from device_runtime.launch import Encoded, Image, Outcome, Plan, ShardId
@@ -127,17 +127,17 @@ class Feed:
 
 
 Finish = Callable[[int, Any], Any]  # makes of a shard's rank and value what whoever asks gets
+Failure = Callable[[], BaseException]  # makes an error, another one each time
 
 
-def finish_value(finish: Finish, rank: int, value: Any) -> tuple[Any, BaseException | None]:
-    """Return what is made of a shard's value, or the error with which that fails, for `again`."""
+def finish_value(finish: Finish, rank: int, value: Any) -> tuple[Any, Failure | None]:
+    """Return what is made of a shard's value, or what makes the error with which that fails."""
     try:
         return finish(rank, value), None
-    except Exception as error:
-        kept = again(error)
-        if not isinstance(error, OffloadError):  # it is the user's, who wants to know where it was raised
-            set_cause(kept, RemoteTraceback(traceback_text(error)))
-        return None, kept
+    except VerificationError as error:
+        return None, partial(again, error.with_traceback(None))
+    except Exception as error:  # it is the user's, and kept as one that was raised on a core
+        return None, partial(codec.decode_error, codec.encode_error(error, bytes))
 
 
 class Turn(Protocol):
@@ -172,7 +172,7 @@ class _More:
         self.listeners: Sequence[tuple[int, ShardId, int]] = ()  # units, their shards, cores they wait for
         self.cause: Ticket | None = None  # the launch that failed, and because of which it did
         self.feeds: Sequence[deque[tuple[Ticket, int]]] = ()
-        self.values: dict[int, tuple[Any, BaseException | None]] = {}  # as `finish_value` gives it, by rank
+        self.values: dict[int, tuple[Any, Failure | None]] = {}  # as `finish_value` gives it, by rank
 
 
 _NOTHING = _More()  # what all the others have; never written to
@@ -377,18 +377,19 @@ class Ticket:
         values = self.more.values
         found = values.get(rank)
         if found is None:
-            try:
-                # Two threads may decode at once; both then use what the first one stored.
-                found = values.setdefault(rank, self._decode(rank, outcome.payload))
-            except ResultDecodeError as error:
-                told = ResultDecodeError(f"kernel {self.name}: {error}")
-                told.__cause__ = error.__cause__
-                return None, told
+            # Two threads may decode at once; both then use what the first one stored.
+            found = values.setdefault(rank, self._decode(rank, outcome.payload))
         value, failed = found
-        return value, None if failed is None else again(failed)
+        return value, None if failed is None else failed()
 
-    def _decode(self, rank: int, payload: Encoded) -> tuple[Any, BaseException | None]:
-        value = codec.decode(payload, writable=True, error=ResultDecodeError)
+    def _decode(self, rank: int, payload: Encoded) -> tuple[Any, Failure | None]:
+        try:
+            value = codec.decode(payload, writable=True, error=ResultDecodeError)
+        except ResultDecodeError as error:
+            told = ResultDecodeError(f"kernel {self.name}: {error}")
+            if error.__cause__ is not None:
+                told.__cause__ = RemoteTraceback(traceback_text(error.__cause__))
+            return None, partial(again, told)
         return (value, None) if self.more.finish is None else finish_value(self.more.finish, rank, value)
 
     def _first_error_of_cause(self) -> BaseException | None:

@@ -99,6 +99,6 @@ def in_verilog(circuit: bytes) -> dict[str, Rtl]:
 
 def _unloadable(error: Exception) -> BitstreamError:
     why = "they are for the Python they were written by"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and error.name:
         why = f"they use module {error.name!r}, which has to be beside the script, or installed, here, too"
     return BitstreamError(f"its models do not load here ({error!r}); {why}")

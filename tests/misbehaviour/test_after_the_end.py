@@ -107,31 +107,6 @@ def test_a_forked_child(program: Callable[..., Program], device: str, leave: str
     assert ended.code == 0, ended.err
 
 
-CONNECTED = """
-    import os
-    import offload as of
-    from offload import offload
-
-    @offload
-    def k(x):
-        return x
-
-    of.connect("inline:2")
-    of.connect("inline:3")
-    if os.fork() or os.fork():  # a child, and a child of its own that has launched nothing
-        os.wait()
-    else:
-        print(k(1), flush=True)
-    os._exit(0)
-"""
-
-
-def test_a_forked_child_launches_where_its_parent_would(program: Callable[..., Program]) -> None:
-    """On another kind of device the value may be another one."""
-    ended = program("-W", "ignore", "script.py", files={"script.py": CONNECTED}, device="local:1").end()
-    assert ended.out.splitlines() == ["[1, 1, 1]"], ended.err
-
-
 SHARES = """
     import os
     import numpy as np

@@ -220,6 +220,69 @@ def test_an_error_that_was_caught_keeps_nothing_that_its_frames_held(device: str
         assert use()() is None
 
 
+def _refuse(why: str) -> Any:
+    raise LookupError(why)
+
+
+class Unloadable:
+    def __reduce__(self) -> Any:
+        return _refuse, ("it does not load",)
+
+
+def test_a_value_that_does_not_load_tells_why_and_keeps_nothing(device: str) -> None:
+    def use() -> weakref.ref[Held]:
+        held = Held()
+        handle = offload(lambda: Unloadable(), target=0).launch()
+        for ask in (handle.wait, handle.result, handle.wait_any):
+            with contextlib.suppress(package.ResultDecodeError):
+                ask()
+        error = handle.exception()
+        assert isinstance(error, package.ResultDecodeError) and "it does not load" in str(error)
+        assert "raise LookupError(why)" in str(error.__cause__)
+        return weakref.ref(held)
+
+    with no_collection():
+        assert use()() is None
+
+
+def test_a_source_that_fails_keeps_nothing(device: str) -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise KeyError("no more")
+
+    def use() -> weakref.ref[Held]:
+        held = Held()
+        with contextlib.suppress(KeyError):
+            list(one.map(source()))
+        return weakref.ref(held)
+
+    with no_collection():
+        assert use()() is None
+
+
+def test_errors_of_a_launch_that_was_appended_twice_are_told_once(device: str) -> None:
+    handle = fail([0, 1])
+    handle.append(handle)
+    failed = handle.exception()
+    assert failed is not None
+    assert vars(failed)["__notes__"] == ["core 1 failed too: KeyError: 'core 1'"]
+    waits = where.options(target=[0, 1])(handle)
+    for _ in range(2):  # both shards have the same end
+        refused = waits.exception()
+        assert isinstance(refused, DependencyError) and "__notes__" not in vars(refused)
+
+
+def test_an_error_of_ours_shows_what_was_being_handled(local: str) -> None:
+    handle = offload(os._exit, target=0).launch(3)
+    for _ in range(2):
+        try:
+            raise ValueError("this one")
+        except ValueError as handled:
+            with pytest.raises(package.WorkerDied, match="code 3") as raised:
+                handle.wait()
+            assert raised.value.__context__ is handled and not raised.value.__suppress_context__
+
+
 def test_an_error_that_was_awaited_or_called_for_keeps_nothing(device: str) -> None:
     async def awaited() -> weakref.ref[Held]:
         held = Held()

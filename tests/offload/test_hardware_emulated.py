@@ -7,6 +7,7 @@ import gc
 import io
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -1035,10 +1036,16 @@ def test_what_a_function_leaves_unwritten_is_not_compared(tmp_path: Path) -> Non
                 heads(*given, 0)
 
 
-def test_a_function_that_fails_when_it_is_compared_tells_where(tmp_path: Path) -> None:
+class Unready(Exception):
+    def __init__(self, *, place: int) -> None:
+        super().__init__(f"place {place} is not ready")
+
+
+@pytest.mark.parametrize("kind", [KeyError, Unready, of.NotOnDevice])
+def test_a_function_that_fails_when_it_is_compared_tells_where(tmp_path: Path, kind: type[Exception]) -> None:
     @offload(kernel="vadd", verify=1)
     def vadd(a: In("float32"), out: Out("float32")) -> None:  # type: ignore[valid-type]
-        raise KeyError("it is not ready yet")
+        raise Unready(place=3) if kind is Unready else kind("not ready")
 
     def twice(a: Any, out: Any) -> None:
         out[:] = a + a
@@ -1047,9 +1054,52 @@ def test_a_function_that_fails_when_it_is_compared_tells_where(tmp_path: Path) -
     with of.connect(address(f"emu:{made}")):
         handle = vadd.launch(np.ones(2, "float32"), np.empty(2, "float32"))
         for _ in range(2):
-            with pytest.raises(KeyError, match="not ready yet") as raised:
+            with pytest.raises(kind, match="not ready") as raised:
                 handle.result()
-            assert 'raise KeyError("it is not ready yet")' in str(raised.value.__cause__)
+            assert "raise Unready(place=3) if" in str(raised.value.__cause__)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 on, where there are threads
+def test_a_forked_child_runs_no_reference_for_a_circuit(tmp_path: Path) -> None:
+    @offload(kernel="vadd")
+    def vadd(a: In("float32"), out: Out("float32")) -> None:  # type: ignore[valid-type]
+        out[:] = -1
+
+    @offload(auto=1)
+    def plain(x: int) -> int:
+        return x
+
+    def twice(a: Any, out: Any) -> None:
+        out[:] = a + a
+
+    def launch() -> Any:
+        return vadd(np.ones(1, "float32"), np.empty(1, "float32"))[0].tolist()
+
+    made = Xclbin([vadd], models={"vadd": twice}).write(tmp_path / "vadd.xclbin")
+    told, tell = os.pipe()
+    with of.connect(address(f"emu:{made}")):
+        assert launch() == [2]
+        child = os.fork()
+        if not child:
+            said = []
+            for use in (launch, lambda: plain(5), lambda: of.connect("inline") and launch()):
+                try:
+                    said.append(str(use()))
+                except BaseException as error:
+                    said.append(f"{type(error).__name__}: {error}")
+            os.write(tell, "\n".join(said).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        refused, *others = os.read(told, 10_000).decode().splitlines()
+        assert re.fullmatch(
+            r"DeviceUnavailable: kernel .*vadd: .* is the device of the process that this one was forked "
+            r"from; offload.connect\(...\) says where .*",
+            refused,
+        )
+        assert others == ["[5]", "[-1.0]"]
+        assert launch() == [2]
+    os.close(told)
+    os.close(tell)
 
 
 def test_a_function_that_writes_nothing_is_told_of(tmp_path: Path) -> None:
