@@ -11,7 +11,6 @@ first to come.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import get_ident
 from typing import NamedTuple, Protocol
 
 from device_runtime.device import DirectDevice
@@ -87,7 +86,7 @@ class Direct:
                 return None
             self._lone = make(Lone, (number, route, image, args, plan, finish, turn))
             guard.visitor = self._visitor
-            self._pump.pumper = get_ident()
+            self._pump.take()
             left = True  # by an exception: nobody waits for it
             try:
                 while not guard.aside(device.look, plan):

@@ -3,8 +3,9 @@
 A thread that waits for a launch pumps, so that no other thread need be woken
 for its sake; if one does already, it sleeps until its launch is done or the
 pump stops. While launches are under way and nobody waits, a thread in the
-background pumps; it makes room for one that does. It is started when it is
-first needed, and parked, not ended, when there is nothing to do.
+background is on call: an event wakes it, and it pumps until that is handled.
+Whoever begins to wait takes the call away, and puts it back in the end, with a
+system call that wakes nobody. The thread is started when it is first needed.
 
 Whoever makes launches one after another has the interpreter's lock most of the
 time, and the pump would come too late to keep units busy. So it steps in.
@@ -17,11 +18,13 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from math import inf
 from typing import Protocol
 
 from device_runtime.interrupts import Guard, Rung, Shield, Window
 
-_LONGEST = 2**31 - 1  # milliseconds, 24 days: what `poll` takes
+_LONGEST = 2e6  # seconds, 23 days: what `poll` takes at least
 
 
 class Engine(Protocol):
@@ -62,27 +65,41 @@ class _Waiter:
 
 
 class Pump:
-    """Let threads wait, and have exactly one of them receive events."""
+    """Let threads wait, and have exactly one of them receive events.
+
+    Raises OSError where the process can have no more descriptors.
+    """
 
     def __init__(self, guard: Guard, engine: Engine) -> None:
         self._guard = guard
         self._engine = engine
-        self._poll = select.poll()
-        self._bell: tuple[int, ...] = os.pipe()  # rings to make the pump look up from its wait
-        for end in self._bell:
-            os.set_blocking(end, False)
-        self._poll.register(self._bell[0], select.POLLIN)
+        with ExitStack() as stack:
+            self._poll = stack.enter_context(select.epoll())
+            self._bell: tuple[int, ...] = os.pipe()  # rings to make the pump look up from its wait
+            for end in self._bell:
+                stack.callback(os.close, end)
+                os.set_blocking(end, False)
+            self._poll.register(self._bell[0], select.EPOLLIN)
+            # What the background thread sleeps on: all of that, while it is on call, and a bell of its own.
+            self._call = stack.enter_context(select.epoll())
+            self._call.register(self._poll, 0)
+            self._rouser = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, self._rouser)
+            self._call.register(self._rouser, select.EPOLLIN)
+            self._descriptors = stack.pop_all()
         self.pumper: int | None = None  # the thread that receives events: here, or by itself
         self._waiters: list[_Waiter] = []
         self._background: threading.Thread | None = None
+        self._serves = False  # it has not ended
+        self._on_call = False  # an event wakes it, or has, and it comes
+        self._due = -inf  # when it wakes by itself; before all else while it is awake
         self._heard: set[int] = set()  # where there was something when `sleep` ended
         self._midway = False  # events were received, and not handled yet
-        self._parked: _Waiter | None = None  # the background thread's, while it has nothing to do
         self._stopped = False
 
     def watch(self, descriptor: int) -> None:
         """Look for events at one more descriptor."""
-        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(descriptor, select.EPOLLIN)
         self.ring()
 
     def forget(self, descriptor: int) -> None:
@@ -98,6 +115,13 @@ class Pump:
         except BlockingIOError:
             pass  # it has not heard the earlier rings yet
 
+    def take(self) -> None:
+        """Receive events from now on, in the calling thread; called under the guard, if nobody does."""
+        self.pumper = threading.get_ident()
+        if self._on_call:
+            self._on_call = False
+            self._call.modify(self._poll, 0)
+
     def sleep(self) -> None:
         """Sleep until there is an event, or somebody rings; called by the thread that receives events."""
         self._heard = self._sleep(None)
@@ -110,10 +134,9 @@ class Pump:
     def leave(self) -> None:
         """Receive events no longer; called under the guard."""
         self.pumper = None
-        if self._stopped:
-            self._close_bell()
+        self._close_at_last()
 
-    def _sleep(self, timeout: int | None) -> set[int]:
+    def _sleep(self, timeout: float | None) -> set[int]:
         """Wait for events, and return where there are some; Ctrl-C is let through."""
         with Rung(self._bell[1] if self._bell else -1), Window():
             return {descriptor for descriptor, _ in self._poll.poll(timeout)}
@@ -137,7 +160,6 @@ class Pump:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         me = _Waiter(ready)
-        thread = threading.get_ident()
         self.check()
         pumping = False
         with Shield():
@@ -148,14 +170,13 @@ class Pump:
                             return True
                         if deadline is not None and time.monotonic() >= deadline:
                             return False
-                        if pumping or self.pumper is None:
-                            pumping, self.pumper = True, thread
+                        if not pumping and self.pumper is None:
+                            self.take()
+                            pumping = True
                             if me in self._waiters:
                                 self._waiters.remove(me)
-                        elif me not in self._waiters:
+                        elif not pumping and me not in self._waiters:
                             self._waiters.append(me)
-                            if self._background is not None and self.pumper == self._background.ident:
-                                self.ring()  # it makes room
                     if pumping:
                         self._turn(deadline)
                     else:
@@ -177,33 +198,36 @@ class Pump:
         if self._waiters:
             self._waiters[0].rouse()
         elif self._engine.busy() and not self._stopped:
-            if self._parked is not None:
-                self._parked.rouse()
-            elif self._background is None:
+            if self._background is None:
                 background = threading.Thread(target=self._run, name="offload-pump", daemon=True)
                 try:
                     background.start()
                 except RuntimeError:  # the program ends: whoever waits will pump
                     return
-                self._background = background
+                self._background, self._serves = background, True
+            if not self._on_call:
+                self._on_call = True
+                self._call.modify(self._poll, select.EPOLLIN | select.EPOLLONESHOT)
+            due = self._engine.next_deadline()
+            if due is not None and due < self._due:
+                os.eventfd_write(self._rouser, 1)
 
     def stop(self) -> None:
         """End the background thread and give back the descriptors."""
         with self._guard:
             self._stopped = True
-            if self._parked is not None:
-                self._parked.rouse()
+            os.eventfd_write(self._rouser, 1)
             self.ring()
         if self._background is not None and self._background is not threading.current_thread():
             self._background.join()
         with self._guard:
-            if self.pumper is None:  # else it does when it leaves
-                self._close_bell()
+            self._close_at_last()
 
-    def _close_bell(self) -> None:
-        bell, self._bell = self._bell, ()
-        for end in bell:
-            os.close(end)
+    def _close_at_last(self) -> None:
+        """Give back the descriptors once nobody will use them any more."""
+        if self._stopped and self.pumper is None and not self._serves:
+            self._bell, self._on_call = (), False
+            self._descriptors.close()
 
     def _turn(self, deadline: float | None) -> None:
         """Wait for events once, and let everything follow from them."""
@@ -211,11 +235,7 @@ class Pump:
             due = self._engine.next_deadline()
         if due is not None and (deadline is None or due < deadline):
             deadline = due
-        # Rounded up: waking a fraction of a millisecond early would mean to poll.
-        timeout = None
-        if deadline is not None:
-            timeout = min(_LONGEST, max(0, int((deadline - time.monotonic()) * 1000) + 1))
-        readable = self._sleep(timeout)
+        readable = self._sleep(_until(deadline))
         with self._guard:
             if self._bell and self._bell[0] in readable:
                 os.read(self._bell[0], 4096)
@@ -248,32 +268,42 @@ class Pump:
                 waiter.rouse()
 
     def _run(self) -> None:
-        """Pump in the background while anything is under way and nobody waits; else be parked."""
-        park = _Waiter(lambda: False)
-        while True:
+        """Pump, in the background, what an event or a deadline calls for while nobody waits."""
+        try:
+            while not self._stopped:
+                if self._doze():
+                    try:
+                        self._turn(0.0)
+                    finally:
+                        with self._guard:
+                            self.leave()
+                            self.attend()
+        finally:
             with self._guard:
-                if self._stopped:
-                    return
-                needed = self._is_needed()
-                if needed:
-                    self.pumper = threading.get_ident()
-                else:
-                    self._parked = park
-            if not needed:
-                park.wake.acquire()
-                with self._guard:
-                    self._parked = None
-                continue
-            try:
-                while needed:
-                    self._turn(None)
-                    with self._guard:
-                        needed = not self._stopped and self._is_needed()
-            finally:
-                with self._guard:
-                    self.leave()
-                    self.attend()
+                self._serves = False
+                self._close_at_last()
 
-    def _is_needed(self) -> bool:
-        """Tell whether the thread in the background is to pump, if nobody else does."""
-        return not self._waiters and self._engine.busy() and self.pumper in (None, threading.get_ident())
+    def _doze(self) -> bool:
+        """Sleep until called, or late; tell whether this thread is to pump, and begin to."""
+        with self._guard:
+            due = self._engine.next_deadline() if self.pumper is None else None
+            self._due = inf if due is None else due
+        woken = {descriptor for descriptor, _ in self._call.poll(_until(due))}
+        with self._guard:
+            self._due = -inf
+            if self._rouser in woken:
+                os.eventfd_read(self._rouser)
+            called = self._poll.fileno() in woken
+            if called:
+                self._on_call = False
+            called = called or (due is not None and time.monotonic() >= due)
+            if not called or self._stopped or self.pumper is not None or self._waiters:
+                return False
+            if self._engine.busy():
+                self.take()
+            return self.is_mine()
+
+
+def _until(deadline: float | None) -> float | None:
+    """Return for how many seconds to poll, which rounds them up to milliseconds."""
+    return None if deadline is None else min(_LONGEST, max(0.0, deadline - time.monotonic()))

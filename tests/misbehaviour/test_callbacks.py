@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,28 @@ def test_shutdown_lets_callbacks_end(gate: Gate) -> None:
     assert got == [None]
 
 
+def test_a_time_limit_that_another_thread_learnt_of_passes_while_nobody_waits(tmp_path: Path) -> None:
+    before, within = Gate.make(tmp_path / "before"), Gate.make(tmp_path / "within")
+    offload(before.pass_through, target=0, async_=True)()
+    limited = offload(within.pass_through, target=0, async_=True, timeout=0.2)()
+    seen = offload(within.wait, target=1, async_=True)()
+    before.wait()
+    begun = threading.Thread(target=before.let_on)
+    ended: queue.SimpleQueue[of.Handle[Any]] = queue.SimpleQueue()
+    limited.add_done_callback(ended.put)
+
+    def ready() -> bool:
+        if begun.ident is None:  # from now on it is this thread that hears of what happens
+            begun.start()
+        return seen.done()
+
+    session().dispatcher.wait(ready)
+    begun.join()
+    error = ended.get(timeout=30).exception()
+    within.remove()
+    assert isinstance(error, of.LaunchTimeout)
+
+
 def test_a_signal_just_before_the_host_goes_to_sleep_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     one(1).wait()
     dispatcher = session().dispatcher
@@ -136,10 +159,13 @@ def test_a_signal_just_before_the_host_goes_to_sleep_wakes_it(monkeypatch: pytes
     class Late:
         """Python's handler has run when the thread goes to sleep."""
 
-        def poll(self, timeout: int | None = None) -> list[tuple[int, int]]:
+        def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
             if not struck:
                 signal.raise_signal(signal.SIGUSR1)
             return poll.poll(timeout)
+
+        def fileno(self) -> int:
+            return poll.fileno()
 
     monkeypatch.setattr(dispatcher._pump, "_poll", Late())
     before = signal.signal(signal.SIGUSR1, lambda *_: struck.append(True))

@@ -422,6 +422,22 @@ MUTANTS = (
         hangs=True,
     ),
     Mutant(
+        "nobody is on call while nobody waits",
+        _PUMP,
+        "                self._call.modify(self._poll, select.EPOLLIN | select.EPOLLONESHOT)",
+        "                pass",
+        ("tests/offload/test_executor.py",),
+        hangs=True,
+    ),
+    Mutant(
+        "a deadline that is new wakes nobody",
+        _PUMP,
+        "            if due is not None and due < self._due:\n                os.eventfd_write(self._rouser, 1)",
+        "            pass",
+        ("tests/misbehaviour/test_callbacks.py",),
+        hangs=True,
+    ),
+    Mutant(
         "a launch of another thread does not see the one that goes the short way",
         _DIRECT,
         "            guard.visitor = self._visitor\n",
