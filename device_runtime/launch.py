@@ -106,6 +106,9 @@ class Plan(NamedTuple):
     log_level: int = 30
 
 
+RECENT = 256  # works of which a unit knows whether they have ended well
+
+
 class Work(NamedTuple):
     """Everything a unit needs to run one shard."""
 
@@ -115,6 +118,8 @@ class Work(NamedTuple):
     # what they get for each argument that follows.
     args: Encoded
     dependencies: tuple[Dependency, ...] = ()
+    # Launches among the last RECENT that the unit was sent: it runs this one only if they have ended well.
+    after: tuple[int, ...] = ()
 
 
 class PeerNotice(NamedTuple):

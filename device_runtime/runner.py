@@ -6,7 +6,7 @@ import contextlib
 import os
 import pickle
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,8 +14,8 @@ from typing import Any
 
 from device_runtime import capture, codec, walk
 from device_runtime.context import Context, Mesh
-from device_runtime.errors import ArgsDecodeError, ResultNotSerializable, add_note
-from device_runtime.launch import Encoded, Image, Outcome, Payload, Place, ShardId, Work, make
+from device_runtime.errors import ArgsDecodeError, DependencyError, ResultNotSerializable, add_note
+from device_runtime.launch import RECENT, Encoded, Image, Outcome, Payload, Place, ShardId, Work, make
 from device_runtime.resident import Resident
 from device_runtime.traces import relieve, text_of
 
@@ -78,6 +78,7 @@ class Runner:
         self._enter = enter
         self._begin = begin
         self._depth = depth
+        self._well: deque[int] = deque(maxlen=RECENT)  # the last launches that have ended well
         # By image: the function, and the globals among which it reads resident values.
         self._functions: OrderedDict[int, tuple[Callable[..., Any], dict[str, Any]]] = OrderedDict()
 
@@ -86,6 +87,9 @@ class Runner:
         begun = 0.0
         plan, shard = work.plan, work.shard
         image = plan.image
+        if work.after and not set(self._well).issuperset(work.after):
+            error = DependencyError(f"kernel {image.name} was not run: what it comes after has failed")
+            return Outcome(_told(error, self._place), True)
         try:
             function, shared = self._functions.get(image.number) or self._load(image)
             calls = self._arguments(work)
@@ -113,7 +117,9 @@ class Runner:
                     context.nested.shutdown()
             ended = time.monotonic()
             del function, calls
-            return make(Outcome, (self._encoded(image, value), False, None, begun, ended, None))
+            encoded = self._encoded(image, value)
+            self._well.append(shard.launch)
+            return make(Outcome, (encoded, False, None, begun, ended, None))
         except BaseException as error:
             ended = time.monotonic()
             return Outcome(_told(error, self._place), True, None, begun, ended)

@@ -52,6 +52,7 @@ class Submit(NamedTuple):
     launches: int = 1
     behind: tuple[int, ...] = ()  # unfinished launches that must have ended before, however they do
     any_unit: bool = False  # where units are named: others would do as well
+    ahead: bool = False  # a unit may have it while it runs what this depends on: no values are needed of that
 
 
 class ShardBegun(NamedTuple):

@@ -70,6 +70,11 @@ class Launch:
         doomed = None if self.extra is None else self.extra.doomed
         return doomed.get(rank) if doomed else None
 
+    def fate(self, rank: int) -> str | None:
+        """Return how a shard ends that a unit holds, None if as that says."""
+        lacks = self.extra is not None and self.extra.cause >= 0
+        return self.doom(rank) or ("dependency" if lacks else None)
+
     def waits(self) -> bool:
         """Tell whether a launch that it depends on has not ended."""
         return self.extra is not None and self.extra.waits > 0
@@ -113,6 +118,7 @@ class Extra:
     """What only some launches have: several shards, options, dependencies, accidents."""
 
     __slots__ = (
+        "ahead",
         "attempts",
         "begun",
         "behind",
@@ -140,10 +146,12 @@ class Extra:
         retries: int = 0,
         timeout: float | None = None,
         behind: tuple[int, ...] = (),
+        ahead: bool = False,
     ) -> None:
         self.priority = priority
         self.needs = needs + behind
         self.behind = frozenset(behind)  # those of them that may fail
+        self.ahead = ahead  # a unit may have it while it runs those
         self.retries = retries
         self.timeout = timeout
         self.unsent = count  # shards that have not ended and were never sent to a unit

@@ -36,7 +36,7 @@ from scheduler.direct import Lone
 from scheduler.plans import Plans
 from scheduler.room import weight
 from scheduler.state import State
-from scheduler.ticket import END, VALUE, Pool, Ticket
+from scheduler.ticket import END, SUCCESS, VALUE, Pool, Ticket
 from scheduler.verdicts import dependency_error, verdict
 
 
@@ -93,7 +93,8 @@ class Ledger:
             last = self._number(ticket)
         self.step(
             make(
-                events.Submit, (last, pool.index, None, 1, route.kernel, 0, (), 0, None, len(alike), (), True)
+                events.Submit,
+                (last, pool.index, None, 1, route.kernel, 0, (), 0, None, len(alike), (), True, False),
             )
         )
 
@@ -136,6 +137,7 @@ class Ledger:
             1,
             behind,
             route.units is None,
+            bool(needs or behind) and all(need.wants != VALUE for need in ticket.more.depends),
         )
         self.step(make(events.Submit, asked))
 
@@ -335,9 +337,11 @@ class Ledger:
         if isinstance(args, list):
             args = args[shard.rank]
         if not depends:
-            return make(Work, (shard, plan, args, ()))
+            return make(Work, (shard, plan, args, (), ()))
         needs = [Dependency(need.bare, _payloads(need.tickets)) for need in depends if need.wants == VALUE]
-        return Work(shard, plan, args, tuple(needs))
+        # What has not ended yet the unit has been sent before.
+        wanted = [one for need in depends if need.wants == SUCCESS for one in need.tickets if not one.done]
+        return Work(shard, plan, args, tuple(needs), tuple([one.number for one in wanted]))
 
     def _send_together(self, outbox: list[Message], last: int, launches: int) -> None:
         plan = self._work(ShardId(last, 0)).plan
@@ -345,7 +349,7 @@ class Ledger:
             args = self.launches[number].args
             if isinstance(args, list):
                 (args,) = args
-            outbox.append(make(Work, (make(ShardId, (number, 0, 0)), plan, args, ())))
+            outbox.append(make(Work, (make(ShardId, (number, 0, 0)), plan, args, (), ())))
 
     def settle(self, ticket: Ticket, rank: int, outcome: Outcome) -> None:
         """Write down how a shard ended, and tell those that wait for messages of it."""

@@ -11,9 +11,10 @@ A unit is only looked at when it may take something that it could not before.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from math import inf
 
-from device_runtime.launch import ShardId, make
+from device_runtime.launch import RECENT, ShardId, make
 from scheduler.events import Action, Kill, Placed, Send
 from scheduler.launches import Bundle, Key, Launch
 from scheduler.order import Order
@@ -128,6 +129,66 @@ class Placing:
         pool = self.pools.get(launch.pool)
         if pool is not None and launch.key and launch.units is None and not launch.waits():
             pool.drop_auto(launch)
+
+    # ---- launches that wait for what a unit holds ----------------------------------
+
+    def follow(self, launch: Launch) -> None:
+        """Send an auto launch that waits to the unit that holds all it waits for, if that may have it."""
+        extra, pool = launch.more(), self.pools[launch.pool]
+        needed = self.launches.get(max(extra.needs))
+        if needed is None or needed.units is None or needed.pool != launch.pool or pool.autos.queued:
+            return
+        unit = pool.units[needed.units[0]]
+        if unit.is_open and unit.flight and self._may_follow(pool, unit, launch):
+            self._send_behind(pool, unit, launch)
+
+    def _is_behind(self, unit: Unit, launch: Launch) -> bool:
+        """Tell whether a unit holds all that a launch waits for, and so may have it already.
+
+        It runs what it is sent one after the other, and nothing that comes after what has failed.
+        """
+        extra = launch.extra
+        if extra is None or not extra.ahead or launch.count > 1 or extra.waits > len(unit.flight):
+            return False
+        if unit.held >= RECENT:
+            return False
+        return sum(self._is_awaited(shard, launch) for shard in unit.flight) == extra.waits
+
+    def _is_awaited(self, shard: ShardId, launch: Launch) -> bool:
+        """Tell whether a shard in flight is all of a launch that another one waits for."""
+        held = self.launches[shard.launch]
+        if held.extra is None or held.extra.dependants is None:
+            return False
+        return held.count == 1 and launch.number in held.extra.dependants
+
+    def _may_follow(self, pool: Pool, unit: Unit, launch: Launch) -> bool:
+        """Tell whether a unit may have an auto launch that waits: for the last that it holds, among others.
+
+        Else it has enough to do, and several that wait for one would all go there while others idle.
+        """
+        last = next(reversed(unit.flight))
+        if not (self._has_room(pool, unit, launch.kernel) and self._is_awaited(last, launch)):
+            return False
+        return self._is_behind(unit, launch)
+
+    def _send_behind(self, pool: Pool, unit: Unit, launch: Launch) -> None:
+        before = [self.launches[one.launch].key for one in unit.flight if self._is_awaited(one, launch)]
+        self.order.enter(launch, max(before))
+        self._place(pool, launch, unit)
+
+    def _fill_behind(self, pool: Pool, unit: Unit) -> None:
+        """Send a unit, where nothing else waits for it, what waits for what it holds."""
+        while unit.load <= AHEAD:
+            last = self.launches[next(reversed(unit.flight)).launch].extra
+            if last is None or not last.dependants:
+                return
+            for launch in islice(last.dependants.values(), _LOOKED):
+                free = launch.units is None and launch.pool == unit.pool and not launch.more().moved
+                if free and launch.left and self._may_follow(pool, unit, launch):
+                    self._send_behind(pool, unit, launch)
+                    break
+            else:
+                return
 
     def _place(self, pool: Pool, launch: Launch, first: Unit | None = None) -> None:
         """Choose the units of an auto launch, and queue it there; `first` can take it now."""
@@ -291,8 +352,10 @@ class Placing:
                 self._place(pool, auto, pool.idle() or unit)
                 continue
             if head is None:
+                if unit.flight:
+                    self._fill_behind(pool, unit)
                 return
-            if head.extra is not None and head.extra.waits:
+            if head.extra is not None and head.extra.waits and not self._is_behind(unit, head):
                 if not unit.flight:
                     pool.stall(unit, head.key)
                 return

@@ -137,9 +137,8 @@ class State:
             self._settle_rest(launch, "closed")
 
     def _submit(self, event: events.Submit) -> None:
-        number, home, units, count, kernel, priority, needs, retries, timeout, launches, behind, any_unit = (
-            event
-        )
+        number, home, units, count, kernel, priority, needs, retries, timeout, launches = event[:10]
+        behind, any_unit, ahead = event[10:]
         pool = self._pools.get(home)
         _check(event, pool)
         if launches > 1:
@@ -150,7 +149,7 @@ class State:
         extra = None
         waits = needs or behind
         if count > 1 or waits or priority or retries or timeout is not None:
-            extra = Extra(count, priority, needs, retries, timeout, behind)
+            extra = Extra(count, priority, needs, retries, timeout, behind, ahead)
         launch = self._launches[number] = Launch(number, home, units, count, kernel, extra)
         if any_unit:
             launch.any_unit = True
@@ -163,7 +162,9 @@ class State:
             self._placing.order.enter(launch, self._bound(launch) if waits else ())
             for rank in self._placing.queue(launch):
                 self._settle(launch, rank, "no units")
-        elif not launch.waits() and not self._placing.queue_auto(launch, at_once=True):
+        elif waits and launch.waits():
+            self._placing.follow(launch)
+        elif not self._placing.queue_auto(launch, at_once=True):
             self._settle_rest(launch, "no units")
 
     def _submit_together(self, event: events.Submit) -> None:
@@ -235,12 +236,12 @@ class State:
 
     def _end(self, unit: Unit, launch: Launch, shard: ShardId, ok: bool) -> None:
         self._land(unit, shard, launch)
-        doom = launch.doom(shard.rank)
-        if doom is None:
+        fate = launch.fate(shard.rank)
+        if fate is None:
             self._settle(launch, shard.rank, "ended", ok)
         else:  # its end was decided before: what comes late does not count
-            unit.doomed -= 1
-            self._settle(launch, shard.rank, doom)
+            unit.doomed -= launch.doom(shard.rank) is not None
+            self._settle(launch, shard.rank, fate)
         self._kill_doomed(unit)
 
     def _lost(self, event: events.UnitLost) -> None:
@@ -263,9 +264,9 @@ class State:
             # The first may have brought the unit down while it was being loaded.
             suspect = begun or (crashed and event.served and place == 0)
             extra.lost += suspect
-            doom = launch.doom(rank)
-            if doom is not None:
-                self._settle(launch, rank, doom)
+            fate = launch.fate(rank)
+            if fate is not None:
+                self._settle(launch, rank, fate)
             elif begun and not _may_retry(extra, rank):
                 tried = extra.retries and extra.lost >= MAX_UNITS_LOST
                 self._settle(launch, rank, "poisoned" if tried else "died")
@@ -302,7 +303,7 @@ class State:
             for shard in list(unit.flight):
                 launch = self._launches[shard.launch]
                 self._land(unit, shard, launch)
-                self._settle(launch, shard.rank, launch.doom(shard.rank) or "no units")
+                self._settle(launch, shard.rank, launch.fate(shard.rank) or "no units")
             self._give_up(unit)
 
     def _unloaded(self, event: events.PoolUnloaded) -> None:
@@ -471,7 +472,8 @@ class State:
             other.waits -= 1
             if not extra.ok and launch.number not in other.behind:
                 other.cause = launch.number if extra.cause < 0 else extra.cause
-                self._settle_rest(dependant, "dependency")
+                if not dependant.flying:  # else its unit does not run it, and says so
+                    self._settle_rest(dependant, "dependency")
                 continue
             if not other.waits:
                 if dependant.units is not None:

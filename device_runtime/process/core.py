@@ -119,7 +119,7 @@ class Core:
                 if (
                     type(args) is bytes
                     and message.plan.number in self.plans
-                    and not (message.dependencies or self.returned)
+                    and not (message.dependencies or message.after or self.returned)
                 ):
                     size += len(args)
                     if alike and (size > _TOGETHER or not _follows(message, alike[-1])):
@@ -156,7 +156,7 @@ class Core:
     def _put_alike(self, works: Sequence[Work], arguments: Sequence[bytes]) -> None:
         """Put plain works of one plan, numbered in a row, into the channel."""
         if works:
-            shard, plan, _, _ = works[0]
+            shard, plan, *_ = works[0]
             if len(works) == 1:
                 self.channel.put(wire.plain_record(shard, plan.number, arguments[0]))
             else:

@@ -116,10 +116,10 @@ class Endpoint:
     def work(self, shard: ShardId, plan: Plan, args: Encoded | None, more: Any) -> Work | Outcome:
         """Put a work together from what a record told; return how it ended where memory is short."""
         if args is not None:
-            return make(Work, (shard, plan, args, ()))
+            return make(Work, (shard, plan, args, (), ()))
         try:
             needs = tuple([wire.dependency_in(need, self._reader) for need in more[1]])
-            return Work(shard, plan, wire.payload_in(more[0], self._reader), needs)
+            return Work(shard, plan, wire.payload_in(more[0], self._reader), needs, more[3])
         except DeviceMemoryError as error:
             return Outcome(codec.encode_error(error, bytes), True)
 

@@ -113,10 +113,10 @@ def work_out(work: Work, reach: Callable[[Buffer], Buffer], returned: Sequence[i
     """Return the record of a work; `returned` are offsets of blocks no longer looked at."""
     args, shard = work.args, work.shard
     flags, data = _in_one(args)
-    if data is not None and not (work.dependencies or returned):
+    if data is not None and not (work.dependencies or work.after or returned):
         return WORK_HEAD.pack(WORK, flags, shard.attempt, work.plan.number, shard.launch) + data
     needs = [(need.bare, [payload_out(p, reach) for p in need.payloads]) for need in work.dependencies]
-    more = pickle.dumps((payload_out(args, reach), needs, returned), 5)
+    more = pickle.dumps((payload_out(args, reach), needs, returned, work.after), 5)
     return WORK_HEAD.pack(WORK, MORE, shard.attempt, work.plan.number, shard.launch) + more
 
 
@@ -167,10 +167,15 @@ def short_work(plan: Plan, launch: int, args: Encoded) -> bytes | None:
     return WORK_HEAD.pack(WORK, flags, 0, plan.number, launch) + data
 
 
-def more_of_work(record: bytes) -> tuple[Entry, list[tuple[bool, list[Entry]]], Sequence[int]]:
-    """Return descriptions of arguments and dependencies, and returned offsets, of a work flagged MORE."""
-    args, needs, returned = pickle.loads(memoryview(record)[WORK_HEAD.size :])
-    return args, needs, returned
+def more_of_work(
+    record: bytes,
+) -> tuple[Entry, list[tuple[bool, list[Entry]]], Sequence[int], tuple[int, ...]]:
+    """Return what a work flagged MORE tells.
+
+    That is descriptions of arguments and dependencies, returned offsets, and the launches it comes after.
+    """
+    args, needs, returned, after = pickle.loads(memoryview(record)[WORK_HEAD.size :])
+    return args, needs, returned, after
 
 
 def dependency_in(need: tuple[bool, list[Entry]], reader: Reader) -> Dependency:

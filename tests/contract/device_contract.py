@@ -25,7 +25,13 @@ from device_runtime import codec
 from device_runtime.capture import Capture
 from device_runtime.context import current
 from device_runtime.device import Device, ImmediateDevice
-from device_runtime.errors import ArgsDecodeError, MessageError, PeerEnded, ResultNotSerializable
+from device_runtime.errors import (
+    ArgsDecodeError,
+    DependencyError,
+    MessageError,
+    PeerEnded,
+    ResultNotSerializable,
+)
 from device_runtime.launch import (
     Begun,
     Dependency,
@@ -295,6 +301,21 @@ class DeviceContract(_Driven):
         work = Work(work.shard, work.plan, args, work.dependencies)
         driver.send(1, work)
         assert driver.value(work).sum() == 200_000
+
+    def test_what_comes_after_a_work_that_failed_is_not_run(self, driver: Driver) -> None:
+        def fail() -> None:
+            raise ValueError
+
+        works = [driver.work(add, 1, 2), driver.work(fail), driver.work(add, 3, 4)]
+        well, failed, ordinary = (one.shard.launch for one in works)
+        for after in ((well,), (well, failed), (ordinary, well), (works[-1].shard.launch + 100,)):
+            works.append(driver.work(add, "ra", "n")._replace(after=after))
+        driver.send(0, *works)
+        for good in (works[0], works[2], works[3], works[5]):
+            assert driver.value(good) in (3, 7, "ran")
+        for bad in (works[4], works[6]):
+            with pytest.raises(DependencyError):
+                driver.value(bad)
 
     def test_a_kill_is_answered(self, driver: Driver) -> None:
         """Also by a device that cannot end a shard: until `Ready` comes the unit is sent nothing more."""

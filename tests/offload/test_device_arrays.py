@@ -41,6 +41,14 @@ def grow(x: InOut("float32"), by: float):  # type: ignore[valid-type, no-untyped
     x += by
 
 
+@offload(kernel="loud")
+def loud(x: InOut("float32"), by: float):  # type: ignore[valid-type, no-untyped-def]
+    if by < 0:
+        raise ValueError("it does not shrink")
+    print("by", by)
+    x += by
+
+
 @offload(kernel="both")
 def both(a: In("float32"), x: Out("float32"), y: Out("float32")):  # type: ignore[valid-type, no-untyped-def]
     x[:] = a
@@ -49,7 +57,7 @@ def both(a: In("float32"), x: Out("float32"), y: Out("float32")):  # type: ignor
 
 def made(folder: Path, **options: Any) -> str:
     need_pynq()
-    return address(f"emu:{Xclbin([vadd, grow, both], **options).write(folder / 'made.xclbin')}")
+    return address(f"emu:{Xclbin([vadd, grow, loud, both], **options).write(folder / 'made.xclbin')}")
 
 
 def knows_lengths() -> None:
@@ -217,6 +225,35 @@ def test_slices_may_be_scattered(device: of.Session) -> None:
     vadd(of.scatter(a), of.scatter(a), of.scatter(out), N // len(units), target=units)
 
     assert np.array_equal(out, 2 * floats())
+
+
+def test_what_reads_what_a_failed_launch_was_to_write_is_not_run(
+    fpga: of.Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor where its unit has it already, as it does where the kernel is known to be short."""
+    x, y = fpga.array(floats(), bank="HBM0"), fpga.array(floats(), bank="HBM0")
+    for _ in range(5):
+        loud(x, 1.0)
+    failed, *others, last = [
+        loud.launch(array, by, target=0) for array, by in ((x, -1.0), (x, 1.0), (x, 1.0), (y, 1.0))
+    ]
+    for other in others:
+        with pytest.raises(of.DependencyError, match="loud was not run"):
+            other.result()
+    last.wait()
+    assert isinstance(failed.exception(), ValueError)
+    assert np.array_equal(y, floats(1))
+    assert capsys.readouterr().out.count("by 1") == 6
+
+
+def test_launches_on_an_array_come_one_after_the_other(fpga: of.Session) -> None:
+    x, y = fpga.array(floats(), bank="HBM0"), fpga.empty(N, "float32", bank="HBM0")
+    handles: list[of.Handle[Any]] = []
+    for by in range(1, 31):
+        handles += [grow.launch(x, by), vadd.launch(x, x, y, N, target=0), grow.launch(y, by)]
+    of.wait_all(*handles)
+    assert np.array_equal(x, floats(465))
+    assert np.array_equal(y, 2 * floats(465) + 30)
 
 
 def test_what_a_failed_launch_was_to_write_is_not_read(device: of.Session) -> None:

@@ -12,13 +12,13 @@ from itertools import count
 import pytest
 
 from device_runtime.device import Device
-from device_runtime.errors import DeviceError
+from device_runtime.errors import DependencyError, DeviceError
 from device_runtime.interrupts import Guard
 from device_runtime.launch import Ended, Event, Image, Lost, Message, Outcome, Printed, Ready, ShardId, Work
 from scheduler import events
 from scheduler.dispatcher import Dispatcher
 from scheduler.ledger import Ledger
-from scheduler.ticket import Pool, Route, Ticket
+from scheduler.ticket import END, SUCCESS, Depends, Pool, Route, Ticket
 
 IMAGE = Image(1, "kernel", "module", b"")
 
@@ -28,13 +28,16 @@ class Unit:
 
     def __init__(self) -> None:
         self.sent: list[ShardId] = []
+        self.after: list[tuple[int, ...]] = []  # what the works that were sent come after
         self.killed: list[ShardId] = []
 
     def kill(self, unit: int, shard: ShardId) -> None:
         self.killed.append(shard)
 
     def send(self, unit: int, messages: Sequence[Message]) -> Sequence[Ended]:
-        self.sent += [message.shard for message in messages if isinstance(message, Work)]
+        works = [message for message in messages if isinstance(message, Work)]
+        self.sent += [work.shard for work in works]
+        self.after += [work.after for work in works]
         return []
 
 
@@ -111,6 +114,36 @@ def test_what_has_begun_is_not_sent_again() -> None:
     desk = Desk(1)
     desk.report(LOST._replace(begun=ShardId(1, 0, 0)), Ready(0))
     assert desk.flush() == [(1, 0, 0)] and desk.tickets[0].done
+
+
+def test_a_unit_is_told_what_must_have_ended_well_of_what_it_was_sent_before() -> None:
+    desk = Desk(1)
+    desk.report(Ended(0, ShardId(1, 0, 0), Outcome(b"", begun=1.0, ended=1.0001)))  # the kernel is short
+    route = Route(desk.ledger.pools[0], None, 1, "kernel", 1)
+    done, first = desk.tickets[0], Ticket(route, IMAGE, b"")
+    second = Ticket(route, IMAGE, b"", [Depends((done,), True, SUCCESS), Depends((first,), True, SUCCESS)])
+    third = Ticket(route, IMAGE, b"", [Depends((second,), True, END)])
+    for ticket in (first, second, third):
+        desk.ledger.enter(ticket)
+
+    assert desk.flush() == [(1, 0, 0), (2, 0, 0), (3, 0, 0), (4, 0, 0)]
+    assert desk.unit.after == [(), (), (2,), ()]
+
+    desk.report(Ended(0, ShardId(2, 0, 0), Outcome(error=ValueError())), ended(3))
+    assert isinstance(second.outcomes[0].error, DependencyError)  # type: ignore[union-attr]
+
+
+def test_what_needs_a_value_is_sent_when_that_is_there() -> None:
+    desk = Desk(1)
+    desk.report(Ended(0, ShardId(1, 0, 0), Outcome(b"", begun=1.0, ended=1.0001)))
+    route = Route(desk.ledger.pools[0], None, 1, "kernel", 1)
+    first = Ticket(route, IMAGE, b"")
+    for ticket in (first, Ticket(route, IMAGE, b"", [Depends((first,), True)])):
+        desk.ledger.enter(ticket)
+
+    assert desk.flush() == [(1, 0, 0), (2, 0, 0)]
+    desk.report(ended(2))
+    assert desk.flush() == [(1, 0, 0), (2, 0, 0), (3, 0, 0)]
 
 
 def test_a_kill_does_not_strike_the_one_in_its_place() -> None:

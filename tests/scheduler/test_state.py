@@ -260,6 +260,113 @@ def test_a_launch_that_names_its_units_may_depend_on_an_auto_launch_that_waits()
     assert bench.runs(0) == [third]
 
 
+def _known(units: int = 1) -> Bench:
+    """Return a bench whose units may hold several shards, of a kernel that is known to be short."""
+    bench = Bench(units, depth=4)
+    bench.submit(0)
+    bench.end(0, seconds=SHORT)
+    return bench
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("wants", ["needs", "behind"])
+def test_a_unit_may_have_what_waits_for_what_it_holds(wants: str, named: bool) -> None:
+    bench, held = _known(units=2), []
+    where: dict[str, Any] = {} if named else {"auto": 1}
+    for _ in range(6):
+        held.append(bench.submit(*[1] * named, **where, **{wants: tuple(held[-1:])}, ahead=True))  # type: ignore[arg-type]
+
+    unit = 1 if named else 0
+    assert bench.runs(unit) == held[:4]
+    assert bench.runs(1 - unit) == []
+    bench.end(unit, seconds=SHORT)
+    assert bench.runs(unit) == held[1:5]
+
+
+def test_what_needs_a_value_waits_for_it() -> None:
+    bench = _known()
+    first = bench.submit(0)
+    bench.submit(0, needs=(first,), ahead=False)
+
+    assert bench.runs(0) == [first]
+
+
+def test_of_what_waits_for_one_launch_only_the_first_goes_where_that_is() -> None:
+    bench = _known(units=3)
+    first = bench.submit(0)
+    readers = [bench.submit(auto=1, needs=(first,), ahead=True) for _ in range(3)]
+
+    assert bench.runs(0) == [first, readers[0]]
+    bench.end(0, seconds=SHORT)
+    assert [bench.runs(unit) for unit in range(3)] == [[one] for one in readers]
+
+
+def test_what_waits_for_two_units_is_sent_to_none() -> None:
+    bench = _known(units=2)
+    first, second = bench.submit(0), bench.submit(1)
+    launch = bench.submit(auto=1, needs=(first, second), ahead=True)
+
+    assert (bench.runs(0), bench.runs(1)) == ([first], [second])
+    bench.end(0, seconds=SHORT)
+    bench.end(1, seconds=SHORT)
+    assert bench.runs(0) == [launch]
+
+
+def test_what_waits_for_what_a_unit_holds_overtakes_nobody() -> None:
+    bench = _known()
+    first = bench.submit(0)
+    unknown = bench.submit(auto=1, kernel=1)  # nothing is known of how long it takes
+    last = bench.submit(auto=1, behind=(first,), ahead=True)
+
+    assert bench.runs(0) == [first]
+    bench.end(0, seconds=SHORT)
+    assert bench.runs(0) == [unknown]
+    bench.end(0)
+    assert bench.runs(0) == [last]
+
+
+def test_what_a_unit_has_already_ends_there_when_what_it_needs_has_failed() -> None:
+    bench = _known()
+    failing = bench.submit(0)
+    second = bench.submit(0, needs=(failing,), ahead=True)
+    third = bench.submit(0, needs=(second,), ahead=True)
+    fourth = bench.submit(0, behind=(third,), ahead=True)
+    assert bench.runs(0) == [failing, second, third, fourth]
+
+    bench.end(0, ok=False, seconds=SHORT)
+    assert bench.ends == [(failing, 0, "ended")]  # the unit does not run the others, and says so
+    bench.end(0, ok=False, seconds=0.0)
+    assert bench.ends == [(second, 0, "dependency")]
+    bench.end(0, ok=True, seconds=SHORT)  # however it ended: what it has read was not written
+    assert bench.ends == [(third, 0, "dependency")]
+    bench.end(0, seconds=SHORT)
+    assert bench.ends == [(fourth, 0, "ended")]
+    assert bench.kills == []
+
+
+def test_what_a_lost_unit_had_already_is_not_run_again_when_what_it_needs_has_failed() -> None:
+    bench = _known()
+    failing = bench.submit(0)
+    second = bench.submit(0, needs=(failing,), ahead=True)
+    third = bench.submit(0)
+    bench.end(0, ok=False, seconds=SHORT)
+
+    bench.lose(0, begun=False)
+    assert bench.ends == [(second, 0, "dependency")]
+    bench.ready(0)
+    assert bench.runs(0) == [third]
+
+
+def test_what_a_lost_unit_had_already_is_sent_again_behind_what_it_waits_for() -> None:
+    bench = _known()
+    first = bench.submit(0, retries=1)
+    second = bench.submit(0, needs=(first,), ahead=True)
+
+    bench.lose(0)
+    bench.ready(0)
+    assert bench.runs(0) == [first, second]
+
+
 def test_a_failure_ends_all_that_depends_on_it() -> None:
     bench = Bench(units=2)
     failing = bench.submit(0)

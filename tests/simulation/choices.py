@@ -48,6 +48,7 @@ class Histories(RuleBasedStateMachine):
         ),
         needs=st.sets(ANY, max_size=2),
         may_fail=st.booleans(),
+        ahead=st.booleans(),
         options=st.fixed_dictionaries(
             {
                 "kernel": st.integers(0, 2),
@@ -65,6 +66,7 @@ class Histories(RuleBasedStateMachine):
         kind: Kind,
         needs: set[int],
         may_fail: bool,
+        ahead: bool,
         options: dict[str, object],
     ) -> None:
         world = self.world
@@ -79,6 +81,7 @@ class Histories(RuleBasedStateMachine):
             None if auto else units,
             len(units),
             kind,
+            ahead=ahead,
             **{"behind" if may_fail else "depends": tuple(sorted(depends))},
             **options,
         )

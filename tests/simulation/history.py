@@ -31,9 +31,13 @@ def simulate(seed: int, trace: Callable[[str], object] | None = None) -> World:
         elif draw > 0.85:
             act = partial(_cancel, world, random)
         else:
-            together = random.random() < (0.8 if bulk else 0.02)
-            act = partial(_submit_together if together else _submit, world, random, faults)
-            launches -= 2 if together else 1
+            submit, counts = _submit, 1
+            if random.random() < (0.8 if bulk else 0.02):
+                submit, counts = _submit_together, 2
+            elif random.random() < 0.06:
+                submit, counts = _submit_chain, 2
+            act = partial(submit, world, random, faults)
+            launches -= counts
         world.at(time, act)
         time += random.expovariate(1.0) * pause
     world.finish()
@@ -86,6 +90,7 @@ def _submit(world: World, random: Random, deadly: float) -> None:
         priority=random.choice((0, 0, 0, 0, 1, 5, -1)),
         depends=tuple(sorted(needed[:harmless])),
         behind=tuple(sorted(needed[harmless:])),
+        ahead=random.random() < 0.7,
         retries=random.choice((0, 0, 1, 3)),
         timeout=random.choice((None, None, None, 0.5, 30.0)),
     )
@@ -102,6 +107,31 @@ def _submit_together(world: World, random: Random, deadly: float) -> None:
     ]
     pool = random.choice(list(world.cores))
     world.submit_together(pool, random.choice((0, 0, 2, 4)), random.randrange(2), kinds)
+
+
+def _submit_chain(world: World, random: Random, deadly: float) -> None:
+    """Make some launches of short kernels, each of which waits for one before it, or two."""
+    if not world.cores:
+        return
+    pool = random.choice(list(world.cores))
+    size = len(world.cores[pool])
+    seconds, wrong = random.choice((20e-6, 100e-6, 450e-6)), random.choice((0.0, 0.0, 0.2))
+    last: list[int] = []
+    for _ in range(random.randint(2, 8)):
+        needed = sorted({number for number in last[-2:] if number in world.model.launches})
+        wants = random.choice(("depends", "behind"))
+        last.append(
+            world.submit(
+                pool,
+                None if random.random() < 0.7 else (random.randrange(size),),
+                1,
+                Kind(deadly=random.random() < deadly / 4, ok=random.random() >= wrong, seconds=seconds),
+                kernel=4,
+                ahead=random.random() < 0.9,
+                retries=random.choice((0, 0, 1)),
+                **{wants: tuple(needed[-random.randint(1, 2) :])},
+            )
+        )
 
 
 def _cancel(world: World, random: Random) -> None:

@@ -63,8 +63,12 @@ class LaunchModel:
         self.deaths: Counter[int] = Counter()  # by rank
         self.losses = 0
         self.doomed: dict[int, str] = {}
+        self.lacks = False  # what it came behind on its unit has failed
         self.fresh = set(range(asked.shards))  # ranks that were never sent and have not ended
         self.moved = False  # its unit is gone, and it came back from there
+
+    def fate(self, rank: int) -> str | None:
+        return self.doomed.get(rank) or ("dependency" if self.lacks else None)
 
     @property
     def partial(self) -> bool:
@@ -261,8 +265,8 @@ class Model:
             self._learn(launch.asked.kernel, event.seconds)
         unit.crashes.clear()
         self._land(unit, event.shard)
-        doomed = launch.doomed.get(event.shard.rank)
-        self._settle(launch, event.shard.rank, doomed or "ended", event.ok and not doomed)
+        fate = launch.fate(event.shard.rank)
+        self._settle(launch, event.shard.rank, fate or "ended", event.ok and not fate)
         self._kill_doomed(event.pool, event.unit)
 
     def _BundleAdvanced(self, event: events.BundleAdvanced) -> None:
@@ -284,8 +288,9 @@ class Model:
             suspect = begun or (crashed and event.served and shard == held[0])
             launch.losses += suspect
             launch.deaths[shard.rank] += begun
-            if shard.rank in launch.doomed:
-                self._settle(launch, shard.rank, launch.doomed[shard.rank])
+            fate = launch.fate(shard.rank)
+            if fate:
+                self._settle(launch, shard.rank, fate)
             elif begun and launch.deaths[shard.rank] > launch.asked.retries:
                 tried = launch.asked.retries and launch.losses >= MAX_UNITS_LOST
                 self._settle(launch, shard.rank, "poisoned" if tried else "died")
@@ -312,7 +317,7 @@ class Model:
             for shard in list(unit.held):
                 launch = self.launches[shard.launch]
                 self._land(unit, shard)
-                self._settle(launch, shard.rank, launch.doomed.get(shard.rank, "no units"))
+                self._settle(launch, shard.rank, launch.fate(shard.rank) or "no units")
             self._give_up(event.pool, event.unit)
 
     def _give_up(self, pool: int, number: int) -> None:
@@ -407,7 +412,9 @@ class Model:
             dependant.behind |= unmet
             if len(dependant.settled) == dependant.count:
                 continue
-            if lacks:
+            if lacks and dependant.flying:
+                dependant.lacks = True
+            elif lacks:
                 self._settle_rest(dependant, "dependency")
             elif not dependant.needs and dependant.units is None:
                 self._released.append(dependant.number)
@@ -419,11 +426,19 @@ class Model:
             return  # it turned out in the same step that it cannot run
         launch = self.launches[action.launch]
         units = self.pools[launch.pool]
+        if launch.needs and launch.number not in self._early:
+            assert launch.units is None and launch.entered < 0, "placed twice"
+            assert self._follows(launch, action.units[0]), "placed before what it depends on has ended"
+            last = self.pools[launch.pool][action.units[0]].held[-1]
+            assert last.launch in launch.needs, "placed where others are before it"
+            assert not self._queued(launch.pool, action.units[0]), "others wait for that unit"
+            launch.entered, self._entries = self._entries, self._entries + 1
+            launch.units = action.units
+            return
         assert launch.units is None and launch.entered >= 0, "placed twice, or too early"
         assert list(action.units) == sorted(set(action.units)) and len(action.units) == launch.count
         assert not any(units[number].gone for number in action.units), "placed where no unit is left"
         early = launch.number in self._early
-        assert early or not launch.needs, "placed before what it depends on has ended"
         self._early.discard(launch.number)
         if not self._is_open(launch.pool):
             launch.units = action.units
@@ -449,7 +464,8 @@ class Model:
         there = card is None or (card.loaded == action.pool and not card.leaving)
         assert there, "sent to what is not loaded"
         assert shard.rank not in launch.settled and shard.rank not in launch.flying, "sent twice"
-        assert not launch.needs, "sent before what it depends on has ended"
+        follows = self._follows(launch, action.unit)
+        assert not launch.needs or follows, "sent before what it depends on has ended"
         if unit.resumed:
             assert unit.resumed.pop(0) == (shard.launch, shard.rank), "what a unit lost comes first, in order"
         else:
@@ -471,6 +487,12 @@ class Model:
         launch.flying.add(shard.rank)
         unit.held.append(shard)
         unit.estimates[shard] = estimate
+
+    def _follows(self, launch: LaunchModel, unit: int) -> bool:
+        """Tell whether a unit runs all that a launch depends on before it, in the order sent."""
+        held = {shard.launch for shard in self.pools[launch.pool][unit].held}
+        whole = {number for number in held if self.launches[number].count == 1}
+        return launch.asked.ahead and launch.count == 1 and launch.needs <= whole
 
     def _check_order(self, launch: LaunchModel, unit: int) -> None:
         for other in self._rivals(launch.pool, unit):
