@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from offload import In, Out, offload
+from offload import In, InOut, Out, offload
 
 
 @offload(kernel="nothing")
@@ -16,6 +16,12 @@ def nothing(n: int) -> None:
 def vadd(a: In("float32"), b: In("float32"), out: Out("float32"), n: int) -> None:  # type: ignore[valid-type]
     """Add vectors."""
     np.add(a[:n], b[:n], out=out[:n])
+
+
+@offload(kernel="grow")
+def grow(x: InOut("float32"), by: float) -> None:  # type: ignore[valid-type]
+    """Add a number to each element."""
+    np.add(x, np.float32(by), out=x)
 
 
 @offload(kernel="angles")

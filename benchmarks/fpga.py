@@ -91,6 +91,35 @@ def four(name: str, units: int) -> Callable[[Setting], Any]:
     return opened
 
 
+def chain(ahead: bool) -> Callable[[Setting], Any]:
+    """Launch a circuit on one small array, again and again; `ahead`: without waiting for each."""
+
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Measure]:
+        import numpy as np
+
+        from benchmarks.circuits import grow
+        from offload.testing import Xclbin
+
+        times = setting.pick(200, 2)
+        with device(Xclbin([grow])) as session:
+            array = session.array(np.zeros(1000, "float32"))
+
+            def measure() -> float:
+                begun = perf_counter()
+                if ahead:
+                    for handle in [grow.launch(array, 1.0) for _ in range(times)]:
+                        handle.wait()
+                else:
+                    for _ in range(times):
+                        grow(array, 1.0)
+                return (perf_counter() - begun) / times
+
+            yield measure
+
+    return opened
+
+
 def four_here(name: str, workers: int) -> Callable[[Setting], Any]:
     """Have NumPy do the same in so many threads of this process."""
 
@@ -253,6 +282,14 @@ BENCHMARKS = (
         MICROSECONDS,
         (_ours(noop), _beside("pynq's own calls", registers)),
         (at_most(400e-6, MICROSECONDS), beyond(100e-6, MICROSECONDS, "pynq's own calls")),
+    ),
+    Benchmark(
+        "fpgachain",
+        "a hardware kernel on one array, each launch behind the one before, made without waiting",
+        MICROSECONDS,
+        (_ours(chain(True)), _ours(chain(False), "blocking calls")),
+        (),
+        rounds=15,
     ),
     Benchmark(
         "fpgaunits",
