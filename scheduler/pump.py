@@ -286,7 +286,8 @@ class Pump:
     def _doze(self) -> bool:
         """Sleep until called, or late; tell whether this thread is to pump, and begin to."""
         with self._guard:
-            due = self._engine.next_deadline() if self.pumper is None else None
+            # Of what is not for this thread to do no deadline may wake it: it would again and again.
+            due = self._engine.next_deadline() if self._is_needed() else None
             self._due = inf if due is None else due
         woken = {descriptor for descriptor, _ in self._call.poll(_until(due))}
         with self._guard:
@@ -297,11 +298,14 @@ class Pump:
             if called:
                 self._on_call = False
             called = called or (due is not None and time.monotonic() >= due)
-            if not called or self._stopped or self.pumper is not None or self._waiters:
+            if not called or self._stopped or not self._is_needed():
                 return False
-            if self._engine.busy():
-                self.take()
-            return self.is_mine()
+            self.take()
+            return True
+
+    def _is_needed(self) -> bool:
+        """Tell whether it is for the background thread to pump, if there is anything to be done."""
+        return self.pumper is None and not self._waiters and self._engine.busy()
 
 
 def _until(deadline: float | None) -> float | None:
