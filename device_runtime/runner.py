@@ -87,7 +87,7 @@ class Runner:
         begun = 0.0
         plan, shard = work.plan, work.shard
         image = plan.image
-        if work.after and not set(self._well).issuperset(work.after):
+        if work.after and not all(one in self._well for one in work.after):
             error = DependencyError(f"kernel {image.name} was not run: what it comes after has failed")
             return Outcome(_told(error, self._place), True)
         try:

@@ -128,8 +128,9 @@ class Memory:
             return
         if ended_well:
             del self.writers[number]
-        for other, earlier in list(self.writers.items()):
-            if other < number and earlier.ticket.done:
+        before = itertools.takewhile(lambda item: item[0] < number, self.writers.items())
+        for other, earlier in list(before):
+            if earlier.ticket.done:
                 left = earlier.bytes
                 for span in use.bytes:
                     left = without(left, *span)

@@ -72,8 +72,10 @@ class Launch:
 
     def fate(self, rank: int) -> str | None:
         """Return how a shard ends that a unit holds, None if as that says."""
-        lacks = self.extra is not None and self.extra.cause >= 0
-        return self.doom(rank) or ("dependency" if lacks else None)
+        if self.extra is None:
+            return None
+        waived = "cancelled" if self.extra.waived else "dependency" if self.extra.cause >= 0 else None
+        return self.doom(rank) or waived
 
     def waits(self) -> bool:
         """Tell whether a launch that it depends on has not ended."""
@@ -136,6 +138,7 @@ class Extra:
         "timeout",
         "unsent",
         "waits",
+        "waived",
     )
 
     def __init__(
@@ -162,6 +165,7 @@ class Extra:
         self.moved = False  # a unit that it was given was given up
         self.waits = 0  # unfinished launches it depends on
         self.cause = -1  # the launch because of which it fails
+        self.waived = False  # it was cancelled while its unit had it already, and could not have begun
         # Made when they are needed.
         self.dependants: dict[int, Launch] | None = None  # unfinished ones, by number
         self.attempts: dict[int, int] | None = None  # by rank, of shards that were sent again

@@ -11,7 +11,6 @@ A unit is only looked at when it may take something that it could not before.
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from math import inf
 
 from device_runtime.launch import RECENT, ShardId, make
@@ -134,61 +133,51 @@ class Placing:
 
     def follow(self, launch: Launch) -> None:
         """Send an auto launch that waits to the unit that holds all it waits for, if that may have it."""
-        extra, pool = launch.more(), self.pools[launch.pool]
-        needed = self.launches.get(max(extra.needs))
-        if needed is None or needed.units is None or needed.pool != launch.pool or pool.autos.queued:
-            return
-        unit = pool.units[needed.units[0]]
-        if unit.is_open and unit.flight and self._may_follow(pool, unit, launch):
-            self._send_behind(pool, unit, launch)
+        pool, needed = self.pools[launch.pool], self.launches.get(max(launch.more().needs))
+        if needed is not None and needed.units is not None and needed.pool == launch.pool:
+            unit = pool.units[needed.units[0]]
+            if unit.is_open and unit.flight and not pool.autos.queued:
+                self._send_behind(pool, unit, launch)
 
-    def _is_behind(self, unit: Unit, launch: Launch) -> bool:
-        """Tell whether a unit holds all that a launch waits for, and so may have it already.
+    def _fill_behind(self, pool: Pool, unit: Unit) -> None:
+        """Send a unit, where nothing else waits for it, what waits for what it holds."""
+        sent = True
+        while sent:
+            last = self.launches[next(reversed(unit.flight)).launch].extra
+            if last is None or not last.dependants:
+                return
+            first = next(iter(last.dependants.values()))
+            sent = first.units is None and self._send_behind(pool, unit, first)
+
+    def _send_behind(self, pool: Pool, unit: Unit, launch: Launch) -> bool:
+        """Send a unit an auto launch that waits, if it may have it: for the last that it holds, among others.
+
+        Else it has enough to do, and several that wait for one would all go there while others idle.
+        """
+        if launch.pool != unit.pool or launch.more().moved or not launch.left:
+            return False
+        if pool.outside or not self._has_room(pool, unit, launch.kernel):
+            return False
+        awaited = self._awaited(unit, launch)
+        if not awaited or awaited[-1].number != next(reversed(unit.flight)).launch:
+            return False
+        self.order.enter(launch, max([one.key for one in awaited]))
+        self._place(pool, launch, unit)
+        return True
+
+    def _awaited(self, unit: Unit, launch: Launch) -> list[Launch]:
+        """Return what a launch waits for where a unit holds all of that, and so may have it already; else [].
 
         It runs what it is sent one after the other, and nothing that comes after what has failed.
         """
         extra = launch.extra
         if extra is None or not extra.ahead or launch.count > 1 or extra.waits > len(unit.flight):
-            return False
+            return []
         if unit.held >= RECENT:
-            return False
-        return sum(self._is_awaited(shard, launch) for shard in unit.flight) == extra.waits
-
-    def _is_awaited(self, shard: ShardId, launch: Launch) -> bool:
-        """Tell whether a shard in flight is all of a launch that another one waits for."""
-        held = self.launches[shard.launch]
-        if held.extra is None or held.extra.dependants is None:
-            return False
-        return held.count == 1 and launch.number in held.extra.dependants
-
-    def _may_follow(self, pool: Pool, unit: Unit, launch: Launch) -> bool:
-        """Tell whether a unit may have an auto launch that waits: for the last that it holds, among others.
-
-        Else it has enough to do, and several that wait for one would all go there while others idle.
-        """
-        last = next(reversed(unit.flight))
-        if not (self._has_room(pool, unit, launch.kernel) and self._is_awaited(last, launch)):
-            return False
-        return self._is_behind(unit, launch)
-
-    def _send_behind(self, pool: Pool, unit: Unit, launch: Launch) -> None:
-        before = [self.launches[one.launch].key for one in unit.flight if self._is_awaited(one, launch)]
-        self.order.enter(launch, max(before))
-        self._place(pool, launch, unit)
-
-    def _fill_behind(self, pool: Pool, unit: Unit) -> None:
-        """Send a unit, where nothing else waits for it, what waits for what it holds."""
-        while unit.load <= AHEAD:
-            last = self.launches[next(reversed(unit.flight)).launch].extra
-            if last is None or not last.dependants:
-                return
-            for launch in islice(last.dependants.values(), _LOOKED):
-                free = launch.units is None and launch.pool == unit.pool and not launch.more().moved
-                if free and launch.left and self._may_follow(pool, unit, launch):
-                    self._send_behind(pool, unit, launch)
-                    break
-            else:
-                return
+            return []
+        held = [self.launches[shard.launch] for shard in unit.flight]
+        found = [one for one in held if one.count == 1 and _is_awaited(one, launch)]
+        return found if len(found) == extra.waits else []
 
     def _place(self, pool: Pool, launch: Launch, first: Unit | None = None) -> None:
         """Choose the units of an auto launch, and queue it there; `first` can take it now."""
@@ -212,8 +201,11 @@ class Placing:
         if found is None:
             return 1
         if found.autos.queued or found.held or not found.left:
-            return int(not found.full)
-        return self._next(found, kernel, count)[1]
+            room = int(not found.full)
+        else:
+            room = self._next(found, kernel, count)[1]
+        found.outside = not room
+        return room
 
     def queue_bundle(self, bundle: Bundle) -> bool:
         """Send a bundle to a unit; return False if it cannot be sent as one, now.
@@ -355,7 +347,7 @@ class Placing:
                 if unit.flight:
                     self._fill_behind(pool, unit)
                 return
-            if head.extra is not None and head.extra.waits and not self._is_behind(unit, head):
+            if head.extra is not None and head.extra.waits and not self._awaited(unit, head):
                 if not unit.flight:
                     pool.stall(unit, head.key)
                 return
@@ -392,3 +384,9 @@ class Placing:
         unit.held += size
         unit.flight[shard] = cost
         self.actions.append(make(Send, (unit.pool, unit.number, shard, size)))
+
+
+def _is_awaited(held: Launch, launch: Launch) -> bool:
+    """Tell whether a launch waits for another one."""
+    dependants = None if held.extra is None else held.extra.dependants
+    return dependants is not None and launch.number in dependants

@@ -26,6 +26,7 @@ class Pool:
         "held",
         "left",
         "number",
+        "outside",
         "ranking",
         "turn",
         "units",
@@ -37,6 +38,7 @@ class Pool:
         self.depth = depth
         self.held = False  # it is sent nothing: another one has their card, or is to have it (see `cards`)
         self.left = units  # those that are not gone
+        self.outside = False  # launches wait that are not known here, as there was no room for them
         self.autos = Line()  # launches that wait for the first unit that can take them
         self._low = 0  # those of them that an ordinary launch goes before
         self.enough = max(_ENOUGH, 8 * units)

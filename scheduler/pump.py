@@ -281,7 +281,11 @@ class Pump:
         finally:
             with self._guard:
                 self._serves = False
-                self._close_at_last()
+                if self._stopped:
+                    self._close_at_last()
+                else:  # by an exception: the next one starts where this one has ended
+                    self._background = None
+                    self.attend()
 
     def _doze(self) -> bool:
         """Sleep until called, or late; tell whether this thread is to pump, and begin to."""

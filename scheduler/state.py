@@ -151,6 +151,8 @@ class State:
         if count > 1 or waits or priority or retries or timeout is not None:
             extra = Extra(count, priority, needs, retries, timeout, behind, ahead)
         launch = self._launches[number] = Launch(number, home, units, count, kernel, extra)
+        if pool is not None:
+            pool.outside = False  # those that stood there come first
         if any_unit:
             launch.any_unit = True
         if pool is None:
@@ -301,9 +303,14 @@ class State:
             unit = pool.units[event.unit]
             self._take_apart(unit)
             for shard in list(unit.flight):
-                launch = self._launches[shard.launch]
+                launch, rank = self._launches[shard.launch], shard.rank
                 self._land(unit, shard, launch)
-                self._settle(launch, shard.rank, launch.fate(shard.rank) or "no units")
+                fate = launch.fate(rank)
+                if fate is None and launch.waits() and launch.any_unit:  # so it has not begun
+                    launch.more().attempts = {rank: shard.attempt + 1}
+                    unit.resumed.append(launch)
+                else:
+                    self._settle(launch, rank, fate or "no units")
             self._give_up(unit)
 
     def _unloaded(self, event: events.PoolUnloaded) -> None:
@@ -321,7 +328,9 @@ class State:
             units = self._pools[launch.pool].units
             for rank, number in enumerate(launch.units):
                 unit, shard = units[number], launch.shard(rank)
-                if shard in unit.flight:
+                if shard in unit.flight and launch.waits():  # to kill the unit would strike what runs there
+                    launch.more().waived = True
+                elif shard in unit.flight:
                     _doom(launch, rank, "cancelled", unit)
                     if next(iter(unit.flight)) == shard:
                         self._placing.kill(unit)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +151,29 @@ def test_a_time_limit_that_another_thread_learnt_of_passes_while_nobody_waits(tm
     error = ended.get(timeout=30).exception()
     within.remove()
     assert isinstance(error, of.LaunchTimeout)
+
+
+def test_a_stream_that_ends_the_thread_that_writes_to_it_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    struck = []
+
+    class Last(io.StringIO):
+        def write(self, text: str) -> int:
+            struck.append(threading.current_thread())
+            raise SystemExit
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # pytest's takes it for an accident
+    ended: queue.SimpleQueue[of.Handle[Any]] = queue.SimpleQueue()
+    one(1).wait()  # the cores are there
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Last())
+        offload(lambda: print("it"), target=0, async_=True)().add_done_callback(ended.put)
+        ended.get(timeout=30)
+    one(2).add_done_callback(ended.put)
+    assert ended.get(timeout=30).result() == 2
+    for thread in set(struck):
+        thread.join()
 
 
 def test_a_signal_just_before_the_host_goes_to_sleep_wakes_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -367,6 +367,54 @@ def test_what_a_lost_unit_had_already_is_sent_again_behind_what_it_waits_for() -
     assert bench.runs(0) == [first, second]
 
 
+def test_what_a_unit_has_already_and_could_not_have_begun_is_cancelled_without_a_kill() -> None:
+    bench = _known()
+    first = bench.submit(0)
+    second = bench.submit(0, needs=(first,), ahead=True)
+    third = bench.submit(0, needs=(second,), ahead=True)
+
+    bench.cancel(second)
+    assert (bench.ends, bench.kills) == ([], [])  # only what no unit has is cancelled so
+    bench.cancel(second, kill=True)
+    assert (bench.ends, bench.kills) == ([], [])
+    bench.end(0, seconds=SHORT)
+    assert (bench.ends, bench.kills) == ([(first, 0, "ended")], [])
+    bench.end(0, seconds=SHORT)
+    assert bench.ends == [(second, 0, "cancelled")]
+    bench.cancel(third, kill=True)  # it waits for nothing any more, and may have begun
+    assert bench.kills == [0]
+
+
+@pytest.mark.parametrize("wants", ["needs", "behind"])
+def test_what_a_unit_has_already_that_goes_is_where_it_would_be_had_it_waited(wants: str) -> None:
+    bench = _known(units=2)
+    first = bench.submit(0)
+    second = bench.submit(auto=1, **{wants: (first,)}, ahead=True)  # type: ignore[arg-type]
+    assert bench.runs(0) == [first, second]
+
+    bench.gone(0)
+    if wants == "needs":
+        assert bench.ends == [(first, 0, "no units"), (second, 0, "dependency")]
+    else:
+        assert bench.ends == [(first, 0, "no units")]
+        assert bench.runs(1) == [second]
+
+
+def test_a_chain_does_not_go_before_launches_that_found_no_room() -> None:
+    bench = _known()
+    chain = [bench.submit(0)]
+    for _ in range(6):
+        chain.append(bench.submit(auto=1, behind=(chain[-1],), ahead=True))
+    assert bench.runs(0) == chain[:4]
+    assert bench.state.room_for(0, 0, 1) == 0
+
+    bench.end(0, seconds=SHORT)
+    assert bench.runs(0) == chain[1:4]
+    assert bench.state.room_for(0, 0, 1) == 1
+    other = bench.submit(auto=1)
+    assert bench.runs(0) == [*chain[1:4], other]
+
+
 def test_a_failure_ends_all_that_depends_on_it() -> None:
     bench = Bench(units=2)
     failing = bench.submit(0)

@@ -64,11 +64,13 @@ class LaunchModel:
         self.losses = 0
         self.doomed: dict[int, str] = {}
         self.lacks = False  # what it came behind on its unit has failed
+        self.waived = False  # it was cancelled there, before it could begin
         self.fresh = set(range(asked.shards))  # ranks that were never sent and have not ended
         self.moved = False  # its unit is gone, and it came back from there
 
     def fate(self, rank: int) -> str | None:
-        return self.doomed.get(rank) or ("dependency" if self.lacks else None)
+        waived = "cancelled" if self.waived else "dependency" if self.lacks else None
+        return self.doomed.get(rank) or waived
 
     @property
     def partial(self) -> bool:
@@ -317,7 +319,9 @@ class Model:
             for shard in list(unit.held):
                 launch = self.launches[shard.launch]
                 self._land(unit, shard)
-                self._settle(launch, shard.rank, launch.fate(shard.rank) or "no units")
+                fate = launch.fate(shard.rank)
+                if fate or not launch.needs or launch.asked.units is not None:
+                    self._settle(launch, shard.rank, fate or "no units")
             self._give_up(event.pool, event.unit)
 
     def _give_up(self, pool: int, number: int) -> None:
@@ -342,7 +346,9 @@ class Model:
         if launch is None or (not event.kill and (launch.flying or launch.settled)):
             return
         for rank in range(launch.count):
-            if rank in launch.flying:
+            if rank in launch.flying and launch.needs:
+                launch.waived = True
+            elif rank in launch.flying:
                 assert launch.units is not None
                 unit = self.pools[launch.pool][launch.units[rank]]
                 launch.doomed.setdefault(rank, "cancelled")
