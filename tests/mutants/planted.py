@@ -106,7 +106,7 @@ MUTANTS = (
     Mutant(
         "no fence: a value that comes after the end was decided counts",
         _STATE,
-        '        if doom is None:\n            self._settle(launch, shard.rank, "ended", ok)',
+        '        if fate is None:\n            self._settle(launch, shard.rank, "ended", ok)',
         '        if True:\n            self._settle(launch, shard.rank, "ended", ok)',
     ),
     Mutant(
@@ -498,7 +498,7 @@ MUTANTS = (
     Mutant(
         "a unit runs what comes after a work that failed",
         "device_runtime/runner.py",
-        "        if work.after and not set(self._well).issuperset(work.after):",
+        "        if work.after and not all(one in self._well for one in work.after):",
         "        if False:",
         ("tests/contract",),
     ),
