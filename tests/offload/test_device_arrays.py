@@ -726,9 +726,13 @@ def test_launches_keep_what_they_use(fpga: of.Session) -> None:
     assert all(np.array_equal(handle.result(), 2 * floats()) for handle in handles)
 
 
-def test_finalizers_of_what_is_in_a_cycle_find_its_arrays(fpga: of.Session) -> None:
+def test_finalizers_of_what_is_in_a_cycle_find_its_arrays(
+    fpga: of.Session, request: pytest.FixtureRequest
+) -> None:
     """Also those of objects that are kept then."""
     found, kept = [], []
+    gc.disable()  # a collection in the midst of a launch would have them refused
+    request.addfinalizer(gc.enable)
 
     class Model:
         def __init__(self) -> None:
